@@ -1,0 +1,14 @@
+// One function per layer, each in bind_<layer>.cc.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace pythia {
+
+void bind_format(pybind11::module_& m);    // PcpuFile, PcpuWriter, pack_matrix
+void bind_kernels(pybind11::module_& m);   // supported ISAs; single kernels, for tests
+void bind_text(pybind11::module_& m);      // Tokenizer
+void bind_model(pybind11::module_& m);     // Model, KvCache, forward
+void bind_generate(pybind11::module_& m);  // Generator, sampling
+
+}  // namespace pythia

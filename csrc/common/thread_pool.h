@@ -1,0 +1,65 @@
+// Our own threads: a forward pass runs as one job on all of them (SPMD), with barriers between its phases.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace pythia {
+
+// What one thread of a running job sees. Threads split outputs, never a sum, so results do not depend on their number.
+class Team {
+ public:
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  // Waits for all threads of the job: a short spin, then sleep. All memory written before is seen after.
+  void barrier() noexcept;
+
+  // Calls body(i) for every i in [0, num_tasks), each by whichever thread is free, then waits for all. Every thread of the job
+  // must make the same calls in the same order.
+  template <class Body>
+  void for_each(int64_t num_tasks, Body&& body) noexcept {
+    if (size_ == 1) {
+      for (int64_t i = 0; i < num_tasks; ++i) body(i);
+      return;
+    }
+    for (int64_t i = take_task(); i < num_tasks; i = take_task()) body(i);
+    barrier();
+  }
+
+ private:
+  friend class ThreadPool;
+  struct Shared;
+  Team(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
+  int64_t take_task() noexcept;
+
+  Shared& shared_;
+  int rank_;
+  int size_;
+};
+
+class ThreadPool {
+ public:
+  // `threads` >= 1, the caller of run() among them. Throws std::system_error if the system refuses a thread.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const;
+
+  // Runs job(team) once on each thread, the caller's included, and returns when all are done. One job at a time: callers from
+  // several threads queue. The job must not throw. At most `max_threads` take part (0: all).
+  void run(const std::function<void(Team&)>& job, int max_threads = 0);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Physical cores that this process may run on (its affinity mask and cgroup limit), at least 1.
+int available_physical_cores();
+
+}  // namespace pythia

@@ -1,0 +1,52 @@
+// Opens a .pcpu file: mmap, and a full validation before anything is believed.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "format/pcpu_format.h"
+
+namespace pythia {
+
+// A validated, mapped .pcpu file. Immutable; pointers live as long as the object.
+class PcpuFile {
+ public:
+  // Every offset, size and product is checked against overflow and the file's real length; every checksum is recomputed (the
+  // payload's by `threads` threads). Throws FormatError naming the path and the field, std::system_error if the file cannot be
+  // read.
+  static std::shared_ptr<const PcpuFile> open(const std::string& path, int threads = 1);
+  ~PcpuFile();
+
+  const std::string& path() const { return path_; }
+  const FileHeader& header() const { return *header_; }
+  const Config& config() const { return config_; }
+  WeightFormat weight_format() const { return static_cast<WeightFormat>(header_->weight_format); }
+  std::span<const TensorRecord> tensors() const { return tensors_; }
+
+  // The payload bytes of a record of this file.
+  const std::byte* data(const TensorRecord& record) const { return base_ + record.offset_bytes; }
+
+  // The record called `name`, or null.
+  const TensorRecord* find(std::string_view name) const;
+
+  std::span<const std::byte> tokenizer() const;  // TokenizerSection bytes, see tokenizer_section.h
+  const std::map<std::string, std::string, std::less<>>& metadata() const { return metadata_; }
+
+ private:
+  PcpuFile() = default;
+  void validate(int threads);
+
+  std::string path_;
+  const std::byte* base_ = nullptr;
+  uint64_t size_bytes_ = 0;
+  const FileHeader* header_ = nullptr;
+  Config config_;
+  std::span<const TensorRecord> tensors_;
+  std::map<std::string, std::string, std::less<>> metadata_;
+};
+
+}  // namespace pythia

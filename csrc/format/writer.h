@@ -1,0 +1,42 @@
+// Writes a .pcpu file: tensors streamed in order to a temporary file, header last, fsync, rename. Same input, same bytes.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "format/pcpu_format.h"
+
+namespace pythia {
+
+class PcpuWriter {
+ public:
+  // Opens a temporary file beside `path`. Throws std::invalid_argument (a config outside the format's limits),
+  // std::system_error. The destructor removes the temporary file unless finish() was reached.
+  PcpuWriter(const std::string& path, const Config& config, WeightFormat weight_format);
+  ~PcpuWriter();
+  PcpuWriter(const PcpuWriter&) = delete;
+  PcpuWriter& operator=(const PcpuWriter&) = delete;
+
+  // Appends the next tensor of expected_tensors(config): `packed` is its payload in `format` and the layout expected there
+  // (vectors are f32). Throws std::invalid_argument if name, order or size differ from what is expected.
+  void add_tensor(std::string_view name, WeightFormat format, WeightFormat source_dtype, std::span<const std::byte> packed,
+                  std::span<const uint8_t, 32> source_sha256, bool derived = false);
+
+  void set_tokenizer(std::span<const std::byte> section);
+  void set_metadata(const std::map<std::string, std::string, std::less<>>& metadata);
+  void set_fingerprint(uint64_t fingerprint);
+
+  // Writes the tables and the header, syncs and renames over `path`. Throws std::invalid_argument if a tensor or the tokenizer
+  // is missing, std::system_error.
+  void finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pythia

@@ -1,0 +1,103 @@
+// The seam between the model and the machine: one table of functions per instruction set, over plain pointers.
+//
+// Every function gives the same bits in every table (docs/numerics.md says in which order each one adds). Shapes are [rows,
+// cols] row-major, strides are in elements. All are noexcept, allocate nothing and trust their arguments: the model validates.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "format/config.h"
+#include "quant/weight_format.h"
+
+namespace pythia {
+
+// Keys per softmax chunk: a row of attention is cut at multiples of this, and chunks are combined in order.
+inline constexpr int64_t kAttentionChunk = 256;
+
+// A weight matrix as it lies in the file, [outputs, inputs] in panels of 16 outputs.
+struct PackedMatrix {
+  WeightFormat format = WeightFormat::kF32;
+  const std::byte* data = nullptr;  // 64-byte aligned
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+};
+
+// Activation rows in int8, one scale and one sum of codes per group of kQuantGroup inputs (quantize_row makes them). The
+// codes of the last, partial group are padded with zeros.
+struct QuantizedRows {
+  int8_t* codes = nullptr;    // [rows, codes_stride]
+  float* scales = nullptr;    // [rows, groups_stride]
+  int32_t* sums = nullptr;    // [rows, groups_stride]
+  int64_t codes_stride = 0;
+  int64_t groups_stride = 0;
+};
+
+struct MatmulArgs {
+  PackedMatrix weights;
+  int64_t panel_begin = 0;  // outputs [16 panel_begin, min(16 panel_end, outputs))
+  int64_t panel_end = 0;
+  int64_t num_rows = 0;
+  const float* x = nullptr;  // [num_rows, inputs], for f32, f16 and bf16 weights
+  int64_t x_stride = 0;
+  QuantizedRows quantized_x;     // the same rows, for q8 and q4 weights
+  const float* bias = nullptr;   // [outputs] or null
+  float* y = nullptr;            // [num_rows, outputs]; columns outside the panels are not touched
+  int64_t y_stride = 0;
+};
+
+// Queries of one head against that head's key-value cache.
+struct AttentionArgs {
+  const float* queries = nullptr;  // [num_queries, head_dim], rotated
+  int64_t queries_stride = 0;
+  int64_t num_queries = 0;
+  int64_t first_position = 0;      // query i attends to positions 0 .. first_position + i
+  const float* keys = nullptr;     // [position / 16][head_dim][position % 16]
+  const float* values = nullptr;   // [position][value_stride], value_stride = head_dim rounded up to 16
+  int64_t head_dim = 0;
+  float scale = 0;                 // 1 / sqrt(head_dim)
+  float* out = nullptr;            // [num_queries, head_dim]
+  int64_t out_stride = 0;
+  float* scratch = nullptr;        // attention_scratch_floats(head_dim), 64-byte aligned
+};
+
+// Floats of scratch that one attention call needs.
+int64_t attention_scratch_floats(int64_t head_dim) noexcept;
+
+struct KernelTable {
+  const char* isa;
+
+  // y[r][o] = sum_k x[r][k] w[o][k] (+ bias[o]): k in sequence, one fused multiply-add each (float formats), or one per
+  // group of exact integer dots (q8, q4).
+  void (*matmul)(const MatmulArgs& args) noexcept;
+
+  // out = softmax(scale q k^T) v over the positions each query may see.
+  void (*attention)(const AttentionArgs& args) noexcept;
+
+  // y = (x - mean) / sqrt(var + eps) * weight + bias over n elements (torch.nn.LayerNorm). y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y) noexcept;
+
+  // x = act(x) in place.
+  void (*activation)(Activation act, float* x, int64_t n) noexcept;
+
+  // Rotates the first 2*half elements of a head in half-split form (transformers apply_rotary_pos_emb):
+  // x[i], x[i+half] = x[i] cos[i] - x[i+half] sin[i], x[i+half] cos[i] + x[i] sin[i].
+  void (*rotary)(float* x, const float* cos, const float* sin, int64_t half) noexcept;
+
+  // y = a + b.
+  void (*add)(const float* a, const float* b, int64_t n, float* y) noexcept;
+
+  // Row of f32, f16 or bf16 to float, exactly.
+  void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
+
+  // One row to int8: per group, scale = absmax / 127, code = round_half_even(x / scale), sum = sum of codes.
+  void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* sums) noexcept;
+
+  // Elementwise functions, for tests of their error and bits: y = f(x).
+  void (*exp)(const float* x, int64_t n, float* y) noexcept;
+  void (*log)(const float* x, int64_t n, float* y) noexcept;
+  void (*erf)(const float* x, int64_t n, float* y) noexcept;
+  void (*tanh)(const float* x, int64_t n, float* y) noexcept;
+};
+
+}  // namespace pythia

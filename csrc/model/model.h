@@ -1,0 +1,50 @@
+// A GPT-NeoX model, ready to run: an open .pcpu file, a kernel table, threads, and the forward pass over them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "format/reader.h"
+#include "kernels/kernels.h"
+#include "model/kv_cache.h"
+
+namespace pythia {
+
+// One sequence's part of a forward pass: `tokens` are appended at cache->length().
+struct SequenceSlice {
+  KvCache* cache = nullptr;
+  std::span<const int32_t> tokens;  // at least 1
+  int64_t num_logits = 1;           // logits are computed for the last num_logits tokens, 0..tokens.size()
+};
+
+class Model {
+ public:
+  // threads 0: available_physical_cores(). isa empty: PYTHIA_CPU_ISA or the best.
+  // Throws FormatError, std::system_error (cannot open), std::invalid_argument (isa, threads).
+  static std::shared_ptr<Model> open(const std::string& path, int threads = 0, std::string_view isa = {});
+  ~Model();
+
+  const Config& config() const;
+  const PcpuFile& file() const;
+  const char* isa() const;
+  int threads() const;
+  void set_threads(int threads);  // >= 1
+
+  // Appends each slice's tokens to its cache and writes the logits asked for to `logits` [sum num_logits, vocab_size] in order.
+  // The bits of a row depend on the model and the tokens before it in its sequence, and on nothing else: not on the other
+  // slices, the split into calls, the threads or the ISA. Slices must name different caches. Safe to call from several threads
+  // (calls run one after the other). On an error nothing is appended.
+  // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice.
+  void forward(std::span<const SequenceSlice> slices, float* logits);
+
+ private:
+  Model();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pythia

@@ -1,0 +1,79 @@
+// The weight formats, listed in one place: their numbers in files, their names, and the size of a packed panel.
+//
+// A weight matrix [out, in] is stored as ceil(out / 16) panels of 16 outputs; the last panel is padded with zero outputs.
+// Within a panel the inner dimension runs in memory, 16 outputs side by side (docs/format.md, "Panels"), so each output owns
+// a SIMD lane and adds over the inner dimension in sequence on every machine (docs/numerics.md).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace pythia {
+
+inline constexpr int64_t kPanelWidth = 16;   // outputs in a panel
+inline constexpr int64_t kQuantGroup = 32;   // inputs that share a scale in q8 and q4
+inline constexpr int64_t kAlignment = 64;    // bytes; of every tensor in a file and every panel
+
+// Values are stored in files: never renumber.
+enum class WeightFormat : uint32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4 = 4 };
+
+struct WeightFormatInfo {
+  WeightFormat format;
+  std::string_view name;
+  bool lossless_container;  // holds IEEE values element by element (f32, f16, bf16)
+  bool quantized_activations;  // its matmul reads int8 activations
+};
+
+inline constexpr WeightFormatInfo kWeightFormats[] = {
+    {WeightFormat::kF32, "f32", true, false},
+    {WeightFormat::kF16, "f16", true, false},
+    {WeightFormat::kBF16, "bf16", true, false},
+    {WeightFormat::kQ8, "q8", false, true},
+    {WeightFormat::kQ4, "q4", false, true},
+};
+
+constexpr const WeightFormatInfo* find_weight_format(uint32_t value) {
+  for (const auto& f : kWeightFormats)
+    if (static_cast<uint32_t>(f.format) == value) return &f;
+  return nullptr;
+}
+
+constexpr std::optional<WeightFormat> parse_weight_format(std::string_view name) {
+  for (const auto& f : kWeightFormats)
+    if (f.name == name) return f.format;
+  return std::nullopt;
+}
+
+constexpr std::string_view name_of(WeightFormat format) { return find_weight_format(static_cast<uint32_t>(format))->name; }
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Bytes of one element of a lossless format.
+constexpr int64_t element_size_bytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
+
+// Bytes of one panel of 16 outputs x `inputs`, a multiple of kAlignment. Callers bound `inputs` by kMaxDimension.
+//   f32, f16, bf16: [inputs][16] elements.
+//   q8: [groups][16] fp16 scales, then [groups][8][16][4] codes; q4: the same with two codes a byte (docs/format.md).
+constexpr int64_t panel_size_bytes(WeightFormat format, int64_t inputs) {
+  const int64_t groups = ceil_div(inputs, kQuantGroup);
+  switch (format) {
+    case WeightFormat::kF32: return inputs * kPanelWidth * 4;
+    case WeightFormat::kF16:
+    case WeightFormat::kBF16: return round_up(inputs * kPanelWidth * 2, kAlignment);
+    case WeightFormat::kQ8: return round_up(groups * kPanelWidth * 2, kAlignment) + groups * kQuantGroup * kPanelWidth;
+    case WeightFormat::kQ4: return round_up(groups * kPanelWidth * 2, kAlignment) + groups * kQuantGroup * kPanelWidth / 2;
+  }
+  return 0;
+}
+
+constexpr int64_t num_panels(int64_t outputs) { return ceil_div(outputs, kPanelWidth); }
+
+// Bytes of a whole packed matrix [outputs, inputs].
+constexpr int64_t packed_size_bytes(WeightFormat format, int64_t outputs, int64_t inputs) {
+  return num_panels(outputs) * panel_size_bytes(format, inputs);
+}
+
+}  // namespace pythia
