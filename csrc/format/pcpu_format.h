@@ -1,13 +1,15 @@
 // THE .pcpu file format, version 1. docs/format.md describes the same thing byte by byte, for readers without this header.
 //
 //   offset 0        FileHeader (256 bytes)
-//   payload         the tensors, in the order of expected_tensors(config), each 64-byte aligned, zero padding between
+//   payload         the tensors, in the order of expected_tensors(config)
 //   tokenizer       TokenizerSection (tokenizer_section.h)
 //   metadata        key/value strings (provenance)
 //   tensor table    TensorRecord x num_tensors
 //   end of file
 //
-// Everything is little-endian. Payload bytes are exactly what kernels read: loading is mmap and validation, nothing is moved.
+// Everything is little-endian. Every section and every tensor starts at the first multiple of 64 bytes after the end of the one
+// before it, and the bytes between are zero: a file has one valid layout. Payload bytes are exactly what kernels read: loading
+// is mmap and validation, nothing is moved.
 #pragma once
 
 #include <array>
@@ -70,9 +72,9 @@ struct FileHeader {
   uint32_t reserved0;  // zero
   double rotary_emb_base;
   double layer_norm_eps;
-  uint64_t fingerprint;         // hash of the logits of a fixed prompt (docs/format.md); 0: none
-  uint8_t reserved[48];         // zero
-  uint64_t header_checksum;     // checksum64 of all bytes before this one
+  uint64_t fingerprint;      // hash of the logits of a fixed prompt (docs/format.md); 0: none
+  uint8_t reserved[48];      // zero
+  uint64_t header_checksum;  // checksum64 of all bytes before this one
 };
 static_assert(sizeof(FileHeader) == 256);
 
@@ -90,14 +92,14 @@ struct TensorRecord {
   uint32_t layout;              // Layout
   uint32_t format;              // WeightFormat
   uint32_t source_dtype;        // WeightFormat of the checkpoint's tensor: kF32, kF16 or kBF16
-  uint32_t derived;             // 1: made from another tensor (a tied head), has no source of its own
+  uint32_t derived;             // 1: the head of tied embeddings, packed from the embedding; 0: all others
   uint64_t rows;                // 1 for a vector
   uint64_t cols;
-  uint64_t offset_bytes;        // from the start of the file, a multiple of 64
+  uint64_t offset_bytes;  // from the start of the file, a multiple of 64
   uint64_t size_bytes;
-  uint64_t checksum;            // checksum64 of the payload bytes
-  uint8_t source_sha256[32];    // of the source tensor's bytes, row-major, as stored in the checkpoint
-  uint8_t reserved[8];          // zero
+  uint64_t checksum;          // checksum64 of the payload bytes
+  uint8_t source_sha256[32];  // of the source tensor's bytes, row-major, as stored in the checkpoint; derived: zeros
+  uint8_t reserved[8];        // zero
 };
 static_assert(sizeof(TensorRecord) == 176);
 
@@ -110,11 +112,32 @@ struct ExpectedTensor {
 };
 std::vector<ExpectedTensor> expected_tensors(const Config& config);
 
-// Bytes a tensor takes in the payload.
+// Bytes a tensor takes in the payload. The caller bounds rows and cols by check_config.
 int64_t stored_size_bytes(Layout layout, WeightFormat format, int64_t rows, int64_t cols);
 
-// The format's own 64-bit checksum: eight multiply-xor lanes over 64-byte blocks (docs/format.md, "Checksum"). Every single
-// changed bit changes it.
+// True if a tensor of this layout may be stored in this format: vectors in f32, rows in f32, f16 or bf16, panels in any.
+bool layout_allows(Layout layout, WeightFormat format);
+
+// Empty if every field of `config` is within the format's limits, else what is wrong: "vocab_size is 0, expected 1..16777216".
+std::string check_config(const Config& config);
+
+// The format's own 64-bit checksum: eight xor-multiply-rotate lanes over 64-byte blocks (docs/format.md, "Checksum"). Every
+// single changed bit changes it. It finds accidents, not forgeries.
+class Checksum64 {
+ public:
+  // Adds `size_bytes` bytes; any split of the data into calls gives the same checksum.
+  void update(const void* data, uint64_t size_bytes) noexcept;
+  uint64_t value() const noexcept;
+
+ private:
+  std::array<uint64_t, 8> lanes_ = kSeeds;
+  std::array<unsigned char, 64> tail_ = {};  // the last, incomplete block
+  uint64_t size_bytes_ = 0;
+
+  static const std::array<uint64_t, 8> kSeeds;
+};
+
+// Checksum64 of one run of bytes.
 uint64_t checksum64(const void* data, uint64_t size_bytes) noexcept;
 
 }  // namespace pythia

@@ -7,12 +7,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "format/pcpu_format.h"
 
 namespace pythia {
 
-// A validated, mapped .pcpu file. Immutable; pointers live as long as the object.
+// A validated, mapped .pcpu file. Immutable and safe to share between threads; pointers live as long as the object. Replace a
+// file in use by renaming another over it (as PcpuWriter does): the old bytes stay mapped. Never overwrite or shorten it.
 class PcpuFile {
  public:
   // Every offset, size and product is checked against overflow and the file's real length; every checksum is recomputed (the
@@ -20,8 +22,11 @@ class PcpuFile {
   // read.
   static std::shared_ptr<const PcpuFile> open(const std::string& path, int threads = 1);
   ~PcpuFile();
+  PcpuFile(const PcpuFile&) = delete;
+  PcpuFile& operator=(const PcpuFile&) = delete;
 
   const std::string& path() const { return path_; }
+  uint64_t size_bytes() const { return size_bytes_; }
   const FileHeader& header() const { return *header_; }
   const Config& config() const { return config_; }
   WeightFormat weight_format() const { return static_cast<WeightFormat>(header_->weight_format); }
@@ -30,7 +35,7 @@ class PcpuFile {
   // The payload bytes of a record of this file.
   const std::byte* data(const TensorRecord& record) const { return base_ + record.offset_bytes; }
 
-  // The record called `name`, or null.
+  // The record called `name`, or null. Logarithmic in the number of tensors.
   const TensorRecord* find(std::string_view name) const;
 
   std::span<const std::byte> tokenizer() const;  // TokenizerSection bytes, see tokenizer_section.h
@@ -38,7 +43,8 @@ class PcpuFile {
 
  private:
   PcpuFile() = default;
-  void validate(int threads);
+  void validate(int threads);  // validation.cc
+  void index_names();
 
   std::string path_;
   const std::byte* base_ = nullptr;
@@ -46,6 +52,7 @@ class PcpuFile {
   const FileHeader* header_ = nullptr;
   Config config_;
   std::span<const TensorRecord> tensors_;
+  std::vector<uint32_t> by_name_;  // indices of tensors_, sorted by name
   std::map<std::string, std::string, std::less<>> metadata_;
 };
 

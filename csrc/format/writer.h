@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,6 +13,7 @@
 
 namespace pythia {
 
+// Not thread-safe: one user at a time.
 class PcpuWriter {
  public:
   // Opens a temporary file beside `path`. Throws std::invalid_argument (a config outside the format's limits),
@@ -21,10 +23,12 @@ class PcpuWriter {
   PcpuWriter(const PcpuWriter&) = delete;
   PcpuWriter& operator=(const PcpuWriter&) = delete;
 
-  // Appends the next tensor of expected_tensors(config): `packed` is its payload in `format` and the layout expected there
-  // (vectors are f32). Throws std::invalid_argument if name, order or size differ from what is expected.
-  void add_tensor(std::string_view name, WeightFormat format, WeightFormat source_dtype, std::span<const std::byte> packed,
-                  std::span<const uint8_t, 32> source_sha256, bool derived = false);
+  // The next tensor of expected_tensors(config), in pieces: begin, append its payload in order, end. The payload is in `format`
+  // and the layout expected there (vectors are f32). Throws std::invalid_argument if name, order, format or size differ from
+  // what is expected, std::system_error.
+  void begin_tensor(std::string_view name, WeightFormat format, WeightFormat source_dtype);
+  void append(std::span<const std::byte> packed);
+  void end_tensor(std::span<const uint8_t, 32> source_sha256);  // ignored for the head of tied embeddings
 
   void set_tokenizer(std::span<const std::byte> section);
   void set_metadata(const std::map<std::string, std::string, std::less<>>& metadata);

@@ -19,8 +19,9 @@ struct SourceMatrix {
 // True if every value of the source is held exactly by `format` (f32, f16 or bf16); NaN and infinity count as held.
 bool holds_exactly(const SourceMatrix& source, WeightFormat format);
 
-// Packs panels [panel_begin, panel_end) of the matrix into `out` (their packed_size_bytes). Rounds half to even where the format
-// is narrower. Throws std::invalid_argument if a finite value overflows the format or, for q8 and q4, a value is not finite.
+// Packs panels [panel_begin, panel_end) of the matrix into `out` (their packed_size_bytes). Rounds half to even where the
+// format is narrower. Throws std::invalid_argument if a finite value overflows the format or, for q8 and q4, a value is not
+// finite.
 void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_begin, int64_t panel_end, std::byte* out);
 
 // The values that a packed matrix stands for, float32 [rows, cols] row-major: what the kernels multiply by.

@@ -12,9 +12,9 @@
 
 namespace pythia {
 
-inline constexpr int64_t kPanelWidth = 16;   // outputs in a panel
-inline constexpr int64_t kQuantGroup = 32;   // inputs that share a scale in q8 and q4
-inline constexpr int64_t kAlignment = 64;    // bytes; of every tensor in a file and every panel
+inline constexpr int64_t kPanelWidth = 16;  // outputs in a panel
+inline constexpr int64_t kQuantGroup = 32;  // inputs that share a scale in q8 and q4
+inline constexpr int64_t kAlignment = 64;   // bytes; of every tensor in a file and every panel
 
 // Values are stored in files: never renumber.
 enum class WeightFormat : uint32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4 = 4 };
@@ -22,15 +22,13 @@ enum class WeightFormat : uint32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8 = 3, kQ4
 struct WeightFormatInfo {
   WeightFormat format;
   std::string_view name;
-  bool lossless_container;  // holds IEEE values element by element (f32, f16, bf16)
+  bool lossless_container;     // holds IEEE values element by element (f32, f16, bf16)
   bool quantized_activations;  // its matmul reads int8 activations
 };
 
 inline constexpr WeightFormatInfo kWeightFormats[] = {
-    {WeightFormat::kF32, "f32", true, false},
-    {WeightFormat::kF16, "f16", true, false},
-    {WeightFormat::kBF16, "bf16", true, false},
-    {WeightFormat::kQ8, "q8", false, true},
+    {WeightFormat::kF32, "f32", true, false},   {WeightFormat::kF16, "f16", true, false},
+    {WeightFormat::kBF16, "bf16", true, false}, {WeightFormat::kQ8, "q8", false, true},
     {WeightFormat::kQ4, "q4", false, true},
 };
 

@@ -1,0 +1,85 @@
+// What a .pcpu file must hold for a given config.
+#include <cmath>
+
+#include "format/pcpu_format.h"
+
+namespace pythia {
+
+std::vector<ExpectedTensor> expected_tensors(const Config& config) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t intermediate = config.intermediate_size;
+  const int64_t vocab = config.vocab_size;
+
+  std::vector<ExpectedTensor> tensors;
+  tensors.reserve(static_cast<std::size_t>(12 * int64_t{config.num_hidden_layers} + 4));
+  const auto layer_norm = [&](const std::string& name) {
+    tensors.push_back({name + ".weight", Layout::kVector, 1, hidden});
+    tensors.push_back({name + ".bias", Layout::kVector, 1, hidden});
+  };
+  const auto linear = [&](const std::string& name, int64_t outputs, int64_t inputs, bool bias) {
+    tensors.push_back({name + ".weight", Layout::kPanels, outputs, inputs});
+    if (bias) tensors.push_back({name + ".bias", Layout::kVector, 1, outputs});
+  };
+
+  tensors.push_back({"gpt_neox.embed_in.weight", Layout::kRows, vocab, hidden});
+  for (int i = 0; i < config.num_hidden_layers; ++i) {
+    const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
+    layer_norm(layer + "input_layernorm");
+    layer_norm(layer + "post_attention_layernorm");
+    linear(layer + "attention.query_key_value", 3 * hidden, hidden, config.attention_bias);
+    linear(layer + "attention.dense", hidden, hidden, config.attention_bias);
+    linear(layer + "mlp.dense_h_to_4h", intermediate, hidden, true);
+    linear(layer + "mlp.dense_4h_to_h", hidden, intermediate, true);
+  }
+  layer_norm("gpt_neox.final_layer_norm");
+  linear("embed_out", vocab, hidden, false);
+  return tensors;
+}
+
+int64_t stored_size_bytes(Layout layout, WeightFormat format, int64_t rows, int64_t cols) {
+  if (layout == Layout::kPanels) return packed_size_bytes(format, rows, cols);
+  return rows * cols * element_size_bytes(format);
+}
+
+bool layout_allows(Layout layout, WeightFormat format) {
+  const WeightFormatInfo* info = find_weight_format(static_cast<uint32_t>(format));
+  if (info == nullptr) return false;
+  if (layout == Layout::kVector) return format == WeightFormat::kF32;
+  return layout == Layout::kPanels || info->lossless_container;
+}
+
+std::string check_config(const Config& config) {
+  const auto outside = [](const char* field, const std::string& value, const std::string& expected) {
+    return std::string(field) + " is " + value + ", expected " + expected;
+  };
+  const struct {
+    const char* field;
+    int64_t value, min, max;
+  } ranges[] = {
+      {"vocab_size", config.vocab_size, 1, kMaxDimension},
+      {"hidden_size", config.hidden_size, 1, kMaxDimension},
+      {"num_hidden_layers", config.num_hidden_layers, 1, kMaxLayers},
+      {"num_attention_heads", config.num_attention_heads, 1, config.hidden_size},
+      {"intermediate_size", config.intermediate_size, 1, kMaxDimension},
+      {"max_position_embeddings", config.max_position_embeddings, 1, kMaxPositions},
+      {"bos_token_id", config.bos_token_id, -1, INT32_MAX},
+      {"eos_token_id", config.eos_token_id, -1, INT32_MAX},
+      {"hidden_act", static_cast<int64_t>(config.hidden_act), 0, kNumActivations - 1},
+  };
+  for (const auto& [field, value, min, max] : ranges)
+    if (value < min || value > max)
+      return outside(field, std::to_string(value), std::to_string(min) + ".." + std::to_string(max));
+  if (config.hidden_size % config.num_attention_heads != 0)
+    return outside("hidden_size", std::to_string(config.hidden_size),
+                   "a multiple of num_attention_heads, " + std::to_string(config.num_attention_heads));
+  if (config.rotary_ndims < 0 || config.rotary_ndims > config.head_dim() || config.rotary_ndims % 2 != 0)
+    return outside("rotary_ndims", std::to_string(config.rotary_ndims),
+                   "an even number up to head_dim, " + std::to_string(config.head_dim()));
+  if (!std::isfinite(config.rotary_emb_base) || config.rotary_emb_base <= 0)
+    return outside("rotary_emb_base", std::to_string(config.rotary_emb_base), "a finite number above 0");
+  if (!std::isfinite(config.layer_norm_eps) || config.layer_norm_eps <= 0)
+    return outside("layer_norm_eps", std::to_string(config.layer_norm_eps), "a finite number above 0");
+  return {};
+}
+
+}  // namespace pythia

@@ -1,0 +1,244 @@
+#include "format/writer.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+#include <system_error>
+#include <vector>
+
+#include "format/utf8.h"
+
+namespace pythia {
+namespace {
+
+constexpr const char* kWhere = "[PcpuWriter] ";
+
+[[noreturn]] void throw_errno(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+
+[[noreturn]] void throw_argument(const std::string& what) { throw std::invalid_argument(kWhere + what); }
+
+std::string parent_folder(const std::string& path) {
+  const std::size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+FileHeader make_header(const Config& config, WeightFormat weight_format) {
+  FileHeader header = {};
+  std::copy(kMagic.begin(), kMagic.end(), header.magic);
+  header.version = kFormatVersion;
+  header.header_size_bytes = sizeof(FileHeader);
+  header.weight_format = static_cast<uint32_t>(weight_format);
+  header.vocab_size = static_cast<uint32_t>(config.vocab_size);
+  header.hidden_size = static_cast<uint32_t>(config.hidden_size);
+  header.num_hidden_layers = static_cast<uint32_t>(config.num_hidden_layers);
+  header.num_attention_heads = static_cast<uint32_t>(config.num_attention_heads);
+  header.intermediate_size = static_cast<uint32_t>(config.intermediate_size);
+  header.max_position_embeddings = static_cast<uint32_t>(config.max_position_embeddings);
+  header.rotary_ndims = static_cast<uint32_t>(config.rotary_ndims);
+  header.hidden_act = static_cast<uint32_t>(config.hidden_act);
+  header.flags = (config.use_parallel_residual ? kFlagParallelResidual : 0) |
+                 (config.tie_word_embeddings ? kFlagTiedEmbeddings : 0) | (config.attention_bias ? kFlagAttentionBias : 0);
+  header.bos_token_id = config.bos_token_id;
+  header.eos_token_id = config.eos_token_id;
+  header.rotary_emb_base = config.rotary_emb_base;
+  header.layer_norm_eps = config.layer_norm_eps;
+  return header;
+}
+
+}  // namespace
+
+struct PcpuWriter::Impl {
+  std::string path;
+  std::string temporary_path;
+  int fd = -1;
+  uint64_t position = 0;  // bytes written so far
+  FileHeader header;
+  bool tied = false;
+  std::vector<ExpectedTensor> expected;
+  std::vector<TensorRecord> records;  // begun tensors
+  bool in_tensor = false;
+  uint64_t missing_bytes = 0;  // of the tensor begun
+  Checksum64 checksum;
+  std::vector<std::byte> tokenizer;
+  std::string metadata = std::string(sizeof(uint32_t), '\0');  // no entries
+
+  ~Impl() {
+    if (fd >= 0) ::close(fd);
+    if (!temporary_path.empty()) ::unlink(temporary_path.c_str());
+  }
+
+  // A new file of a name of its own, so that writers of the same path do not meet.
+  void open_temporary() {
+    static std::atomic<uint64_t> counter = 0;
+    do {
+      temporary_path = path + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+      fd = ::open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (fd < 0 && errno == EEXIST);
+    if (fd < 0) {
+      temporary_path.clear();
+      throw_errno(path);
+    }
+  }
+
+  void write(const void* data, uint64_t size_bytes) {
+    const auto* bytes = static_cast<const char*>(data);
+    while (size_bytes > 0) {
+      const ssize_t written = ::write(fd, bytes, std::min<uint64_t>(size_bytes, uint64_t{1} << 30));
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) throw_errno(path);
+      bytes += written;
+      size_bytes -= static_cast<uint64_t>(written);
+      position += static_cast<uint64_t>(written);
+    }
+  }
+
+  void pad() {
+    static constexpr std::array<char, kAlignment> kZeros = {};
+    write(kZeros.data(), (kAlignment - position % kAlignment) % kAlignment);
+  }
+
+  Section write_section(const void* data, uint64_t size_bytes) {
+    pad();
+    const Section section = {position, size_bytes, checksum64(data, size_bytes)};
+    write(data, size_bytes);
+    return section;
+  }
+
+  void sync_and_rename() {
+    if (::fsync(fd) != 0) throw_errno(path);
+    const int closed = ::close(fd);
+    fd = -1;
+    if (closed != 0 || ::rename(temporary_path.c_str(), path.c_str()) != 0) throw_errno(path);
+    temporary_path.clear();
+    // The rename is durable once the folder is; file systems that cannot sync one keep it in their own way.
+    const int folder = ::open(parent_folder(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder >= 0) {
+      ::fsync(folder);
+      ::close(folder);
+    }
+  }
+};
+
+PcpuWriter::PcpuWriter(const std::string& path, const Config& config, WeightFormat weight_format)
+    : impl_(std::make_unique<Impl>()) {
+  if (const std::string problem = check_config(config); !problem.empty()) throw_argument(problem);
+  if (find_weight_format(static_cast<uint32_t>(weight_format)) == nullptr) throw_argument("the weight format is unknown");
+  impl_->path = path;
+  struct stat status = {};
+  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
+    throw std::system_error(EISDIR, std::generic_category(), path);
+  impl_->header = make_header(config, weight_format);
+  impl_->tied = config.tie_word_embeddings;
+  impl_->expected = expected_tensors(config);
+  impl_->open_temporary();
+  const FileHeader zeros = {};  // until finish(), the file is not one
+  impl_->write(&zeros, sizeof(zeros));
+}
+
+PcpuWriter::~PcpuWriter() = default;
+
+void PcpuWriter::begin_tensor(std::string_view name, WeightFormat format, WeightFormat source_dtype) {
+  const std::size_t index = impl_->records.size();
+  if (impl_->in_tensor) throw_argument("tensor '" + std::string(name) + "' begins before the one before it has ended");
+  if (index == impl_->expected.size()) throw_argument("tensor '" + std::string(name) + "' is one more than the config has");
+  const ExpectedTensor& wanted = impl_->expected[index];
+  if (name != wanted.name)
+    throw_argument("tensor " + std::to_string(index) + " is '" + std::string(name) + "', expected '" + wanted.name + "'");
+  if (!layout_allows(wanted.layout, format)) throw_argument("tensor '" + wanted.name + "' cannot be stored in this format");
+  if (source_dtype > WeightFormat::kBF16) throw_argument("the source dtype of '" + wanted.name + "' is not f32, f16 or bf16");
+
+  impl_->pad();
+  TensorRecord& record = impl_->records.emplace_back();
+  record = {};
+  std::copy(name.begin(), name.end(), record.name);
+  record.layout = static_cast<uint32_t>(wanted.layout);
+  record.format = static_cast<uint32_t>(format);
+  record.source_dtype = static_cast<uint32_t>(source_dtype);
+  record.derived = impl_->tied && index + 1 == impl_->expected.size() ? 1 : 0;
+  record.rows = static_cast<uint64_t>(wanted.rows);
+  record.cols = static_cast<uint64_t>(wanted.cols);
+  record.offset_bytes = impl_->position;
+  record.size_bytes = static_cast<uint64_t>(stored_size_bytes(wanted.layout, format, wanted.rows, wanted.cols));
+  impl_->in_tensor = true;
+  impl_->missing_bytes = record.size_bytes;
+  impl_->checksum = {};
+}
+
+void PcpuWriter::append(std::span<const std::byte> packed) {
+  if (!impl_->in_tensor) throw_argument("bytes are appended and no tensor has begun");
+  if (packed.size() > impl_->missing_bytes)
+    throw_argument("tensor '" + std::string(impl_->records.back().name) + "' has " + std::to_string(packed.size()) +
+                   " bytes more, expected at most " + std::to_string(impl_->missing_bytes));
+  impl_->write(packed.data(), packed.size());
+  impl_->checksum.update(packed.data(), packed.size());
+  impl_->missing_bytes -= packed.size();
+}
+
+void PcpuWriter::end_tensor(std::span<const uint8_t, 32> source_sha256) {
+  if (!impl_->in_tensor) throw_argument("a tensor ends and none has begun");
+  TensorRecord& record = impl_->records.back();
+  if (impl_->missing_bytes > 0)
+    throw_argument("tensor '" + std::string(record.name) + "' ends " + std::to_string(impl_->missing_bytes) + " bytes short");
+  record.checksum = impl_->checksum.value();
+  if (record.derived == 0) std::copy(source_sha256.begin(), source_sha256.end(), record.source_sha256);
+  impl_->in_tensor = false;
+}
+
+void PcpuWriter::set_tokenizer(std::span<const std::byte> section) {
+  if (section.empty() || section.size() > kMaxTokenizerBytes)
+    throw_argument("the tokenizer section has " + std::to_string(section.size()) + " bytes, expected 1.." +
+                   std::to_string(kMaxTokenizerBytes));
+  impl_->tokenizer.assign(section.begin(), section.end());
+}
+
+void PcpuWriter::set_metadata(const std::map<std::string, std::string, std::less<>>& metadata) {
+  std::string bytes;
+  const auto put_u32 = [&](std::size_t value) {
+    if (value > kMaxMetadataBytes) throw_argument("the metadata has more than " + std::to_string(kMaxMetadataBytes) + " bytes");
+    const auto number = static_cast<uint32_t>(value);
+    bytes.append(reinterpret_cast<const char*>(&number), sizeof(number));
+  };
+  put_u32(metadata.size());
+  for (const auto& [key, value] : metadata) {  // std::map: sorted and unique
+    if (!is_utf8(key) || !is_utf8(value)) throw_argument("the metadata entry '" + key + "' is not UTF-8");
+    put_u32(key.size());
+    put_u32(value.size());
+    bytes += key;
+    bytes += value;
+  }
+  if (bytes.size() > kMaxMetadataBytes)
+    throw_argument("the metadata has more than " + std::to_string(kMaxMetadataBytes) + " bytes");
+  impl_->metadata = std::move(bytes);
+}
+
+void PcpuWriter::set_fingerprint(uint64_t fingerprint) { impl_->header.fingerprint = fingerprint; }
+
+void PcpuWriter::finish() {
+  Impl& file = *impl_;
+  if (file.fd < 0) throw_argument("the file was finished before");
+  if (file.in_tensor || file.records.size() != file.expected.size())
+    throw_argument("tensor '" + file.expected[file.records.size() - (file.in_tensor ? 1 : 0)].name + "' is missing");
+  if (file.tokenizer.empty()) throw_argument("the tokenizer is missing");
+
+  FileHeader& header = file.header;
+  header.payload = {sizeof(FileHeader), file.position - sizeof(FileHeader), 0};
+  header.tokenizer = file.write_section(file.tokenizer.data(), file.tokenizer.size());
+  header.metadata = file.write_section(file.metadata.data(), file.metadata.size());
+  header.tensor_table = file.write_section(file.records.data(), file.records.size() * sizeof(TensorRecord));
+  header.num_tensors = static_cast<uint32_t>(file.records.size());
+  header.file_size_bytes = file.position;
+  header.header_checksum = checksum64(&header, sizeof(FileHeader) - sizeof(uint64_t));
+  if (::lseek(file.fd, 0, SEEK_SET) != 0) throw_errno(file.path);
+  file.write(&header, sizeof(header));
+  file.sync_and_rename();
+}
+
+}  // namespace pythia

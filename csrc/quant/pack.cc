@@ -1,0 +1,143 @@
+#include "quant/pack.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "quant/elements.h"
+#include "quant/packers.h"
+
+namespace pythia {
+namespace {
+
+// The formats that matrices can be packed in.
+constexpr const PanelPacker* kPackers[] = {&kF32Packer, &kF16Packer, &kBF16Packer};
+
+using BlockValues = std::array<float, kPanelWidth * kBlockInputs>;
+
+const PanelPacker& find_packer(WeightFormat format, const char* where) {
+  for (const PanelPacker* packer : kPackers)
+    if (packer->format == format) return *packer;
+  std::string available;
+  for (const PanelPacker* packer : kPackers)
+    available += (available.empty() ? "" : ", ") + std::string(name_of(packer->format));
+  throw std::invalid_argument(std::string("[") + where + "] matrices cannot be packed in format " +
+                              std::to_string(static_cast<uint32_t>(format)) + "; choose one of " + available);
+}
+
+bool is_element_format(WeightFormat format) {
+  const WeightFormatInfo* info = find_weight_format(static_cast<uint32_t>(format));
+  return info != nullptr && info->lossless_container;
+}
+
+void require_element_format(WeightFormat format, const char* where, const char* what) {
+  if (!is_element_format(format))
+    throw std::invalid_argument(std::string("[") + where + "] " + what + " is format " +
+                                std::to_string(static_cast<uint32_t>(format)) + ", expected f32, f16 or bf16");
+}
+
+void require_shape(int64_t rows, int64_t cols, const char* where) {
+  if (rows < 0 || cols < 0)
+    throw std::invalid_argument(std::string("[") + where + "] the shape is [" + std::to_string(rows) + ", " +
+                                std::to_string(cols) + "], expected sizes of at least 0");
+}
+
+[[noreturn]] void throw_unpackable(const char* where, WeightFormat format, float value, const std::string& place) {
+  throw std::invalid_argument(std::string("[") + where + "] the value " + std::to_string(value) + " at " + place +
+                              (is_finite(value) ? " is too large for " : " cannot be stored in ") +
+                              std::string(name_of(format)) +
+                              (is_finite(value) ? "; choose a wider format such as f32" : ", which holds finite values only"));
+}
+
+}  // namespace
+
+bool holds_exactly(const SourceMatrix& source, WeightFormat format) {
+  require_element_format(source.dtype, "holds_exactly", "the source");
+  require_element_format(format, "holds_exactly", "the target");
+  require_shape(source.rows, source.cols, "holds_exactly");
+  if (source.dtype == format || format == WeightFormat::kF32) return true;
+
+  std::array<float, kBlockInputs> values, rounded_values;
+  std::array<std::byte, 2 * kBlockInputs> narrow;
+  const int64_t total = source.rows * source.cols;
+  for (int64_t begin = 0; begin < total; begin += kBlockInputs) {
+    const int64_t n = std::min(kBlockInputs, total - begin);
+    elements_to_float(source.dtype, source.data + begin * element_size_bytes(source.dtype), n, values.data());
+    elements_from_float(format, values.data(), n, narrow.data());
+    elements_to_float(format, narrow.data(), n, rounded_values.data());
+    bool same = true;
+    for (int64_t i = 0; i < n; ++i) {
+      const bool nan = values[i] != values[i] && rounded_values[i] != rounded_values[i];
+      same &= nan || std::bit_cast<uint32_t>(values[i]) == std::bit_cast<uint32_t>(rounded_values[i]);
+    }
+    if (!same) return false;
+  }
+  return true;
+}
+
+void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_begin, int64_t panel_end, std::byte* out) {
+  require_element_format(source.dtype, "pack_matrix", "the source");
+  require_shape(source.rows, source.cols, "pack_matrix");
+  const PanelPacker& packer = find_packer(format, "pack_matrix");
+  if (panel_begin < 0 || panel_begin > panel_end || panel_end > num_panels(source.rows))
+    throw std::invalid_argument("[pack_matrix] the panels are [" + std::to_string(panel_begin) + ", " +
+                                std::to_string(panel_end) + "), the matrix has " + std::to_string(num_panels(source.rows)));
+
+  const int64_t panel_bytes = panel_size_bytes(format, source.cols);
+  const int64_t element_bytes = element_size_bytes(source.dtype);
+  BlockValues values;
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel, out += panel_bytes) {
+    std::memset(out, 0, static_cast<std::size_t>(panel_bytes));
+    const int64_t first_row = panel * kPanelWidth;
+    const int64_t num_rows = std::min(kPanelWidth, source.rows - first_row);
+    for (int64_t begin = 0; begin < source.cols; begin += kBlockInputs) {
+      const int64_t end = std::min(begin + kBlockInputs, source.cols);
+      if (num_rows < kPanelWidth || end - begin < kBlockInputs) values.fill(0.0f);
+      for (int64_t r = 0; r < num_rows; ++r)
+        elements_to_float(source.dtype, source.data + ((first_row + r) * source.cols + begin) * element_bytes, end - begin,
+                          values.data() + r * kBlockInputs);
+      const Unpackable bad = packer.pack({out, source.cols, begin, end}, values.data());
+      if (bad.output >= 0)
+        throw_unpackable("pack_matrix", format, values[bad.output * kBlockInputs + bad.input],
+                         "row " + std::to_string(first_row + bad.output) + ", column " + std::to_string(begin + bad.input));
+    }
+  }
+}
+
+void unpack_matrix(WeightFormat format, const std::byte* packed, int64_t rows, int64_t cols, float* out) {
+  require_shape(rows, cols, "unpack_matrix");
+  const PanelPacker& packer = find_packer(format, "unpack_matrix");
+  const int64_t panel_bytes = panel_size_bytes(format, cols);
+  BlockValues values;
+  for (int64_t first_row = 0; first_row < rows; first_row += kPanelWidth, packed += panel_bytes) {
+    const int64_t num_rows = std::min(kPanelWidth, rows - first_row);
+    for (int64_t begin = 0; begin < cols; begin += kBlockInputs) {
+      const int64_t end = std::min(begin + kBlockInputs, cols);
+      packer.unpack({packed, cols, begin, end}, values.data());
+      for (int64_t r = 0; r < num_rows; ++r)
+        std::copy_n(values.data() + r * kBlockInputs, end - begin, out + (first_row + r) * cols + begin);
+    }
+  }
+}
+
+void convert_elements(WeightFormat from, const std::byte* source, int64_t n, WeightFormat to, std::byte* out) {
+  require_element_format(from, "convert_elements", "the source");
+  require_element_format(to, "convert_elements", "the target");
+  require_shape(n, 1, "convert_elements");
+  if (from == to) {
+    if (n > 0) std::memcpy(out, source, static_cast<std::size_t>(n * element_size_bytes(from)));
+    return;
+  }
+  std::array<float, kBlockInputs> values;
+  for (int64_t begin = 0; begin < n; begin += kBlockInputs) {
+    const int64_t count = std::min(kBlockInputs, n - begin);
+    elements_to_float(from, source + begin * element_size_bytes(from), count, values.data());
+    const int64_t bad = elements_from_float(to, values.data(), count, out + begin * element_size_bytes(to));
+    if (bad >= 0) throw_unpackable("convert_elements", to, values[bad], "element " + std::to_string(begin + bad));
+  }
+}
+
+}  // namespace pythia
