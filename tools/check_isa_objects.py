@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Check that the objects compiled for one instruction set export their kernel table and nothing else.
+
+A file compiled with -mavx512f that instantiates an inline function of a shared header (std::vector, std::min, ...)
+emits it as a weak symbol full of AVX-512 code. The linker keeps one copy of a weak symbol for the whole program, any
+copy, so the portable path may then run instructions that the CPU does not have. It has happened to Botan (#5260) and
+NumPy (#25274), and no test on a machine that has AVX-512 can see it.
+
+    tools/check_isa_objects.py BUILD_FOLDER     of a release build, where inline functions are really inlined
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def findings_of(listing: str) -> list[str]:
+    """What is wrong with an object, from the lines of `nm --demangle`: "[address] type name"."""
+    findings, exported = [], []
+    for line in listing.splitlines():
+        kind, _, name = line[17:].partition(" ")
+        if kind in "WwVvu":
+            findings.append(f"weak symbol {name}, which the linker may give to code for any CPU")
+        elif kind.isupper() and kind != "U":
+            exported.append(name)
+    if len(exported) != 1:
+        findings.append(f"exports {', '.join(exported) or 'nothing'}; expected one symbol, the kernel table")
+    return findings
+
+
+def main() -> int:
+    """Prints the findings; the exit status is 1 if there are any."""
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    objects = sorted(Path(sys.argv[1]).glob("CMakeFiles/pythia_core.dir/csrc/kernels/isa_*.cc.o"))
+    if not objects:
+        print(f"{sys.argv[1]}: no objects of csrc/kernels/isa_*.cc here; build first")
+        return 1
+    failed = False
+    for path in objects:
+        listing = subprocess.run(["nm", "--demangle", path], capture_output=True, text=True, check=True).stdout
+        findings = findings_of(listing)
+        print(f"{path.name}: {'; '.join(findings) or 'one exported table, no weak symbols'}")
+        failed = failed or bool(findings)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
