@@ -1,0 +1,88 @@
+"""Fixtures shared by all tests; everything expensive is made once a session."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before transformers is imported: the tests use no network, and a tokenizer's threads do not mix with forks.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import hypothesis
+import pytest
+from checkpoints import MINI_PYTHIA, write_checkpoint
+from reference import Reference
+
+import pythia_cpu
+
+# A shared two-core machine has no steady clock: no deadline for one example. Derandomized: a red run is red again.
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def shipped_model() -> Path:
+    """The .pcpu file inside the package."""
+    return Path(str(importlib.resources.files(pythia_cpu) / "data" / "mini-pythia.pcpu"))
+
+
+@pytest.fixture(scope="session")
+def mini_checkpoint() -> Path:
+    """The checkpoint that the shipped model was converted from."""
+    return MINI_PYTHIA
+
+
+@pytest.fixture(scope="session")
+def binary() -> Path:
+    """The installed pythia-cpu binary."""
+    found = shutil.which("pythia-cpu", path=sysconfig.get_path("scripts"))
+    assert found, "pythia-cpu is not installed beside this Python; run: pip install ."
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_checkpoint(**write_checkpoint's arguments) -> a folder, made once for the same arguments."""
+    made: dict[str, Path] = {}
+
+    def make(**arguments: Any) -> Path:
+        key = repr(sorted(arguments.items()))
+        if key not in made:
+            made[key] = write_checkpoint(tmp_path_factory.mktemp("checkpoint"), **arguments)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_model_file(checkpoint, weights="auto") -> its .pcpu file, made once for the same arguments."""
+    made: dict[tuple[Path, str], Path] = {}
+
+    def make(checkpoint: Path, weights: str = "auto") -> Path:
+        if (checkpoint, weights) not in made:
+            path = tmp_path_factory.mktemp("model") / "model.pcpu"
+            pythia_cpu.convert(checkpoint, path, weights=weights, progress=False)
+            made[checkpoint, weights] = path
+        return made[checkpoint, weights]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[Path], Reference]:
+    """reference(checkpoint) -> transformers' model of it, loaded once."""
+    loaded: dict[Path, Reference] = {}
+
+    def load(checkpoint: Path) -> Reference:
+        if checkpoint not in loaded:
+            loaded[checkpoint] = Reference(checkpoint)
+        return loaded[checkpoint]
+
+    return load
