@@ -1,0 +1,345 @@
+// The file format and the packing of matrices, for the converter and the tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "format/reader.h"
+#include "format/writer.h"
+#include "quant/pack.h"
+
+namespace py = pybind11;
+
+namespace pythia {
+namespace {
+
+// Whatever has a contiguous buffer, held while C++ reads it without the GIL.
+class ByteView {
+ public:
+  explicit ByteView(const py::buffer& buffer) {
+    if (PyObject_GetBuffer(buffer.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  ~ByteView() { PyBuffer_Release(&view_); }
+  ByteView(const ByteView&) = delete;
+  ByteView& operator=(const ByteView&) = delete;
+
+  std::span<const std::byte> bytes() const {
+    return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_ = {};
+};
+
+WeightFormat parse_format(const std::string& name, const char* what) {
+  if (const auto format = parse_weight_format(name)) return *format;
+  std::string known;
+  for (const auto& info : kWeightFormats) known += (known.empty() ? "" : ", ") + std::string(info.name);
+  throw std::invalid_argument(std::string(what) + " is '" + name + "', expected one of " + known);
+}
+
+SourceMatrix make_source(const ByteView& view, const std::string& dtype, int64_t rows, int64_t cols) {
+  const WeightFormat format = parse_format(dtype, "dtype");
+  if (rows < 0 || cols < 0 || rows > kMaxDimension * 4 || cols > kMaxDimension)
+    throw std::invalid_argument("the shape is [" + std::to_string(rows) + ", " + std::to_string(cols) +
+                                "], which is negative or above the format's limits");
+  const int64_t size_bytes = rows * cols * element_size_bytes(format);
+  if (view.bytes().size() != static_cast<std::size_t>(size_bytes))
+    throw std::invalid_argument("the array has " + std::to_string(view.bytes().size()) + " bytes, expected " +
+                                std::to_string(size_bytes) + " for " + dtype + " [" + std::to_string(rows) + ", " +
+                                std::to_string(cols) + "]");
+  return {format, view.bytes().data(), rows, cols};
+}
+
+py::array_t<uint8_t> pack(const py::buffer& array, const std::string& dtype, int64_t rows, int64_t cols,
+                          const std::string& format_name, int threads) {
+  const ByteView view(array);
+  const SourceMatrix source = make_source(view, dtype, rows, cols);
+  const WeightFormat format = parse_format(format_name, "format");
+  const int64_t panels = num_panels(rows);
+  const int64_t panel_bytes = panel_size_bytes(format, cols);
+  py::array_t<uint8_t> packed(panels * panel_bytes);
+  auto* out = reinterpret_cast<std::byte*>(packed.mutable_data());
+
+  const py::gil_scoped_release unlocked;
+  std::atomic<int64_t> next = 0;
+  std::mutex mutex;
+  int64_t failed_panel = panels;
+  std::exception_ptr error;
+  // Threads split panels; of several errors the one of the lowest panel is reported, whatever the number of threads.
+  const auto work = [&]() noexcept {
+    for (int64_t panel = next++; panel < panels; panel = next++) {
+      try {
+        pack_matrix(source, format, panel, panel + 1, out + panel * panel_bytes);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        if (panel < failed_panel) failed_panel = panel, error = std::current_exception();
+        next = panels;
+      }
+    }
+  };
+  {
+    std::vector<std::jthread> others;
+    for (int64_t i = 1; i < std::min<int64_t>(threads, panels); ++i) others.emplace_back(work);
+    work();
+  }
+  if (error) std::rethrow_exception(error);
+  return packed;
+}
+
+py::array_t<float> unpack(const py::buffer& packed, const std::string& format_name, int64_t rows, int64_t cols) {
+  const ByteView view(packed);
+  const WeightFormat format = parse_format(format_name, "format");
+  if (rows < 0 || cols < 0 || rows > kMaxDimension * 4 || cols > kMaxDimension)
+    throw std::invalid_argument("[unpack_matrix] the shape is negative or above the format's limits");
+  if (view.bytes().size() != static_cast<std::size_t>(packed_size_bytes(format, rows, cols)))
+    throw std::invalid_argument("[unpack_matrix] the packed matrix has " + std::to_string(view.bytes().size()) +
+                                " bytes, expected " + std::to_string(packed_size_bytes(format, rows, cols)));
+  py::array_t<float> values({rows, cols});
+  float* out = values.mutable_data();
+  const py::gil_scoped_release unlocked;
+  unpack_matrix(format, view.bytes().data(), rows, cols, out);
+  return values;
+}
+
+bool holds(const py::buffer& array, const std::string& dtype, const std::string& format_name) {
+  const ByteView view(array);
+  const WeightFormat source_format = parse_format(dtype, "dtype");
+  const WeightFormat format = parse_format(format_name, "format");
+  const auto size_bytes = static_cast<int64_t>(view.bytes().size());
+  if (size_bytes % element_size_bytes(source_format) != 0)
+    throw std::invalid_argument("[holds_exactly] the array has " + std::to_string(size_bytes) +
+                                " bytes, not a whole number of " + dtype);
+  const SourceMatrix source = {source_format, view.bytes().data(), 1, size_bytes / element_size_bytes(source_format)};
+  const py::gil_scoped_release unlocked;
+  return holds_exactly(source, format);
+}
+
+py::array_t<uint8_t> convert(const py::buffer& array, const std::string& dtype, const std::string& format_name) {
+  const ByteView view(array);
+  const WeightFormat from = parse_format(dtype, "dtype");
+  const WeightFormat to = parse_format(format_name, "format");
+  const auto size_bytes = static_cast<int64_t>(view.bytes().size());
+  if (size_bytes % element_size_bytes(from) != 0)
+    throw std::invalid_argument("[convert_elements] the array has " + std::to_string(size_bytes) +
+                                " bytes, not a whole number of " + dtype);
+  const int64_t n = size_bytes / element_size_bytes(from);
+  py::array_t<uint8_t> converted(n * element_size_bytes(to));
+  auto* out = reinterpret_cast<std::byte*>(converted.mutable_data());
+  const py::gil_scoped_release unlocked;
+  convert_elements(from, view.bytes().data(), n, to, out);
+  return converted;
+}
+
+py::bytes to_bytes(std::span<const std::byte> bytes) {
+  return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+py::dict config_to_dict(const Config& config) {
+  py::dict d;
+  d["vocab_size"] = config.vocab_size;
+  d["hidden_size"] = config.hidden_size;
+  d["num_hidden_layers"] = config.num_hidden_layers;
+  d["num_attention_heads"] = config.num_attention_heads;
+  d["intermediate_size"] = config.intermediate_size;
+  d["max_position_embeddings"] = config.max_position_embeddings;
+  d["rotary_ndims"] = config.rotary_ndims;
+  d["bos_token_id"] = config.bos_token_id;
+  d["eos_token_id"] = config.eos_token_id;
+  d["hidden_act"] = static_cast<uint32_t>(config.hidden_act);
+  d["use_parallel_residual"] = config.use_parallel_residual;
+  d["tie_word_embeddings"] = config.tie_word_embeddings;
+  d["attention_bias"] = config.attention_bias;
+  d["rotary_emb_base"] = config.rotary_emb_base;
+  d["layer_norm_eps"] = config.layer_norm_eps;
+  return d;
+}
+
+Config config_from_dict(const py::dict& d) {
+  const auto get = [&]<class T>(const char* key, T& value) {
+    if (!d.contains(key)) throw std::invalid_argument(std::string("[PcpuWriter] the config has no ") + key);
+    try {
+      value = d[key].cast<T>();
+    } catch (const py::cast_error&) {
+      throw std::invalid_argument(std::string("[PcpuWriter] ") + key + " is " + py::repr(d[key]).cast<std::string>() +
+                                  ", which is not a number of its type");
+    }
+  };
+  Config config;
+  uint32_t hidden_act = 0;
+  get("vocab_size", config.vocab_size);
+  get("hidden_size", config.hidden_size);
+  get("num_hidden_layers", config.num_hidden_layers);
+  get("num_attention_heads", config.num_attention_heads);
+  get("intermediate_size", config.intermediate_size);
+  get("max_position_embeddings", config.max_position_embeddings);
+  get("rotary_ndims", config.rotary_ndims);
+  get("bos_token_id", config.bos_token_id);
+  get("eos_token_id", config.eos_token_id);
+  get("hidden_act", hidden_act);
+  get("use_parallel_residual", config.use_parallel_residual);
+  get("tie_word_embeddings", config.tie_word_embeddings);
+  get("attention_bias", config.attention_bias);
+  get("rotary_emb_base", config.rotary_emb_base);
+  get("layer_norm_eps", config.layer_norm_eps);
+  config.hidden_act = static_cast<Activation>(hidden_act);
+  return config;
+}
+
+std::string format_name(uint32_t format) { return std::string(name_of(static_cast<WeightFormat>(format))); }
+
+py::list tensors_to_list(const PcpuFile& file) {
+  static constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
+  py::list list;
+  for (const TensorRecord& record : file.tensors()) {
+    py::dict d;
+    d["name"] = record.name;
+    d["layout"] = kLayoutNames[record.layout];
+    d["format"] = format_name(record.format);
+    d["source_dtype"] = format_name(record.source_dtype);
+    d["derived"] = record.derived != 0;
+    d["rows"] = record.rows;
+    d["cols"] = record.cols;
+    d["offset_bytes"] = record.offset_bytes;
+    d["size_bytes"] = record.size_bytes;
+    d["checksum"] = record.checksum;
+    d["source_sha256"] = py::bytes(reinterpret_cast<const char*>(record.source_sha256), sizeof(record.source_sha256));
+    list.append(d);
+  }
+  return list;
+}
+
+py::array_t<float> read_tensor(const PcpuFile& file, const std::string& name) {
+  const TensorRecord* record = file.find(name);
+  if (record == nullptr) throw py::key_error(name);
+  const auto rows = static_cast<int64_t>(record->rows);
+  const auto cols = static_cast<int64_t>(record->cols);
+  const auto layout = static_cast<Layout>(record->layout);
+  const auto format = static_cast<WeightFormat>(record->format);
+  auto values = layout == Layout::kVector ? py::array_t<float>(cols) : py::array_t<float>({rows, cols});
+  float* out = values.mutable_data();
+  const py::gil_scoped_release unlocked;
+  if (layout == Layout::kPanels) {
+    unpack_matrix(format, file.data(*record), rows, cols, out);
+  } else {
+    convert_elements(format, file.data(*record), rows * cols, WeightFormat::kF32, reinterpret_cast<std::byte*>(out));
+  }
+  return values;
+}
+
+using Metadata = std::map<std::string, std::string, std::less<>>;
+
+}  // namespace
+
+void bind_format(py::module_& m) {
+  // The reader hands out const files; pybind11 holds the same object, whose bound methods are all const.
+  py::class_<PcpuFile, std::shared_ptr<PcpuFile>>(m, "PcpuFile", "A validated, mapped .pcpu file.")
+      .def_static(
+          "open",
+          [](const std::string& path, int threads) {
+            const py::gil_scoped_release unlocked;
+            return std::const_pointer_cast<PcpuFile>(PcpuFile::open(path, threads));
+          },
+          py::arg("path"), py::arg("threads") = 1,
+          "Maps a file and checks all of it. Raises FormatError naming the path and the field, OSError.")
+      .def_property_readonly("path", &PcpuFile::path)
+      .def_property_readonly("size_bytes", &PcpuFile::size_bytes)
+      .def_property_readonly("version", [](const PcpuFile& file) { return file.header().version; })
+      .def_property_readonly("weights", [](const PcpuFile& file) { return std::string(name_of(file.weight_format())); })
+      .def_property_readonly("fingerprint", [](const PcpuFile& file) { return file.header().fingerprint; })
+      .def_property_readonly("config", [](const PcpuFile& file) { return config_to_dict(file.config()); })
+      .def_property_readonly("tensors", tensors_to_list)
+      .def_property_readonly("metadata", [](const PcpuFile& file) { return Metadata(file.metadata()); })
+      .def_property_readonly("tokenizer", [](const PcpuFile& file) { return to_bytes(file.tokenizer()); })
+      .def("read", read_tensor, py::arg("name"),
+           "The values the kernels multiply by: float32 [cols] or [rows, cols]. Raises KeyError.")
+      .def("__repr__", [](const PcpuFile& file) {
+        return "PcpuFile('" + file.path() + "', weights='" + std::string(name_of(file.weight_format())) + "')";
+      });
+
+  py::class_<PcpuWriter>(m, "PcpuWriter", "Writes a .pcpu file, tensor by tensor; nothing is left unless finish() is reached.")
+      .def(py::init([](const std::string& path, const py::dict& config, const std::string& weights) {
+             return std::make_unique<PcpuWriter>(path, config_from_dict(config), parse_format(weights, "[PcpuWriter] weights"));
+           }),
+           py::arg("path"), py::arg("config"), py::arg("weights"))
+      .def(
+          "begin_tensor",
+          [](PcpuWriter& writer, const std::string& name, const std::string& format, const std::string& source_dtype) {
+            writer.begin_tensor(name, parse_format(format, "[PcpuWriter] format"),
+                                parse_format(source_dtype, "[PcpuWriter] source_dtype"));
+          },
+          py::arg("name"), py::arg("format"), py::arg("source_dtype"))
+      .def(
+          "append",
+          [](PcpuWriter& writer, const py::buffer& packed) {
+            const ByteView view(packed);
+            const py::gil_scoped_release unlocked;
+            writer.append(view.bytes());
+          },
+          py::arg("packed"))
+      .def(
+          "end_tensor",
+          [](PcpuWriter& writer, const py::buffer& source_sha256) {
+            const ByteView view(source_sha256);
+            if (view.bytes().size() != 32) throw std::invalid_argument("[PcpuWriter] source_sha256 must have 32 bytes");
+            writer.end_tensor(std::span<const uint8_t, 32>(reinterpret_cast<const uint8_t*>(view.bytes().data()), 32));
+          },
+          py::arg("source_sha256"))
+      .def(
+          "set_tokenizer",
+          [](PcpuWriter& writer, const py::buffer& section) {
+            const ByteView view(section);
+            writer.set_tokenizer(view.bytes());
+          },
+          py::arg("section"))
+      .def("set_metadata", &PcpuWriter::set_metadata, py::arg("metadata"))
+      .def("set_fingerprint", &PcpuWriter::set_fingerprint, py::arg("fingerprint"))
+      .def("finish", &PcpuWriter::finish, py::call_guard<py::gil_scoped_release>(),
+           "Writes the tables and the header, syncs and renames. Raises ValueError if something is missing, OSError.");
+
+  m.def(
+      "expected_tensors",
+      [](const py::dict& config_dict) {
+        const Config config = config_from_dict(config_dict);
+        if (const std::string problem = check_config(config); !problem.empty()) throw std::invalid_argument(problem);
+        py::list list;
+        for (const ExpectedTensor& tensor : expected_tensors(config))
+          list.append(py::make_tuple(tensor.name, static_cast<uint32_t>(tensor.layout), tensor.rows, tensor.cols));
+        return list;
+      },
+      py::arg("config"), "(name, layout, rows, cols) of every tensor of a model, in file order. Raises ValueError.");
+  m.def("pack_matrix", pack, py::arg("array"), py::arg("dtype"), py::arg("rows"), py::arg("cols"), py::arg("format"),
+        py::arg("threads") = 1,
+        "Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError.");
+  m.def("unpack_matrix", unpack, py::arg("packed"), py::arg("format"), py::arg("rows"), py::arg("cols"),
+        "The values that a packed matrix stands for, float32 [rows, cols]. Raises ValueError.");
+  m.def("holds_exactly", holds, py::arg("array"), py::arg("dtype"), py::arg("format"),
+        "True if `format` (f32, f16, bf16) holds every value of the array exactly. Raises ValueError.");
+  m.def("convert_elements", convert, py::arg("array"), py::arg("dtype"), py::arg("format"),
+        "The array's values in another of f32, f16, bf16, as bytes; rounds half to even. Raises ValueError.");
+  m.def(
+      "checksum64",
+      [](const py::buffer& data) {
+        const ByteView view(data);
+        const py::gil_scoped_release unlocked;
+        return checksum64(view.bytes().data(), view.bytes().size());
+      },
+      py::arg("data"), "The format's checksum of some bytes.");
+  m.attr("WEIGHT_FORMATS") = [] {
+    py::list names;
+    for (const auto& info : kWeightFormats) names.append(std::string(info.name));
+    return py::tuple(names);
+  }();
+}
+
+}  // namespace pythia
