@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-# Agreement asked of float32 logits, as a part of the largest |logit| (docs/numerics.md, "Accuracy").
-TOLERANCE = 1e-4
+# Agreement asked of float32 logits, as a part of the largest |logit|. The promise is 1e-4 (docs/numerics.md, "Accuracy").
+# A fifth of it is asked here, because a wrong GELU could hide in the rest; two sound float32 runs differ by about 1e-6.
+TOLERANCE = 2e-5
 
 
 class Reference:
@@ -46,7 +47,7 @@ class Reference:
 
 
 def assert_logits_agree(actual: np.ndarray, expected: np.ndarray) -> None:
-    """Logits [num_tokens, vocab_size] within the tolerance, and the same argmax wherever the top two are further apart."""
+    """Logits [num_tokens, vocab_size] within the tolerance; the same argmax wherever the top two are further apart."""
     assert actual.dtype == np.float32
     assert actual.shape == expected.shape
     assert np.isfinite(actual).all()
