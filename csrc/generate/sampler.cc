@@ -1,0 +1,221 @@
+#include "generate/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "generate/selection.h"
+#include "generate/softmax.h"
+
+namespace pythia {
+namespace {
+
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+[[noreturn]] void throw_no_token() {
+  throw std::invalid_argument(
+      "[generate] the model gave no usable logits (all are NaN or -infinity), expected numbers: check the checkpoint's "
+      "weights, "
+      "and logit_bias if it bans tokens");
+}
+
+}  // namespace
+
+TokenHistory::TokenHistory(std::span<const int32_t> prompt) {
+  for (const int32_t id : prompt) entry(id);
+}
+
+TokenHistory::Entry& TokenHistory::entry(int32_t id) {
+  const auto [it, is_new] = index_.try_emplace(id, entries_.size());
+  if (is_new) entries_.push_back({id, 0});
+  return entries_[it->second];
+}
+
+int32_t Sampler::sample(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history,
+                        const DrawKey& draw) {
+  const std::span<const float> scores = apply_penalties(logits, options, history);
+  if (!options.do_sample) {
+    const int64_t id = argmax(scores);
+    if (id < 0) throw_no_token();
+    return static_cast<int32_t>(id);
+  }
+  apply_filters(scores, options);
+  return listed_ ? draw_from_candidates(draw) : draw_from_all(draw);
+}
+
+const Candidates& Sampler::filter(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history) {
+  apply_filters(apply_penalties(logits, options, history), options);
+  if (!listed_) collect(kLowest);
+  return candidates_;
+}
+
+std::span<const float> Sampler::apply_penalties(std::span<const float> logits, const SamplingOptions& options,
+                                                const TokenHistory* history) {
+  if (options.logit_bias.empty() && !options.has_history_terms()) return logits;
+  edited_.assign(logits.begin(), logits.end());
+  for (const auto& [id, bias] : options.logit_bias) edited_[static_cast<size_t>(id)] += bias;
+  if (options.has_history_terms()) {
+    for (const auto& [id, times_generated] : history->entries()) {
+      float& score = edited_[static_cast<size_t>(id)];
+      score = score < 0 ? score * options.repetition_penalty : score / options.repetition_penalty;
+      if (times_generated == 0) continue;
+      score -= static_cast<float>(times_generated) * options.frequency_penalty;
+      score -= options.presence_penalty;
+    }
+  }
+  return edited_;
+}
+
+void Sampler::apply_filters(std::span<const float> scores, const SamplingOptions& options) {
+  scores_ = scores;
+  listed_ = false;
+  if (options.temperature != 1.0f) {
+    scaled_.resize(scores.size());
+    for (size_t i = 0; i < scores.size(); ++i) scaled_[i] = scores[i] / options.temperature;
+    scores_ = scaled_;
+  }
+  largest_ = block_maxima(scores_, maxima_);
+  if (!std::isfinite(largest_)) {
+    scores_ = scores;
+    keep_largest();
+    return;
+  }
+  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(scores_.size())) keep_top_k(options.top_k);
+  if (options.top_p < 1.0) keep_top_p(options.top_p);
+  if (options.min_p > 0.0) keep_min_p(options.min_p);
+  if (options.typical_p < 1.0) keep_typical(options.typical_p);
+}
+
+// Lists the tokens with a score of at least `threshold` and above -infinity, with their exps.
+void Sampler::collect(float threshold) {
+  candidates_.ids.clear();
+  candidates_.scores.clear();
+  for (size_t b = 0; b < maxima_.size(); ++b) {
+    if (!(maxima_[b] >= threshold)) continue;
+    const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, scores_.size());
+    for (size_t i = begin; i < end; ++i) {
+      if (!(scores_[i] >= threshold && scores_[i] > kLowest)) continue;
+      candidates_.ids.push_back(static_cast<int32_t>(i));
+      candidates_.scores.push_back(scores_[i]);
+    }
+  }
+  candidates_.exps.resize(candidates_.ids.size());
+  exp_scores(kernels_, candidates_.scores.data(), static_cast<int64_t>(candidates_.scores.size()), largest_,
+             candidates_.exps.data());
+  listed_ = true;
+}
+
+// Keeps candidate i where keep(i), in order. keep is asked for ascending i, each once.
+template <class Keep>
+void Sampler::compact(Keep&& keep) {
+  size_t kept = 0;
+  for (size_t i = 0; i < candidates_.ids.size(); ++i) {
+    if (!keep(i)) continue;
+    candidates_.ids[kept] = candidates_.ids[i];
+    candidates_.scores[kept] = candidates_.scores[i];
+    candidates_.exps[kept] = candidates_.exps[i];
+    ++kept;
+  }
+  candidates_.ids.resize(kept);
+  candidates_.scores.resize(kept);
+  candidates_.exps.resize(kept);
+}
+
+// Where infinite logits, or a temperature so low that the scores overflow, leave no finite maximum: the limit, a draw among the
+// equal largest scores.
+void Sampler::keep_largest() {
+  largest_ = block_maxima(scores_, maxima_);
+  if (largest_ == kLowest) throw_no_token();
+  collect(largest_);
+  std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
+}
+
+void Sampler::keep_top_k(int64_t k) { collect(kth_largest(scores_, maxima_, k, scratch_)); }
+
+// A score below that of every token at least `ratio` times as likely as the most likely one; for skipping the rest early.
+float Sampler::score_of_probability_ratio(double ratio) const {
+  const float ratio32 = std::max(static_cast<float>(ratio), std::numeric_limits<float>::min());
+  float log_ratio = 0;
+  kernels_.log(&ratio32, 1, &log_ratio);
+  const float margin = 1e-3f + 1e-6f * std::abs(largest_);  // far above the rounding of exp, log and this sum
+  return largest_ + log_ratio - margin;
+}
+
+void Sampler::keep_top_p(double top_p) {
+  int64_t total = 0;
+  if (listed_) {
+    total = total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
+  } else {
+    // Tokens lighter than (1 - top_p) / vocab_size of the total weigh less than 1 - top_p of it together: none is kept.
+    total = softmax_total(kernels_, scores_, largest_);
+    const double lightest = (1.0 - top_p) * static_cast<double>(total) / static_cast<double>(scores_.size());
+    collect(score_of_probability_ratio(std::ldexp(lightest, -kWeightBits)));
+  }
+  const int64_t target = std::clamp(static_cast<int64_t>(std::ceil(top_p * static_cast<double>(total))), int64_t{1}, total);
+  elements_.clear();
+  for (size_t i = 0; i < candidates_.ids.size(); ++i)
+    elements_.push_back({-candidates_.scores[i], to_weight(candidates_.exps[i])});
+  const auto [key, mass_before] = select_by_mass(elements_, target);
+
+  // Of the tokens that tie at the border, the ones with higher ids come first.
+  const float border = -key;
+  int64_t num_ties = 0, weight = 1;
+  for (size_t i = 0; i < candidates_.ids.size(); ++i)
+    if (candidates_.scores[i] == border) ++num_ties, weight = std::max(to_weight(candidates_.exps[i]), int64_t{1});
+  int64_t skipped_ties = num_ties - std::min(num_ties, (target - mass_before + weight - 1) / weight);
+  compact([&](size_t i) {
+    if (candidates_.scores[i] != border) return candidates_.scores[i] > border;
+    return skipped_ties-- <= 0;
+  });
+}
+
+void Sampler::keep_min_p(double min_p) {
+  if (!listed_) collect(score_of_probability_ratio(min_p));
+  const float min_exp = static_cast<float>(min_p);  // the most likely token's is 1
+  compact([&](size_t i) { return candidates_.exps[i] >= min_exp; });
+}
+
+// Locally typical sampling (Meister et al., 2022): tokens in order of |information - entropy|.
+void Sampler::keep_typical(double typical_p) {
+  if (!listed_) collect(kLowest);
+  const int64_t total = total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
+  const float log_sum = log_total(kernels_, total);
+  double expected_score = 0;  // of score - largest, times total; added in order of ids
+  for (size_t i = 0; i < candidates_.ids.size(); ++i)
+    expected_score +=
+        static_cast<double>(to_weight(candidates_.exps[i])) * static_cast<double>(candidates_.scores[i] - largest_);
+  const float entropy = static_cast<float>(static_cast<double>(log_sum) - expected_score / static_cast<double>(total));
+
+  const auto distance = [&](size_t i) { return std::abs((log_sum - (candidates_.scores[i] - largest_)) - entropy); };
+  const int64_t target = std::clamp(static_cast<int64_t>(std::ceil(typical_p * static_cast<double>(total))), int64_t{1}, total);
+  elements_.clear();
+  for (size_t i = 0; i < candidates_.ids.size(); ++i) elements_.push_back({distance(i), to_weight(candidates_.exps[i])});
+  const float border = select_by_mass(elements_, target).key;
+  compact([&](size_t i) { return distance(i) <= border; });
+}
+
+// Draws walk the tokens in order of their ids: the token whose weights hold the drawn integer.
+int32_t Sampler::draw_from_all(const DrawKey& draw) {
+  const int64_t total = softmax_total(kernels_, scores_, largest_, &chunk_totals_);
+  int64_t remaining = static_cast<int64_t>(uniform_below(static_cast<uint64_t>(total), draw));
+  size_t chunk = 0;
+  while (remaining >= chunk_totals_[chunk]) remaining -= chunk_totals_[chunk++];
+  const size_t begin = chunk * kSoftmaxChunk, size = std::min<size_t>(kSoftmaxChunk, scores_.size() - begin);
+  alignas(64) float exps[kSoftmaxChunk];
+  exp_scores(kernels_, scores_.data() + begin, static_cast<int64_t>(size), largest_, exps);
+  size_t i = 0;
+  while (remaining >= to_weight(exps[i])) remaining -= to_weight(exps[i++]);
+  return static_cast<int32_t>(begin + i);
+}
+
+int32_t Sampler::draw_from_candidates(const DrawKey& draw) const {
+  const std::vector<float>& exps = candidates_.exps;
+  const int64_t total = total_weight(exps.data(), static_cast<int64_t>(exps.size()));
+  int64_t remaining = static_cast<int64_t>(uniform_below(static_cast<uint64_t>(total), draw));
+  size_t i = 0;
+  while (remaining >= to_weight(exps[i])) remaining -= to_weight(exps[i++]);
+  return candidates_.ids[i];
+}
+
+}  // namespace pythia

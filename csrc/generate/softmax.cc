@@ -1,0 +1,66 @@
+#include "generate/softmax.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "generate/selection.h"
+
+namespace pythia {
+
+void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float largest, float* exps) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float difference = scores[i] - largest;
+    exps[i] = difference <= 0.0f ? difference : -std::numeric_limits<float>::infinity();  // NaN compares false
+  }
+  kernels.exp(exps, n, exps);
+}
+
+int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float largest,
+                      std::vector<int64_t>* chunk_totals) {
+  if (chunk_totals) chunk_totals->clear();
+  const int64_t n = static_cast<int64_t>(scores.size());
+  int64_t total = 0;
+  alignas(64) float exps[kSoftmaxChunk];
+  for (int64_t begin = 0; begin < n; begin += kSoftmaxChunk) {
+    const int64_t size = std::min(kSoftmaxChunk, n - begin);
+    exp_scores(kernels, scores.data() + begin, size, largest, exps);
+    const int64_t chunk_total = total_weight(exps, size);
+    if (chunk_totals) chunk_totals->push_back(chunk_total);
+    total += chunk_total;
+  }
+  return total;
+}
+
+float log_total(const KernelTable& kernels, int64_t total) {
+  const float sum = static_cast<float>(std::ldexp(static_cast<double>(total), -kWeightBits));
+  float result = 0;
+  kernels.log(&sum, 1, &result);
+  return result;
+}
+
+LogSoftmax::LogSoftmax(const KernelTable& kernels, std::span<const float> logits, std::vector<float>& maxima)
+    : logits_(logits), largest_(block_maxima(logits, maxima)) {
+  maxima_ = maxima;
+  log_total_ = log_total(kernels, softmax_total(kernels, logits, largest_));
+}
+
+std::vector<TokenLogprob> LogSoftmax::top(int64_t n, std::vector<float>& scratch) const {
+  n = std::min(n, static_cast<int64_t>(logits_.size()));
+  std::vector<TokenLogprob> best;
+  if (n <= 0) return best;
+  const float bound = kth_largest(logits_, maxima_, n, scratch);
+  for (size_t b = 0; b < maxima_.size(); ++b) {
+    if (maxima_[b] < bound) continue;
+    const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, logits_.size());
+    for (size_t i = begin; i < end; ++i)
+      if (logits_[i] >= bound) best.push_back({static_cast<int32_t>(i), logits_[i]});
+  }
+  // Ids ascend, so a stable sort puts lower ids first among equal logits.
+  std::stable_sort(best.begin(), best.end(), [](const auto& a, const auto& b) { return a.logprob > b.logprob; });
+  best.resize(std::min(best.size(), static_cast<size_t>(n)));
+  for (auto& token : best) token.logprob = of(token.id);
+  return best;
+}
+
+}  // namespace pythia

@@ -1,0 +1,49 @@
+// Softmax over a vocabulary, in integer weights (selection.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace pythia {
+
+// Scores are exponentiated in chunks of this many, which stay in the first-level cache.
+inline constexpr int64_t kSoftmaxChunk = 1024;
+
+// exp(scores[i] - largest) for i in [0, n), none above `largest`; 0 for NaN.
+void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float largest, float* exps);
+
+// The sum of to_weight(exp(score - largest)) over all scores; `largest` is their finite maximum. With `chunk_totals`, the sum
+// of each chunk too.
+int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float largest,
+                      std::vector<int64_t>* chunk_totals = nullptr);
+
+// log(total / 2^kWeightBits).
+float log_total(const KernelTable& kernels, int64_t total);
+
+struct TokenLogprob {
+  int32_t id;
+  float logprob;
+};
+
+// Log-softmax of the unmodified logits of one position: log-probabilities of the model, not of the sampler.
+class LogSoftmax {
+ public:
+  // logits [vocab_size] must outlive the object. `maxima` is scratch.
+  LogSoftmax(const KernelTable& kernels, std::span<const float> logits, std::vector<float>& maxima);
+
+  float of(int32_t id) const { return (logits_[static_cast<size_t>(id)] - largest_) - log_total_; }
+
+  // The n most likely tokens (all, if there are fewer), best first, lower ids first among equals.
+  std::vector<TokenLogprob> top(int64_t n, std::vector<float>& scratch) const;
+
+ private:
+  std::span<const float> logits_;
+  std::span<const float> maxima_;
+  float largest_;
+  float log_total_;
+};
+
+}  // namespace pythia
