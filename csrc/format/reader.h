@@ -15,7 +15,7 @@ namespace pythia {
 
 // A validated, mapped .pcpu file. Immutable and safe to share between threads; pointers live as long as the object. Replace a
 // file in use by renaming another over it (as PcpuWriter does): the old bytes stay mapped. Never overwrite or shorten it.
-class PcpuFile {
+class PcpuFile : public std::enable_shared_from_this<PcpuFile> {
  public:
   // Every offset, size and product is checked against overflow and the file's real length; every checksum is recomputed (the
   // payload's by `threads` threads). Throws FormatError naming the path and the field, std::system_error if the file cannot be

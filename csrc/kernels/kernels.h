@@ -26,9 +26,9 @@ struct PackedMatrix {
 // Activation rows in int8, one scale and one sum of codes per group of kQuantGroup inputs (quantize_row makes them). The
 // codes of the last, partial group are padded with zeros.
 struct QuantizedRows {
-  int8_t* codes = nullptr;    // [rows, codes_stride]
-  float* scales = nullptr;    // [rows, groups_stride]
-  int32_t* sums = nullptr;    // [rows, groups_stride]
+  int8_t* codes = nullptr;  // [rows, codes_stride]
+  float* scales = nullptr;  // [rows, groups_stride]
+  int32_t* sums = nullptr;  // [rows, groups_stride]
   int64_t codes_stride = 0;
   int64_t groups_stride = 0;
 };
@@ -40,9 +40,9 @@ struct MatmulArgs {
   int64_t num_rows = 0;
   const float* x = nullptr;  // [num_rows, inputs], for f32, f16 and bf16 weights
   int64_t x_stride = 0;
-  QuantizedRows quantized_x;     // the same rows, for q8 and q4 weights
-  const float* bias = nullptr;   // [outputs] or null
-  float* y = nullptr;            // [num_rows, outputs]; columns outside the panels are not touched
+  QuantizedRows quantized_x;    // the same rows, for q8 and q4 weights
+  const float* bias = nullptr;  // [outputs] or null
+  float* y = nullptr;           // [num_rows, outputs]; columns outside the panels are not touched
   int64_t y_stride = 0;
 };
 
@@ -51,14 +51,14 @@ struct AttentionArgs {
   const float* queries = nullptr;  // [num_queries, head_dim], rotated
   int64_t queries_stride = 0;
   int64_t num_queries = 0;
-  int64_t first_position = 0;      // query i attends to positions 0 .. first_position + i
-  const float* keys = nullptr;     // [position / 16][head_dim][position % 16]
-  const float* values = nullptr;   // [position][value_stride], value_stride = head_dim rounded up to 16
+  int64_t first_position = 0;     // query i attends to positions 0 .. first_position + i
+  const float* keys = nullptr;    // [position / 16][head_dim][position % 16]
+  const float* values = nullptr;  // [position][value_stride], value_stride = head_dim rounded up to 16
   int64_t head_dim = 0;
-  float scale = 0;                 // 1 / sqrt(head_dim)
-  float* out = nullptr;            // [num_queries, head_dim]
+  float scale = 0;       // 1 / sqrt(head_dim)
+  float* out = nullptr;  // [num_queries, head_dim]
   int64_t out_stride = 0;
-  float* scratch = nullptr;        // attention_scratch_floats(head_dim), 64-byte aligned
+  float* scratch = nullptr;  // attention_scratch_floats(head_dim), 64-byte aligned
 };
 
 // Floats of scratch that one attention call needs.

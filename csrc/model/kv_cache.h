@@ -15,7 +15,7 @@ class KvCache {
   // capacity in positions, 1..config.max_position_embeddings. Throws std::invalid_argument, std::bad_alloc.
   KvCache(const Config& config, int64_t capacity);
 
-  int64_t length() const { return length_; }      // positions that hold keys and values
+  int64_t length() const { return length_; }  // positions that hold keys and values
   int64_t capacity() const { return capacity_; }
 
   // Forgets all positions from `length` on. Throws std::invalid_argument if length > length().
@@ -35,7 +35,7 @@ class KvCache {
  private:
   friend class Model;
   struct Unmap {
-    int64_t size_bytes = 0;
+    int64_t size_bytes;
     void operator()(float* p) const noexcept;
   };
   std::unique_ptr<float, Unmap> mapping_;

@@ -1,0 +1,192 @@
+// Instruction sets, and single kernels over numpy arrays for tests.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bindings/bindings.h"
+#include "common/aligned_buffer.h"
+#include "common/fp_environment.h"
+#include "common/thread_pool.h"
+#include "kernels/dispatch.h"
+
+namespace py = pybind11;
+
+namespace pythia {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+
+void require(bool holds, const char* message) {
+  if (!holds) throw std::invalid_argument(message);
+}
+
+// One kernel table; every call checks its arrays' shapes.
+struct Kernels {
+  const KernelTable* table;
+
+  Floats matmul(const Floats& x, const Bytes& packed, const std::string& format, int64_t outputs,
+                const std::optional<Floats>& bias) const {
+    const auto parsed = parse_weight_format(format);
+    require(parsed.has_value(), "[matmul] unknown weight format");
+    require(x.ndim() == 2, "[matmul] x must be [rows, inputs]");
+    const int64_t rows = x.shape(0), inputs = x.shape(1);
+    require(packed.size() == packed_size_bytes(*parsed, outputs, inputs), "[matmul] packed weights have another size");
+    require(!bias || bias->size() == outputs, "[matmul] bias must be [outputs]");
+    AlignedBuffer<std::byte> weights(packed.size());
+    std::copy_n(reinterpret_cast<const std::byte*>(packed.data()), packed.size(), weights.data());
+    const int64_t groups = ceil_div(inputs, kQuantGroup);
+    AlignedBuffer<int8_t> codes(rows * groups * kQuantGroup);
+    AlignedBuffer<float> scales(rows * groups);
+    AlignedBuffer<int32_t> sums(rows * groups);
+    Floats y({rows, outputs});
+    const FpEnvironment environment;
+    for (int64_t r = 0; r < rows; ++r)
+      table->quantize_row(x.data() + r * inputs, inputs, codes.data() + r * groups * kQuantGroup, scales.data() + r * groups,
+                          sums.data() + r * groups);
+    table->matmul({.weights = {*parsed, weights.data(), outputs, inputs},
+                   .panel_begin = 0,
+                   .panel_end = num_panels(outputs),
+                   .num_rows = rows,
+                   .x = x.data(),
+                   .x_stride = inputs,
+                   .quantized_x = {codes.data(), scales.data(), sums.data(), groups * kQuantGroup, groups},
+                   .bias = bias ? bias->data() : nullptr,
+                   .y = y.mutable_data(),
+                   .y_stride = outputs});
+    return y;
+  }
+
+  // Queries [n, head_dim] at positions first_position.. against keys and values [positions, head_dim].
+  Floats attention(const Floats& queries, const Floats& keys, const Floats& values, int64_t first_position, float scale) const {
+    require(queries.ndim() == 2 && keys.ndim() == 2 && values.ndim() == 2, "[attention] arrays must be [n, head_dim]");
+    const int64_t n = queries.shape(0), head_dim = queries.shape(1), positions = keys.shape(0);
+    require(keys.shape(1) == head_dim && values.shape(1) == head_dim && values.shape(0) == positions,
+            "[attention] queries, keys and values differ in shape");
+    require(first_position >= 0 && first_position + n <= positions, "[attention] a query's position has no key");
+    const int64_t value_stride = round_up(head_dim, kPanelWidth), padded = round_up(positions, kPanelWidth);
+    AlignedBuffer<float> key_lanes(padded * head_dim), value_rows(padded * value_stride);
+    std::fill_n(key_lanes.data(), key_lanes.size(), 0.0f);
+    std::fill_n(value_rows.data(), value_rows.size(), 0.0f);
+    for (int64_t p = 0; p < positions; ++p)
+      for (int64_t d = 0; d < head_dim; ++d) {
+        key_lanes.data()[(p / kPanelWidth * head_dim + d) * kPanelWidth + p % kPanelWidth] = keys.at(p, d);
+        value_rows.data()[p * value_stride + d] = values.at(p, d);
+      }
+    AlignedBuffer<float> scratch(attention_scratch_floats(head_dim));
+    Floats out({n, head_dim});
+    const FpEnvironment environment;
+    table->attention({.queries = queries.data(),
+                      .queries_stride = head_dim,
+                      .num_queries = n,
+                      .first_position = first_position,
+                      .keys = key_lanes.data(),
+                      .values = value_rows.data(),
+                      .head_dim = head_dim,
+                      .scale = scale,
+                      .out = out.mutable_data(),
+                      .out_stride = head_dim,
+                      .scratch = scratch.data()});
+    return out;
+  }
+
+  Floats layer_norm(const Floats& x, const Floats& weight, const Floats& bias, float eps) const {
+    require(weight.size() == x.size() && bias.size() == x.size(), "[layer_norm] x, weight and bias must have one length");
+    Floats y(x.size());
+    const FpEnvironment environment;
+    table->layer_norm(x.data(), weight.data(), bias.data(), x.size(), eps, y.mutable_data());
+    return y;
+  }
+
+  Floats activation(uint32_t act, const Floats& x) const {
+    require(act < kNumActivations, "[activation] unknown activation");
+    Floats y(x.size());
+    std::copy_n(x.data(), x.size(), y.mutable_data());
+    const FpEnvironment environment;
+    table->activation(static_cast<Activation>(act), y.mutable_data(), y.size());
+    return y;
+  }
+
+  Floats rotary(const Floats& x, const Floats& cos, const Floats& sin) const {
+    require(cos.size() == sin.size() && x.size() >= 2 * cos.size(), "[rotary] x must hold twice the length of cos and sin");
+    Floats y(x.size());
+    std::copy_n(x.data(), x.size(), y.mutable_data());
+    const FpEnvironment environment;
+    table->rotary(y.mutable_data(), cos.data(), sin.data(), cos.size());
+    return y;
+  }
+
+  Floats add(const Floats& a, const Floats& b) const {
+    require(a.size() == b.size(), "[add] a and b must have one length");
+    Floats y(a.size());
+    const FpEnvironment environment;
+    table->add(a.data(), b.data(), a.size(), y.mutable_data());
+    return y;
+  }
+
+  // Raw element bytes of f32, f16 or bf16 to float.
+  Floats to_float(const std::string& format, const Bytes& source) const {
+    const auto parsed = parse_weight_format(format);
+    require(parsed && find_weight_format(static_cast<uint32_t>(*parsed))->lossless_container,
+            "[to_float] needs f32, f16 or bf16");
+    Floats y(source.size() / element_size_bytes(*parsed));
+    table->to_float(*parsed, source.data(), y.size(), y.mutable_data());
+    return y;
+  }
+
+  // (codes int8 [groups * 32], scales [groups], sums int32 [groups]).
+  py::tuple quantize_row(const Floats& x) const {
+    const int64_t groups = ceil_div(x.size(), kQuantGroup);
+    py::array_t<int8_t> codes(groups * kQuantGroup);
+    Floats scales(groups);
+    py::array_t<int32_t> sums(groups);
+    const FpEnvironment environment;
+    table->quantize_row(x.data(), x.size(), codes.mutable_data(), scales.mutable_data(), sums.mutable_data());
+    return py::make_tuple(codes, scales, sums);
+  }
+
+  using Elementwise = void (*KernelTable::*)(const float*, int64_t, float*) noexcept;
+  template <Elementwise kFunction>
+  Floats elementwise(const Floats& x) const {
+    Floats y(x.size());
+    const FpEnvironment environment;
+    (table->*kFunction)(x.data(), x.size(), y.mutable_data());
+    return y;
+  }
+};
+
+}  // namespace
+
+void bind_kernels(py::module_& m) {
+  m.def(
+      "supported_isas",
+      [] {
+        std::vector<std::string> names;
+        for (const KernelTable* table : supported_kernels()) names.emplace_back(table->isa);
+        return names;
+      },
+      "Kernel tables this machine can run, best first.");
+  m.def("available_physical_cores", &available_physical_cores, "Physical cores this process may run on.");
+
+  py::class_<Kernels>(m, "Kernels", "One instruction set's kernels, for tests.")
+      .def(py::init([](const std::string& isa) { return Kernels{&select_kernels(isa)}; }), py::arg("isa") = "")
+      .def_property_readonly("isa", [](const Kernels& k) { return std::string(k.table->isa); })
+      .def("matmul", &Kernels::matmul, py::arg("x"), py::arg("packed"), py::arg("format"), py::arg("outputs"),
+           py::arg("bias") = py::none())
+      .def("attention", &Kernels::attention, py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("first_position"),
+           py::arg("scale"))
+      .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"))
+      .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"))
+      .def("rotary", &Kernels::rotary, py::arg("x"), py::arg("cos"), py::arg("sin"))
+      .def("add", &Kernels::add, py::arg("a"), py::arg("b"))
+      .def("to_float", &Kernels::to_float, py::arg("format"), py::arg("source"))
+      .def("quantize_row", &Kernels::quantize_row, py::arg("x"))
+      .def("exp", &Kernels::elementwise<&KernelTable::exp>, py::arg("x"))
+      .def("log", &Kernels::elementwise<&KernelTable::log>, py::arg("x"))
+      .def("erf", &Kernels::elementwise<&KernelTable::erf>, py::arg("x"))
+      .def("tanh", &Kernels::elementwise<&KernelTable::tanh>, py::arg("x"));
+}
+
+}  // namespace pythia

@@ -1,0 +1,78 @@
+// The model and its caches: forward passes over token arrays.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bindings/bindings.h"
+#include "model/model.h"
+
+namespace py = pybind11;
+
+namespace pythia {
+namespace {
+
+using TokenArray = py::array_t<int32_t, py::array::c_style>;
+
+std::span<const int32_t> token_span(const TokenArray& tokens) {
+  if (tokens.ndim() != 1)
+    throw std::invalid_argument("[forward] tokens have " + std::to_string(tokens.ndim()) + " dimensions, expected one");
+  return {tokens.data(), static_cast<std::size_t>(tokens.size())};
+}
+
+// (cache, tokens, num_logits) for each sequence -> float32 [sum of num_logits, vocab_size].
+py::array_t<float> forward(Model& model, const std::vector<std::tuple<KvCache*, TokenArray, int64_t>>& sequences) {
+  std::vector<SequenceSlice> slices;
+  py::ssize_t rows = 0;
+  for (const auto& [cache, tokens, num_logits] : sequences) {
+    if (num_logits < 0 || num_logits > tokens.size())
+      throw std::invalid_argument("[forward] logits of " + std::to_string(num_logits) + " tokens asked for, expected 0.." +
+                                  std::to_string(tokens.size()));
+    slices.push_back({cache, token_span(tokens), num_logits});
+    rows += num_logits;
+  }
+  py::array_t<float> logits({rows, static_cast<py::ssize_t>(model.config().vocab_size)});
+  float* out = logits.mutable_data();
+  const py::gil_scoped_release unlocked;
+  model.forward(slices, out);
+  return logits;
+}
+
+std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
+  const py::gil_scoped_release unlocked;
+  auto copy = std::make_unique<KvCache>(model.config(), cache.capacity());
+  copy->copy_prefix(cache, cache.length());
+  return copy;
+}
+
+}  // namespace
+
+void bind_model(py::module_& m) {
+  py::class_<KvCache>(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.")
+      .def(py::init([](const Model& model, std::optional<int64_t> capacity) {
+             return std::make_unique<KvCache>(model.config(), capacity.value_or(model.config().max_position_embeddings));
+           }),
+           py::arg("model"), py::arg("capacity") = py::none(), "Room for `capacity` positions (default: the whole context).")
+      .def_property_readonly("length", &KvCache::length, "Positions that hold keys and values.")
+      .def_property_readonly("capacity", &KvCache::capacity)
+      .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
+
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model",
+                                            "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.")
+      .def_static("open", &Model::open, py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
+                  py::call_guard<py::gil_scoped_release>(),
+                  "Open a file; threads 0 means all physical cores, isa \"\" the environment's choice or the best.")
+      .def_property_readonly(
+          "file", [](const Model& model) { return std::const_pointer_cast<PcpuFile>(model.file().shared_from_this()); },
+          "The file, a PcpuFile.")
+      .def_property_readonly("isa", &Model::isa, "Name of the kernel table in use.")
+      .def_property("threads", &Model::threads, py::cpp_function(&Model::set_threads, py::call_guard<py::gil_scoped_release>()),
+                    "Threads of a forward pass.")
+      .def("forward", &forward, py::arg("sequences"),
+           "Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits "
+           "[sum of num_logits, vocab_size] of each one's last tokens, in order.")
+      .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
+}
+
+}  // namespace pythia

@@ -1,0 +1,150 @@
+#include "common/thread_pool.h"
+
+#include <unistd.h>
+
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "common/fp_environment.h"
+
+namespace pythia {
+namespace {
+
+// Pauses before a waiting thread sleeps: long enough for the phases of a decode step to meet awake, short enough not to take a
+// core from the rest of the process.
+constexpr int kSpins = 4000;
+
+inline void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until `value` is no longer `old`.
+void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+struct Team::Shared {
+  alignas(64) std::atomic<int64_t> next_task{0};
+  alignas(64) std::atomic<int> arrived{0};
+  alignas(64) std::atomic<uint32_t> phase{0};
+};
+
+int64_t Team::take_task() noexcept { return shared_.next_task.fetch_add(1, std::memory_order_relaxed); }
+
+void Team::barrier() noexcept {
+  if (size_ == 1) return;
+  const uint32_t phase = shared_.phase.load(std::memory_order_acquire);
+  if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    // All have arrived, so nobody takes tasks: the next phase starts from zero.
+    shared_.arrived.store(0, std::memory_order_relaxed);
+    shared_.next_task.store(0, std::memory_order_relaxed);
+    shared_.phase.store(phase + 1, std::memory_order_release);
+    shared_.phase.notify_all();
+  } else {
+    wait_while_equal(shared_.phase, phase);
+  }
+}
+
+struct ThreadPool::Impl {
+  int size = 1;
+  std::mutex run_mutex;
+  Team::Shared shared;
+  std::vector<std::thread> workers;
+  pid_t owner = 0;  // threads do not survive a fork
+
+  const std::function<void(Team&)>* job = nullptr;
+  int job_size = 0;
+  bool stopping = false;
+  alignas(64) std::atomic<uint32_t> job_number{0};
+  alignas(64) std::atomic<uint32_t> unfinished{0};
+
+  void start() {
+    owner = getpid();
+    const uint32_t number = job_number.load(std::memory_order_relaxed);
+    workers.reserve(static_cast<std::size_t>(size - 1));
+    for (int rank = 1; rank < size; ++rank) workers.emplace_back([this, rank, number] { work(rank, number); });
+  }
+
+  void stop() noexcept {
+    if (owner == getpid()) {
+      stopping = true;
+      publish();
+      for (auto& worker : workers) worker.join();
+    } else {
+      // After a fork the handles name threads of the parent process.
+      for (auto& worker : workers) worker.detach();
+    }
+    workers.clear();
+  }
+
+  void publish() noexcept {
+    job_number.fetch_add(1, std::memory_order_release);
+    job_number.notify_all();
+  }
+
+  void work(int rank, uint32_t number) noexcept {
+    for (;;) {
+      wait_while_equal(job_number, number);
+      number = job_number.load(std::memory_order_acquire);
+      if (stopping) return;
+      if (rank < job_size) {
+        const FpEnvironment environment;
+        Team team(shared, rank, job_size);
+        (*job)(team);
+      }
+      if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished.notify_all();
+    }
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
+  impl_->size = threads < 1 ? 1 : threads;
+  try {
+    impl_->start();
+  } catch (...) {
+    impl_->stop();
+    throw;
+  }
+}
+
+ThreadPool::~ThreadPool() { impl_->stop(); }
+
+int ThreadPool::size() const { return impl_->size; }
+
+void ThreadPool::run(const std::function<void(Team&)>& job, int max_threads) {
+  Impl& impl = *impl_;
+  const std::lock_guard lock(impl.run_mutex);
+  const FpEnvironment environment;
+  const int size = max_threads > 0 && max_threads < impl.size ? max_threads : impl.size;
+  if (size == 1) {
+    Team team(impl.shared, 0, 1);
+    job(team);
+    return;
+  }
+  if (impl.owner != getpid()) {
+    impl.stop();
+    impl.start();
+  }
+  impl.job = &job;
+  impl.job_size = size;
+  impl.unfinished.store(static_cast<uint32_t>(impl.size - 1), std::memory_order_relaxed);
+  impl.publish();
+  Team team(impl.shared, 0, size);
+  job(team);
+  for (uint32_t left = impl.unfinished.load(std::memory_order_acquire); left != 0;
+       left = impl.unfinished.load(std::memory_order_acquire))
+    wait_while_equal(impl.unfinished, left);
+}
+
+}  // namespace pythia

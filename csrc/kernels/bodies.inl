@@ -1,0 +1,34 @@
+// Every kernel body, over the Vec type of the instruction set that includes this, and the table of them. Only intrinsics and
+// plain headers: a container template instantiated here could carry this file's instruction set into portable code.
+
+#include <type_traits>
+
+#include "kernels/attention_scratch.h"
+#include "kernels/kernels.h"
+// Order matters: each file uses those before it.
+#include "kernels/attention.inl"
+#include "kernels/elementwise.inl"
+#include "kernels/matmul_float.inl"
+#include "kernels/rows.inl"
+
+namespace pythia {
+namespace {
+
+constexpr KernelTable make_table(const char* isa) {
+  return {.isa = isa,
+          .matmul = matmul_kernel,
+          .attention = attention_kernel,
+          .layer_norm = layer_norm_kernel,
+          .activation = activation_kernel,
+          .rotary = rotary_kernel,
+          .add = add_kernel,
+          .to_float = to_float_kernel,
+          .quantize_row = quantize_row_kernel,
+          .exp = exp_kernel,
+          .log = log_kernel,
+          .erf = erf_kernel,
+          .tanh = tanh_kernel};
+}
+
+}  // namespace
+}  // namespace pythia

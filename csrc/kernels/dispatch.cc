@@ -1,0 +1,69 @@
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/tables.h"
+
+namespace pythia {
+namespace {
+
+struct Candidate {
+  const KernelTable* table;
+  bool (*supported)();  // by this CPU and the operating system (GCC's and clang's check includes XGETBV)
+};
+
+#if defined(__x86_64__)
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+bool always() { return true; }
+
+// Best first. A new instruction set is one file and one line here.
+constexpr Candidate kCandidates[] = {
+#if defined(__x86_64__)
+    {&kAvx512Kernels, has_avx512},
+    {&kAvx2Kernels, has_avx2},
+#endif
+    {&kPortableKernels, always},
+};
+
+}  // namespace
+
+std::span<const KernelTable* const> supported_kernels() {
+  static const std::vector<const KernelTable*> tables = [] {
+    std::vector<const KernelTable*> found;
+    for (const Candidate& candidate : kCandidates)
+      if (candidate.supported()) found.push_back(candidate.table);
+    return found;
+  }();
+  return tables;
+}
+
+const KernelTable& select_kernels(std::string_view name) {
+  const auto tables = supported_kernels();
+  const bool from_environment = name.empty();
+  if (from_environment) {
+    const char* forced = std::getenv(kIsaVariable);
+    if (forced == nullptr || *forced == '\0') return *tables.front();
+    name = forced;
+  }
+  for (const KernelTable* table : tables)
+    if (name == table->isa) return *table;
+
+  const char* problem = "unknown";
+  for (const Candidate& candidate : kCandidates)
+    if (name == candidate.table->isa) problem = "not supported by this CPU";
+  std::string message = std::string("[isa] \"") + std::string(name) + "\"" +
+                        (from_environment ? std::string(" (from ") + kIsaVariable + ")" : "") + " is " + problem +
+                        "; this machine runs: ";
+  for (const KernelTable* table : tables) message += std::string(table == tables.front() ? "" : ", ") + table->isa;
+  throw std::invalid_argument(message);
+}
+
+}  // namespace pythia

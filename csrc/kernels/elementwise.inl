@@ -1,0 +1,121 @@
+// exp, log, erf, tanh and the activations as fixed polynomials (constants from tools/fit_polynomials.py). Every step is an IEEE
+// operation, so results have the same bits on every machine; errors are in docs/numerics.md. Included through bodies.inl.
+
+namespace pythia {
+namespace {
+
+inline constexpr float kExpPoly[] = {5.e-01f, 1.6666667e-01f, 4.166627e-02f, 8.333264e-03f, 1.394612e-03f, 1.9918424e-04f};
+inline constexpr float kErfSmallPoly[] = {1.2837917e-01f, -3.7612632e-01f, 1.1283679e-01f, -2.6858497e-02f,
+                                          5.19883e-03f,   -8.118075e-04f,  8.267462e-05f};
+inline constexpr float kErfLargePoly[] = {-9.9565594e-05f, 1.129059e+00f,  6.3455254e-01f,  1.0645918e-01f, -2.3389658e-02f,
+                                          3.1001987e-03f,  -2.766537e-06f, -8.8097986e-05f, 1.571355e-05f,  -9.795252e-07f};
+inline constexpr float kTanhPoly[] = {-3.3333284e-01f, 1.3331491e-01f, -5.3743497e-02f, 2.0650586e-02f, -5.7170447e-03f};
+inline constexpr float kLogPoly[] = {3.3333313e-01f,  -2.500001e-01f, 2.0002119e-01f,  -1.6667996e-01f, 1.4219551e-01f,
+                                     -1.2405592e-01f, 1.1888178e-01f, -1.1675639e-01f, 6.746592e-02f};
+inline constexpr float kErfSplit = 0.9375f;           // erf: odd polynomial below, 1 - exp(-P) above
+inline constexpr float kTanhSplit = 0.625f;           // tanh: odd polynomial below, 1 - 2 / (exp(2x) + 1) above
+inline constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, half to even
+
+// Horner's rule, one fused multiply-add a coefficient.
+template <int kCount>
+inline Vec polynomial(const float (&c)[kCount], Vec t) {
+  Vec p = set1(c[kCount - 1]);
+  for (int i = kCount - 2; i >= 0; --i) p = fma(p, t, set1(c[i]));
+  return p;
+}
+
+inline Vec round_even(Vec x) { return (x + set1(kRoundingMagic)) - set1(kRoundingMagic); }
+inline Vec abs(Vec x) { return from_bits(bits(x) & set1_i(0x7fffffff)); }
+inline Vec copy_sign(Vec magnitude, Vec sign) {
+  return from_bits((bits(magnitude) & set1_i(0x7fffffff)) | (bits(sign) & set1_i(INT32_MIN)));
+}
+inline Vec power_of_two(IVec n) { return from_bits(shift_left<23>(n + set1_i(127))); }  // n in [-126, 127]
+
+// exp(x) for finite or infinite x: 0 below ln(2^-126), infinity above ln(FLT_MAX). NaN gives an unspecified fixed value.
+inline Vec exp(Vec x) {
+  const Vec low = set1(-87.33654f), high = set1(88.72283f);
+  const Vec clamped = min(max(x, low), high);
+  const Vec n = round_even(clamped * set1(1.44269504f));
+  const Vec r = fma(n, set1(-1.42860677e-06f), fma(n, set1(-0.693145752f), clamped));  // ln 2 in two parts
+  const Vec p = fma(r * r, polynomial(kExpPoly, r), r) + set1(1.0f);
+  const IVec ni = to_int(n), half = shift_right<1>(ni);
+  const Vec y = (p * power_of_two(half)) * power_of_two(ni - half);
+  const Vec infinity = from_bits(set1_i(0x7f800000));
+  return select(less(x, low), zero(), select(less(high, x), infinity, y));
+}
+
+// log(x) for positive normal x; log(0) = -infinity, log(infinity) = infinity, negative or NaN gives NaN.
+inline Vec log(Vec x) {
+  // x = m * 2^e with m in [sqrt(1/2), sqrt(2))
+  const IVec shifted = bits(x) - set1_i(0x3f3504f3);
+  const Vec e = to_float(shift_right<23>(shifted));
+  const Vec m = from_bits((shifted & set1_i(0x007fffff)) + set1_i(0x3f3504f3));
+  const Vec f = m - set1(1.0f);
+  const Vec square = f * f;
+  const Vec tail = fma(square * f, polynomial(kLogPoly, f), e * set1(1.42860677e-06f));
+  const Vec y = fma(e, set1(0.693145752f), f + fma(square, set1(-0.5f), tail));
+  const Vec infinity = from_bits(set1_i(0x7f800000));
+  const Vec not_a_number = from_bits(set1_i(0x7fc00000));
+  const Vec finite = select(less(x, infinity), y, infinity);
+  const Vec tiny = select(less(x, zero()), not_a_number, select(less(zero(), x), finite, from_bits(set1_i(-8388608))));
+  const Vec is_number = select(less(x, infinity), tiny, select(less(set1(3.0e38f), x), infinity, not_a_number));
+  return is_number;
+}
+
+inline Vec erf(Vec x) {
+  const Vec a = min(abs(x), set1(4.0f));
+  const Vec small = fma(a, polynomial(kErfSmallPoly, a * a), a);
+  const Vec large = set1(1.0f) - exp(zero() - polynomial(kErfLargePoly, a));
+  return copy_sign(select(less(a, set1(kErfSplit)), small, large), x);
+}
+
+inline Vec tanh(Vec x) {
+  const Vec a = min(abs(x), set1(10.0f));
+  const Vec square = a * a;
+  const Vec small = fma(a * square, polynomial(kTanhPoly, square), a);
+  const Vec large = set1(1.0f) - set1(2.0f) / (exp(a + a) + set1(1.0f));
+  return copy_sign(select(less(a, set1(kTanhSplit)), small, large), x);
+}
+
+inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(zero() - x)); }
+
+inline Vec gelu(Vec x) { return (x * set1(0.5f)) * (set1(1.0f) + erf(x * set1(0.70710678f))); }
+
+inline Vec gelu_tanh(Vec x) {
+  const Vec inner = set1(0.797884561f) * fma(set1(0.044715f) * x, x * x, x);
+  return (x * set1(0.5f)) * (set1(1.0f) + tanh(inner));
+}
+
+// y = f(x) over n elements, any alignment.
+template <class F>
+inline void for_lanes(const float* x, int64_t n, float* y, F f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, f(load(x + i)));
+  if (i < n) store_n(y + i, f(load_n(x + i, n - i)), n - i);
+}
+
+void exp_kernel(const float* x, int64_t n, float* y) noexcept {
+  for_lanes(x, n, y, [](Vec v) { return exp(v); });
+}
+void log_kernel(const float* x, int64_t n, float* y) noexcept {
+  for_lanes(x, n, y, [](Vec v) { return log(v); });
+}
+void erf_kernel(const float* x, int64_t n, float* y) noexcept {
+  for_lanes(x, n, y, [](Vec v) { return erf(v); });
+}
+void tanh_kernel(const float* x, int64_t n, float* y) noexcept {
+  for_lanes(x, n, y, [](Vec v) { return tanh(v); });
+}
+
+void activation_kernel(Activation act, float* x, int64_t n) noexcept {
+  switch (act) {
+    case Activation::kGelu: return for_lanes(x, n, x, [](Vec v) { return gelu(v); });
+    case Activation::kGeluTanh: return for_lanes(x, n, x, [](Vec v) { return gelu_tanh(v); });
+    case Activation::kRelu: return for_lanes(x, n, x, [](Vec v) { return max(v, zero()); });
+    case Activation::kSilu: return for_lanes(x, n, x, [](Vec v) { return v * sigmoid(v); });
+    case Activation::kQuickGelu: return for_lanes(x, n, x, [](Vec v) { return v * sigmoid(v * set1(1.702f)); });
+  }
+}
+
+}  // namespace
+}  // namespace pythia

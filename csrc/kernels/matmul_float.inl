@@ -1,0 +1,128 @@
+// Matmul of float rows by f32, f16 or bf16 panels. Each output is one lane that adds over the inner dimension in sequence, so
+// tiles, blocks and vector widths do not show in the bits. The same tile computes attention's scores and weighted values.
+// Included through bodies.inl.
+
+namespace pythia {
+namespace {
+
+// Where a tile's weights lie: element (k, panel p, lane) at data + p * panel_stride + k * step + lane, in elements of
+// `Element`.
+struct F32Weights {
+  const float* data;
+  int64_t panel_stride, step;
+  Vec at(int64_t k, int p) const { return load(data + p * panel_stride + k * step); }
+  F32Weights panels_from(int64_t p) const { return {data + p * panel_stride, panel_stride, step}; }
+};
+struct F16Weights {
+  const uint16_t* data;
+  int64_t panel_stride, step;
+  Vec at(int64_t k, int p) const { return load_f16(data + p * panel_stride + k * step); }
+  F16Weights panels_from(int64_t p) const { return {data + p * panel_stride, panel_stride, step}; }
+};
+struct BF16Weights {
+  const uint16_t* data;
+  int64_t panel_stride, step;
+  Vec at(int64_t k, int p) const { return load_bf16(data + p * panel_stride + k * step); }
+  BF16Weights panels_from(int64_t p) const { return {data + p * panel_stride, panel_stride, step}; }
+};
+
+// What happens to a tile before and after the sum over [k_begin, k_end).
+struct TileEnds {
+  bool resume = false;          // start from y instead of zero
+  const float* bias = nullptr;  // added at the end, [16 panels] of the tile
+};
+
+// y[r][16 p + lane] = sum_k x[r][k] w(k, p, lane) for kRows rows and kPanels panels, `columns` of them real.
+template <int kRows, int kPanels, class Weights>
+inline void float_tile(const float* x, int64_t x_stride, const Weights& w, int64_t k_begin, int64_t k_end, TileEnds ends,
+                       float* y, int64_t y_stride, int64_t columns) {
+  Vec sum[kRows][kPanels];
+  for (int r = 0; r < kRows; ++r)
+    for (int p = 0; p < kPanels; ++p)
+      sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+  for (int64_t k = k_begin; k < k_end; ++k) {
+    Vec weights[kPanels];
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) weights[p] = w.at(k, p);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec value = set1(x[r * x_stride + k]);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) sum[r][p] = fma(value, weights[p], sum[r][p]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t left = columns - p * kLanes;
+      const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
+      store_n(y + r * y_stride + p * kLanes, out, left);
+    }
+}
+
+// Calls f with an integral_constant for `count` in 1..kMost.
+template <int kMost, class F>
+inline void with_constant(int64_t count, F f) {
+  if constexpr (kMost > 1) {
+    if (count < kMost) return with_constant<kMost - 1>(count, f);
+  }
+  f(std::integral_constant<int, kMost>{});
+}
+
+// All rows against panels [0, num_panels) of `w`: kTileRows x kTilePanels at a time, a single row kSingleRowPanels wide.
+template <class Weights>
+inline void float_tiles(const float* x, int64_t x_stride, int64_t num_rows, const Weights& w, int64_t num_panels,
+                        int64_t k_begin, int64_t k_end, TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
+  const auto run = [&](auto rows, auto panels, int64_t row, int64_t panel) {
+    const TileEnds here{ends.resume, ends.bias ? ends.bias + panel * kLanes : nullptr};
+    const int64_t left = columns - panel * kLanes;
+    float_tile<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
+                                 y + row * y_stride + panel * kLanes, y_stride, left);
+  };
+  constexpr std::integral_constant<int, kTilePanels> wide;
+  constexpr std::integral_constant<int, kSingleRowPanels> single_wide;
+  constexpr std::integral_constant<int, 1> one;
+  int64_t panel = 0;
+  if (num_rows == 1) {
+    for (; panel + single_wide() <= num_panels; panel += single_wide()) run(one, single_wide, 0, panel);
+  }
+  for (; panel + wide() <= num_panels; panel += wide())
+    for (int64_t row = 0; row < num_rows; row += kTileRows)
+      with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, wide, row, panel); });
+  for (; panel < num_panels; ++panel)
+    for (int64_t row = 0; row < num_rows; row += kTileRows)
+      with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, one, row, panel); });
+}
+
+// Inputs summed before the tile's accumulators rest in y, so that a group of panels stays in cache over all rows.
+inline constexpr int64_t kInputBlock = 256;
+
+template <class Weights>
+inline void float_matmul(const MatmulArgs& args, const Weights& w) {
+  const int64_t inputs = args.weights.inputs, first = args.panel_begin * kLanes;
+  const int64_t num_panels = args.panel_end - args.panel_begin;
+  const int64_t columns =
+      (args.weights.outputs - first < num_panels * kLanes) ? args.weights.outputs - first : num_panels * kLanes;
+  const int64_t block = args.num_rows == 1 ? inputs : kInputBlock;
+  for (int64_t k = 0; k < inputs; k += block) {
+    const int64_t k_end = k + block < inputs ? k + block : inputs;
+    const TileEnds ends{k > 0, k_end == inputs && args.bias ? args.bias + first : nullptr};
+    float_tiles(args.x, args.x_stride, args.num_rows, w.panels_from(args.panel_begin), num_panels, k, k_end, ends,
+                args.y + first, args.y_stride, columns);
+  }
+}
+
+void matmul_kernel(const MatmulArgs& args) noexcept {
+  const int64_t stride = panel_size_bytes(args.weights.format, args.weights.inputs);
+  const std::byte* data = args.weights.data;
+  switch (args.weights.format) {
+    case WeightFormat::kF32: return float_matmul(args, F32Weights{reinterpret_cast<const float*>(data), stride / 4, kLanes});
+    case WeightFormat::kF16: return float_matmul(args, F16Weights{reinterpret_cast<const uint16_t*>(data), stride / 2, kLanes});
+    case WeightFormat::kBF16:
+      return float_matmul(args, BF16Weights{reinterpret_cast<const uint16_t*>(data), stride / 2, kLanes});
+    case WeightFormat::kQ8:
+    case WeightFormat::kQ4: return;
+  }
+}
+
+}  // namespace
+}  // namespace pythia

@@ -1,0 +1,12 @@
+// The tables of this build, one per isa_<name>.cc. dispatch.cc lists them with what each needs of the CPU.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace pythia {
+
+extern const KernelTable kPortableKernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+
+}  // namespace pythia

@@ -1,0 +1,260 @@
+#include "model/forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace pythia {
+namespace {
+
+// Queries that one attention task takes; a multiple of the kernel's own block, and small enough to share a prompt between
+// threads.
+constexpr int64_t kQueriesPerTask = 96;
+
+// The smallest count of `unit`-sized pieces that is a multiple of `whole`, at most `all`.
+int64_t pieces_to_fill(int64_t unit, int64_t whole, int64_t all) { return std::min(all, whole / std::gcd(unit, whole)); }
+
+bool quantizes(const LinearWeights& linear) {
+  return find_weight_format(static_cast<uint32_t>(linear.weight.format))->quantized_activations;
+}
+
+int64_t num_query_blocks(const Segment& segment) {
+  return ceil_div(static_cast<int64_t>(segment.tokens.size()), kQueriesPerTask);
+}
+
+}  // namespace
+
+ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels,
+                         const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments)
+    : config_(config),
+      weights_(weights),
+      kernels_(kernels),
+      rotary_(rotary),
+      workspace_(workspace),
+      segments_(segments),
+      heads_per_group_(pieces_to_fill(3 * config.head_dim(), kPanelWidth, config.num_attention_heads)),
+      heads_per_attend_(pieces_to_fill(config.head_dim(), kQuantGroup, config.num_attention_heads)) {
+  for (const Segment& segment : segments) {
+    num_rows_ += static_cast<int64_t>(segment.tokens.size());
+    num_logits_ += segment.num_logits;
+    query_blocks_ += num_query_blocks(segment);
+  }
+}
+
+void ForwardPass::run(Team& team) const noexcept {
+  embed(team);
+  for (int64_t index = 0; index < config_.num_hidden_layers; ++index) {
+    if (config_.use_parallel_residual)
+      parallel_layer(team, index);
+    else
+      sequential_layer(team, index);
+  }
+  head(team);
+}
+
+void ForwardPass::embed(Team& team) const noexcept {
+  const int64_t row_bytes = config_.hidden_size * element_size_bytes(weights_.embed_format);
+  team.for_each(static_cast<int64_t>(segments_.size()), [&](int64_t i) {
+    const Segment& segment = segments_[static_cast<std::size_t>(i)];
+    float* residual = workspace_.residual.row(segment.first_row);
+    for (const int32_t token : segment.tokens) {
+      kernels_.to_float(weights_.embed_format, weights_.embed_in + token * row_bytes, config_.hidden_size, residual);
+      residual += workspace_.residual.stride();
+    }
+  });
+}
+
+// x = x + attention(ln1(x)) + mlp(ln2(x)): the two halves share their phases.
+void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
+  const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
+  team.for_each(2 * num_rows_, [&](int64_t i) {
+    if (i % 2 == 0)
+      normalize(i / 2, layer.input_layernorm, layer.query_key_value, workspace_.attention_input);
+    else
+      normalize(i / 2, layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input);
+  });
+
+  const int64_t groups = ceil_div(config_.num_attention_heads, heads_per_group_);
+  const int64_t blocks = ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size));
+  team.for_each(groups + blocks, [&](int64_t i) {
+    if (i < groups)
+      project_heads(i, layer, index);
+    else
+      expand(i - groups, layer);
+  });
+
+  const int64_t attend_groups = ceil_div(config_.num_attention_heads, heads_per_attend_);
+  team.for_each(query_blocks_ * attend_groups, [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+
+  team.for_each(ceil_div(num_panels(config_.hidden_size), panels_per_task(config_.hidden_size)),
+                [&](int64_t block) { contract(block, layer, true, true); });
+}
+
+// x = x + attention(ln1(x)); x = x + mlp(ln2(x)).
+void ForwardPass::sequential_layer(Team& team, int64_t index) const noexcept {
+  const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
+  const int64_t contract_blocks = ceil_div(num_panels(config_.hidden_size), panels_per_task(config_.hidden_size));
+
+  team.for_each(num_rows_,
+                [&](int64_t row) { normalize(row, layer.input_layernorm, layer.query_key_value, workspace_.attention_input); });
+  team.for_each(ceil_div(config_.num_attention_heads, heads_per_group_), [&](int64_t i) { project_heads(i, layer, index); });
+  team.for_each(query_blocks_ * ceil_div(config_.num_attention_heads, heads_per_attend_),
+                [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+  team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, true, false); });
+
+  team.for_each(num_rows_, [&](int64_t row) {
+    normalize(row, layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input);
+  });
+  team.for_each(ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size)),
+                [&](int64_t block) { expand(block, layer); });
+  team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, false, true); });
+}
+
+void ForwardPass::head(Team& team) const noexcept {
+  if (num_logits_ == 0) return;
+  const LinearWeights& embed_out = weights_.embed_out;
+  team.for_each(static_cast<int64_t>(segments_.size()), [&](int64_t i) {
+    const Segment& segment = segments_[static_cast<std::size_t>(i)];
+    const int64_t end = segment.first_row + static_cast<int64_t>(segment.tokens.size());
+    for (int64_t row = end - segment.num_logits; row < end; ++row)
+      normalize(row, weights_.final_layer_norm, embed_out, workspace_.head_input);
+  });
+  const int64_t panels = num_panels(config_.vocab_size), step = panels_per_task(config_.vocab_size);
+  team.for_each(ceil_div(panels, step), [&](int64_t block) {
+    for (const Segment& segment : segments_) {
+      if (segment.num_logits == 0) continue;
+      const int64_t first_row = segment.first_row + static_cast<int64_t>(segment.tokens.size()) - segment.num_logits;
+      matmul(embed_out, workspace_.head_input, block * step, std::min(panels, (block + 1) * step), segment.logits,
+             config_.vocab_size, first_row, segment.num_logits);
+    }
+  });
+}
+
+void ForwardPass::normalize(int64_t row, const LayerNormWeights& norm, const LinearWeights& next,
+                            const Activations& output) const noexcept {
+  kernels_.layer_norm(workspace_.residual.row(row), norm.weight, norm.bias, config_.hidden_size,
+                      static_cast<float>(config_.layer_norm_eps), output.row(row));
+  if (quantizes(next)) output.quantize(kernels_, row, 0, config_.hidden_size);
+}
+
+// query_key_value for a group of heads, rotated; keys and values go to the caches.
+void ForwardPass::project_heads(int64_t group, const LayerWeights& layer, int64_t index) const noexcept {
+  const Activations& output = workspace_.query_key_value;
+  const int64_t head_dim = config_.head_dim(), head_outputs = 3 * head_dim;
+  const int64_t head_begin = group * heads_per_group_;
+  const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_group_);
+  matmul(layer.query_key_value, workspace_.attention_input, head_begin * head_outputs / kPanelWidth,
+         ceil_div(head_end * head_outputs, kPanelWidth), output.row(0), output.stride(), 0, num_rows_);
+
+  for (const Segment& segment : segments_) {
+    for (int64_t head = head_begin; head < head_end; ++head) {
+      for (int64_t i = 0; i < static_cast<int64_t>(segment.tokens.size()); ++i) {
+        float* query = output.row(segment.first_row + i) + head * head_outputs;
+        const float* cos = rotary_.cos(segment.first_position + i);
+        const float* sin = rotary_.sin(segment.first_position + i);
+        kernels_.rotary(query, cos, sin, rotary_.half());
+        kernels_.rotary(query + head_dim, cos, sin, rotary_.half());
+      }
+      store_keys_values(index, head, segment);
+    }
+  }
+}
+
+void ForwardPass::store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept {
+  const int64_t head_dim = config_.head_dim();
+  float* keys = segment.cache->keys(layer, head);
+  float* values = segment.cache->values(layer, head);
+  const int64_t value_stride = segment.cache->value_stride();
+  for (int64_t i = 0; i < static_cast<int64_t>(segment.tokens.size()); ++i) {
+    const float* key = workspace_.query_key_value.row(segment.first_row + i) + (3 * head + 1) * head_dim;
+    const float* value = key + head_dim;
+    const int64_t position = segment.first_position + i;
+    float* key_lane = keys + position / kPanelWidth * kPanelWidth * head_dim + position % kPanelWidth;
+    for (int64_t d = 0; d < head_dim; ++d) key_lane[d * kPanelWidth] = key[d];
+    std::copy_n(value, head_dim, values + position * value_stride);
+  }
+}
+
+// A block of queries of one segment against the cache, for a group of heads. Later blocks see more keys and go first.
+void ForwardPass::attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept {
+  const int64_t head_dim = config_.head_dim();
+  const int64_t groups = ceil_div(config_.num_attention_heads, heads_per_attend_);
+  int64_t block = query_blocks_ - 1 - task / groups;
+  const Segment* segment = segments_.data();
+  for (; block >= num_query_blocks(*segment); ++segment) block -= num_query_blocks(*segment);
+
+  const int64_t first = block * kQueriesPerTask;
+  const int64_t count = std::min(kQueriesPerTask, static_cast<int64_t>(segment->tokens.size()) - first);
+  const int64_t row = segment->first_row + first;
+  const int64_t head_begin = task % groups * heads_per_attend_;
+  const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_attend_);
+  for (int64_t head = head_begin; head < head_end; ++head) {
+    kernels_.attention({.queries = workspace_.query_key_value.row(row) + 3 * head * head_dim,
+                        .queries_stride = workspace_.query_key_value.stride(),
+                        .num_queries = count,
+                        .first_position = segment->first_position + first,
+                        .keys = segment->cache->keys(index, head),
+                        .values = segment->cache->values(index, head),
+                        .head_dim = head_dim,
+                        .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                        .out = workspace_.attention.row(row) + head * head_dim,
+                        .out_stride = workspace_.attention.stride(),
+                        .scratch = workspace_.scratch.data() + rank * workspace_.scratch_floats});
+  }
+  if (quantizes(next))
+    for (int64_t r = row; r < row + count; ++r)
+      workspace_.attention.quantize(kernels_, r, head_begin * head_dim, head_end * head_dim);
+}
+
+// dense_h_to_4h and the activation, for a block of outputs.
+void ForwardPass::expand(int64_t block, const LayerWeights& layer) const noexcept {
+  const Activations& output = workspace_.intermediate;
+  const int64_t step = panels_per_task(config_.intermediate_size);
+  const int64_t panel_end = std::min(num_panels(config_.intermediate_size), (block + 1) * step);
+  const int64_t begin = block * step * kPanelWidth, end = std::min<int64_t>(config_.intermediate_size, panel_end * kPanelWidth);
+  matmul(layer.dense_h_to_4h, workspace_.mlp_input, block * step, panel_end, output.row(0), output.stride(), 0, num_rows_);
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    kernels_.activation(config_.hidden_act, output.row(row) + begin, end - begin);
+    if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, row, begin, end);
+  }
+}
+
+// attention.dense, dense_4h_to_h or both, added to the residual stream, for a block of outputs. With both, the sums go in
+// transformers' order: (mlp + attention) + residual.
+void ForwardPass::contract(int64_t block, const LayerWeights& layer, bool attention, bool mlp) const noexcept {
+  const int64_t step = panels_per_task(config_.hidden_size);
+  const int64_t panel_end = std::min(num_panels(config_.hidden_size), (block + 1) * step);
+  const int64_t begin = block * step * kPanelWidth, n = std::min<int64_t>(config_.hidden_size, panel_end * kPanelWidth) - begin;
+  const Activations& a = workspace_.attention_output;
+  const Activations& m = workspace_.mlp_output;
+  if (attention) matmul(layer.dense, workspace_.attention, block * step, panel_end, a.row(0), a.stride(), 0, num_rows_);
+  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, block * step, panel_end, m.row(0), m.stride(), 0, num_rows_);
+  for (int64_t row = 0; row < num_rows_; ++row) {
+    float* update = (mlp ? m : a).row(row) + begin;
+    if (attention && mlp) kernels_.add(update, a.row(row) + begin, n, update);
+    float* residual = workspace_.residual.row(row) + begin;
+    kernels_.add(update, residual, n, residual);
+  }
+}
+
+void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t panel_begin, int64_t panel_end,
+                         float* output, int64_t output_stride, int64_t first_row, int64_t num_rows) const noexcept {
+  kernels_.matmul({.weights = linear.weight,
+                   .panel_begin = panel_begin,
+                   .panel_end = panel_end,
+                   .num_rows = num_rows,
+                   .x = input.row(first_row),
+                   .x_stride = input.stride(),
+                   .quantized_x = quantizes(linear) ? input.quantized(first_row) : QuantizedRows{},
+                   .bias = linear.bias,
+                   .y = output,
+                   .y_stride = output_stride});
+}
+
+// Enough tasks for threads to share evenly, in multiples of the kernels' widest run of panels.
+int64_t ForwardPass::panels_per_task(int64_t outputs) const noexcept {
+  constexpr int64_t kWidestRun = 8, kTasks = 16, kMostPanels = 64;
+  return std::clamp(round_up(num_panels(outputs) / kTasks, kWidestRun), kWidestRun, kMostPanels);
+}
+
+}  // namespace pythia

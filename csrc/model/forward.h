@@ -1,0 +1,67 @@
+// The GPT-NeoX forward pass (Black et al. 2022, arXiv:2204.06745; transformers modeling_gpt_neox.py) over rows of tokens that
+// may belong to several sequences. Run by all threads of a team; the phases are separated by barriers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "common/thread_pool.h"
+#include "model/kv_cache.h"
+#include "model/rotary.h"
+#include "model/weights.h"
+#include "model/workspace.h"
+
+namespace pythia {
+
+// Consecutive tokens of one sequence: rows [first_row, first_row + tokens.size()) of the pass.
+struct Segment {
+  KvCache* cache = nullptr;
+  std::span<const int32_t> tokens;
+  int64_t first_position = 0;
+  int64_t first_row = 0;
+  int64_t num_logits = 0;   // for its last rows
+  float* logits = nullptr;  // [num_logits, vocab_size]
+};
+
+class ForwardPass {
+ public:
+  // All references outlive the pass; `segments` have num_rows rows in all, for which `workspace` has room.
+  ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
+              Workspace& workspace, std::span<const Segment> segments);
+
+  // The whole pass. Called once by every thread of the team.
+  void run(Team& team) const noexcept;
+
+ private:
+  void embed(Team& team) const noexcept;
+  void parallel_layer(Team& team, int64_t index) const noexcept;
+  void sequential_layer(Team& team, int64_t index) const noexcept;
+  void head(Team& team) const noexcept;
+
+  // Steps of a layer. A step over panels or heads is a number of tasks and a function of one, so that two can share a phase.
+  void normalize(int64_t row, const LayerNormWeights& norm, const LinearWeights& next,
+                 const Activations& output) const noexcept;
+  void project_heads(int64_t group, const LayerWeights& layer, int64_t index) const noexcept;
+  void attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept;
+  void expand(int64_t block, const LayerWeights& layer) const noexcept;
+  void contract(int64_t block, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
+
+  void matmul(const LinearWeights& linear, const Activations& input, int64_t panel_begin, int64_t panel_end, float* output,
+              int64_t output_stride, int64_t first_row, int64_t num_rows) const noexcept;
+  void store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept;
+  int64_t panels_per_task(int64_t outputs) const noexcept;
+
+  const Config& config_;
+  const ModelWeights& weights_;
+  const KernelTable& kernels_;
+  const RotaryTable& rotary_;
+  Workspace& workspace_;
+  std::span<const Segment> segments_;
+  int64_t num_rows_ = 0;
+  int64_t num_logits_ = 0;
+  int64_t query_blocks_ = 0;  // over all segments
+  int64_t heads_per_group_;   // heads whose query_key_value outputs fill whole panels
+  int64_t heads_per_attend_;  // heads whose attention outputs fill whole quantization groups
+};
+
+}  // namespace pythia

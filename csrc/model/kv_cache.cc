@@ -1,0 +1,62 @@
+#include "model/kv_cache.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/kernels.h"
+
+namespace pythia {
+
+void KvCache::Unmap::operator()(float* p) const noexcept { munmap(p, static_cast<std::size_t>(size_bytes)); }
+
+KvCache::KvCache(const Config& config, int64_t capacity)
+    : num_layers_(config.num_hidden_layers),
+      num_heads_(config.num_attention_heads),
+      head_dim_(config.head_dim()),
+      value_stride_(round_up(config.head_dim(), kPanelWidth)),
+      capacity_(capacity) {
+  if (capacity < 1 || capacity > config.max_position_embeddings)
+    throw std::invalid_argument("[kv_cache] capacity is " + std::to_string(capacity) + " positions, expected 1.." +
+                                std::to_string(config.max_position_embeddings));
+  head_floats_ = round_up(capacity, kPanelWidth) * value_stride_;
+  const int64_t size_bytes = 2 * num_layers_ * num_heads_ * head_floats_ * static_cast<int64_t>(sizeof(float));
+  void* p = mmap(nullptr, static_cast<std::size_t>(size_bytes), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  mapping_ = std::unique_ptr<float, Unmap>(static_cast<float*>(p), Unmap{size_bytes});
+  data_ = mapping_.get();
+}
+
+void KvCache::truncate(int64_t length) {
+  if (length < 0 || length > length_)
+    throw std::invalid_argument("[kv_cache] cannot truncate to " + std::to_string(length) + " positions, expected 0.." +
+                                std::to_string(length_) + ", the length now");
+  length_ = length;
+}
+
+void KvCache::copy_prefix(const KvCache& other, int64_t length) {
+  if (other.num_layers_ != num_layers_ || other.num_heads_ != num_heads_ || other.head_dim_ != head_dim_)
+    throw std::invalid_argument("[kv_cache] the other cache belongs to a model of another shape");
+  if (length < 0 || length > other.length_ || length > capacity_)
+    throw std::invalid_argument("[kv_cache] cannot copy " + std::to_string(length) + " positions of " +
+                                std::to_string(other.length_) + " into a capacity of " + std::to_string(capacity_));
+  const auto key_floats = static_cast<std::size_t>(round_up(length, kPanelWidth) * head_dim_);
+  const auto value_floats = static_cast<std::size_t>(length * value_stride_);
+  for (int64_t layer = 0; layer < num_layers_; ++layer)
+    for (int64_t head = 0; head < num_heads_; ++head) {
+      std::memcpy(keys(layer, head), other.keys(layer, head), key_floats * sizeof(float));
+      std::memcpy(values(layer, head), other.values(layer, head), value_floats * sizeof(float));
+    }
+  length_ = length;
+}
+
+int64_t KvCache::bytes_per_position(const Config& config) {
+  return 2 * int64_t{config.num_hidden_layers} * config.num_attention_heads * round_up(config.head_dim(), kPanelWidth) *
+         static_cast<int64_t>(sizeof(float));
+}
+
+}  // namespace pythia

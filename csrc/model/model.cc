@@ -1,0 +1,142 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <set>
+#include <stdexcept>
+
+#include "common/thread_pool.h"
+#include "kernels/dispatch.h"
+#include "model/forward.h"
+
+namespace pythia {
+namespace {
+
+// Rows of one pass: enough that every weight read from memory is used many times, few enough that activations stay in cache.
+constexpr int64_t kMaxRows = 512;
+
+constexpr int kMaxThreads = 1024;
+
+int checked_threads(int threads) {
+  if (threads < 1 || threads > kMaxThreads)
+    throw std::invalid_argument("[model] threads is " + std::to_string(threads) + ", expected 1.." +
+                                std::to_string(kMaxThreads));
+  return threads;
+}
+
+void validate(const SequenceSlice& slice, const Config& config) {
+  const auto count = static_cast<int64_t>(slice.tokens.size());
+  if (slice.cache == nullptr || count == 0)
+    throw std::invalid_argument(
+        "[forward] a sequence has no tokens, expected at least one (to start from nothing, pass the "
+        "end-of-text token)");
+  if (slice.num_logits < 0 || slice.num_logits > count)
+    throw std::invalid_argument("[forward] logits of " + std::to_string(slice.num_logits) + " tokens asked for, expected 0.." +
+                                std::to_string(count));
+  if (count > slice.cache->capacity() - slice.cache->length()) {
+    const bool whole = slice.cache->capacity() == config.max_position_embeddings;
+    throw std::invalid_argument("[forward] " + std::to_string(slice.cache->length()) + " + " + std::to_string(count) +
+                                " tokens do not fit " + (whole ? "the model's context of " : "the cache's capacity of ") +
+                                std::to_string(slice.cache->capacity()) + "; pass fewer tokens or truncate");
+  }
+  for (std::size_t i = 0; i < slice.tokens.size(); ++i)
+    if (slice.tokens[i] < 0 || slice.tokens[i] >= config.vocab_size)
+      throw std::invalid_argument("[forward] token " + std::to_string(i) + " is " + std::to_string(slice.tokens[i]) +
+                                  ", expected an id in 0.." + std::to_string(config.vocab_size - 1));
+}
+
+}  // namespace
+
+struct Model::Impl {
+  std::shared_ptr<const PcpuFile> file;
+  const KernelTable& kernels;
+  ModelWeights weights;
+  RotaryTable rotary;
+  bool quantized;
+
+  std::mutex mutex;  // guards what follows: one pass at a time
+  std::unique_ptr<ThreadPool> pool;
+  Workspace workspace;
+
+  Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
+      : file(std::move(opened)),
+        kernels(table),
+        weights(ModelWeights::bind(*file)),
+        rotary(file->config()),
+        quantized(std::ranges::any_of(
+            file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
+        pool(std::make_unique<ThreadPool>(threads)) {}
+
+  void run(std::span<const Segment> segments, int64_t rows) {
+    workspace.reserve(file->config(), rows, pool->size(), quantized);
+    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments);
+    pool->run([&](Team& team) { pass.run(team); });
+  }
+};
+
+Model::Model() = default;
+Model::~Model() = default;
+
+std::shared_ptr<Model> Model::open(const std::string& path, int threads, std::string_view isa) {
+  const KernelTable& kernels = select_kernels(isa);
+  const int count = checked_threads(threads == 0 ? available_physical_cores() : threads);
+  std::shared_ptr<Model> model(new Model());
+  model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count), kernels, count);
+  return model;
+}
+
+const Config& Model::config() const { return impl_->file->config(); }
+const PcpuFile& Model::file() const { return *impl_->file; }
+const char* Model::isa() const { return impl_->kernels.isa; }
+
+int Model::threads() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->pool->size();
+}
+
+void Model::set_threads(int threads) {
+  checked_threads(threads);
+  const std::lock_guard lock(impl_->mutex);
+  if (threads != impl_->pool->size()) impl_->pool = std::make_unique<ThreadPool>(threads);
+}
+
+void Model::forward(std::span<const SequenceSlice> slices, float* logits) {
+  std::set<const KvCache*> caches;
+  for (const SequenceSlice& slice : slices) {
+    validate(slice, config());
+    if (!caches.insert(slice.cache).second)
+      throw std::invalid_argument("[forward] two sequences share one cache, expected a cache for each");
+  }
+
+  // Passes of up to kMaxRows rows; a long sequence goes on in the next pass. Logits are wanted for the last num_logits tokens.
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<Segment> segments;
+  int64_t rows = 0;
+  const auto flush = [&] {
+    if (rows > 0) impl_->run(segments, rows);
+    segments.clear();
+    rows = 0;
+  };
+  for (const SequenceSlice& slice : slices) {
+    const auto count = static_cast<int64_t>(slice.tokens.size());
+    const int64_t first_with_logits = count - slice.num_logits;
+    for (int64_t begin = 0; begin < count;) {
+      const int64_t taken = std::min(count - begin, kMaxRows - rows);
+      const int64_t end = begin + taken;
+      const int64_t num_logits = std::clamp<int64_t>(end - first_with_logits, 0, taken);
+      segments.push_back({.cache = slice.cache,
+                          .tokens = slice.tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(taken)),
+                          .first_position = slice.cache->length() + begin,
+                          .first_row = rows,
+                          .num_logits = num_logits,
+                          .logits = logits});
+      if (num_logits > 0) logits += num_logits * config().vocab_size;
+      rows += taken;
+      begin = end;
+      if (rows == kMaxRows) flush();
+    }
+  }
+  flush();
+  for (const SequenceSlice& slice : slices) slice.cache->length_ += static_cast<int64_t>(slice.tokens.size());
+}
+
+}  // namespace pythia

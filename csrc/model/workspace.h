@@ -1,0 +1,75 @@
+// The buffers of a forward pass, allocated once for the largest pass and used again.
+#pragma once
+
+#include <cstdint>
+
+#include "common/aligned_buffer.h"
+#include "format/config.h"
+#include "kernels/kernels.h"
+
+namespace pythia {
+
+// Rows of activations [rows, columns]: floats, and their int8 form for quantized weights.
+class Activations {
+ public:
+  void reserve(int64_t rows, int64_t columns, bool quantized) {
+    columns_ = columns;
+    stride_ = round_up(columns, kPanelWidth);
+    floats_.reserve(rows * stride_);
+    if (!quantized) return;
+    codes_.reserve(rows * round_up(columns, kQuantGroup));
+    scales_.reserve(rows * groups());
+    sums_.reserve(rows * groups());
+  }
+
+  float* row(int64_t r) const { return floats_.data() + r * stride_; }
+  int64_t stride() const { return stride_; }
+  int64_t groups() const { return ceil_div(columns_, kQuantGroup); }
+
+  QuantizedRows quantized(int64_t r) const {
+    return {codes_.data() + r * groups() * kQuantGroup, scales_.data() + r * groups(), sums_.data() + r * groups(),
+            groups() * kQuantGroup, groups()};
+  }
+
+  // Makes the int8 form of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
+  void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end) const {
+    const QuantizedRows q = quantized(r);
+    const int64_t group = begin / kQuantGroup;
+    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin, q.scales + group, q.sums + group);
+  }
+
+ private:
+  int64_t columns_ = 0, stride_ = 0;
+  AlignedBuffer<float> floats_;
+  AlignedBuffer<int8_t> codes_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<int32_t> sums_;
+};
+
+struct Workspace {
+  Activations residual;          // [rows, hidden_size], the residual stream
+  Activations attention_input;   // [rows, hidden_size], after input_layernorm
+  Activations mlp_input;         // [rows, hidden_size], after post_attention_layernorm
+  Activations query_key_value;   // [rows, 3 hidden_size]
+  Activations attention;         // [rows, hidden_size], heads side by side
+  Activations intermediate;      // [rows, intermediate_size]
+  Activations attention_output;  // [rows, hidden_size], after attention.dense
+  Activations mlp_output;        // [rows, hidden_size], after dense_4h_to_h
+  Activations head_input;        // [rows, hidden_size], after final_layer_norm
+  AlignedBuffer<float> scratch;  // attention's, one part a thread
+  int64_t scratch_floats = 0;
+
+  // Grows to `rows` rows for `threads` threads.
+  void reserve(const Config& config, int64_t rows, int threads, bool quantized) {
+    const int64_t hidden = config.hidden_size;
+    for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, false);
+    for (Activations* buffer : {&attention_input, &mlp_input, &attention, &head_input})
+      buffer->reserve(rows, hidden, quantized);
+    query_key_value.reserve(rows, 3 * hidden, false);
+    intermediate.reserve(rows, config.intermediate_size, quantized);
+    scratch_floats = attention_scratch_floats(config.head_dim());
+    scratch.reserve(scratch_floats * threads);
+  }
+};
+
+}  // namespace pythia
