@@ -1,0 +1,205 @@
+// Generation and, for the tests, the sampler alone.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings.h"
+#include "common/fp_environment.h"
+#include "generate/generator.h"
+#include "kernels/dispatch.h"
+
+namespace py = pybind11;
+
+namespace pythia {
+namespace {
+
+using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+std::span<const float> row_of(const Logits& logits) {
+  if (logits.ndim() != 1 || logits.size() == 0)
+    throw std::invalid_argument("[sample] logits have " + std::to_string(logits.ndim()) + " dimensions and " +
+                                std::to_string(logits.size()) + " elements, expected one non-empty row");
+  return {logits.data(), static_cast<size_t>(logits.size())};
+}
+
+SamplingOptions make_options(bool do_sample, float temperature, int64_t top_k, double top_p, double min_p, double typical_p,
+                             float repetition_penalty, float presence_penalty, float frequency_penalty,
+                             std::vector<std::pair<int32_t, float>> logit_bias) {
+  SamplingOptions options;
+  options.do_sample = do_sample;
+  options.temperature = temperature;
+  options.top_k = top_k;
+  options.top_p = top_p;
+  options.min_p = min_p;
+  options.typical_p = typical_p;
+  options.repetition_penalty = repetition_penalty;
+  options.presence_penalty = presence_penalty;
+  options.frequency_penalty = frequency_penalty;
+  options.logit_bias = std::move(logit_bias);
+  return options;
+}
+
+TokenHistory make_history(const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated, size_t vocab_size) {
+  TokenHistory history(prompt);
+  for (const int32_t id : generated) history.add_generated(id);
+  for (const auto& entry : history.entries())
+    if (entry.id < 0 || entry.id >= static_cast<int64_t>(vocab_size))
+      throw std::invalid_argument("[sample] token id " + std::to_string(entry.id) + " is outside the " +
+                                  std::to_string(vocab_size) + " logits");
+  return history;
+}
+
+// (ids, scores, weights) of the tokens that the options leave.
+py::tuple filter_logits(const Logits& logits, const SamplingOptions& options, const std::vector<int32_t>& prompt,
+                        const std::vector<int32_t>& generated) {
+  const FpEnvironment fp_environment;
+  const auto row = row_of(logits);
+  validate(options, static_cast<int64_t>(row.size()));
+  const TokenHistory history = make_history(prompt, generated, row.size());
+  Sampler sampler(select_kernels());
+  const Candidates& left = sampler.filter(row, options, &history);
+  std::vector<int64_t> weights;
+  for (const float e : left.exps) weights.push_back(to_weight(e));
+  const auto to_array = [](const auto& v) { return py::array(static_cast<py::ssize_t>(v.size()), v.data()); };
+  return py::make_tuple(to_array(left.ids), to_array(left.scores), to_array(weights));
+}
+
+// Draws of `num_draws` steps from the same logits, each with its own step number.
+py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& options, const std::vector<int32_t>& prompt,
+                                   const std::vector<int32_t>& generated, uint64_t seed, uint64_t sequence, uint64_t first_step,
+                                   int64_t num_draws) {
+  const auto row = row_of(logits);
+  validate(options, static_cast<int64_t>(row.size()));
+  const TokenHistory history = make_history(prompt, generated, row.size());
+  Sampler sampler(select_kernels());
+  py::array_t<int32_t> ids(num_draws);
+  int32_t* out = ids.mutable_data();
+  const py::gil_scoped_release unlocked;
+  const FpEnvironment fp_environment;
+  for (int64_t i = 0; i < num_draws; ++i)
+    out[i] = sampler.sample(row, options, &history, {seed, sequence, first_step + static_cast<uint64_t>(i)});
+  return ids;
+}
+
+py::object to_python(const std::vector<TokenLogprob>& top) {
+  py::list list;
+  for (const auto& [id, logprob] : top) list.append(py::make_tuple(id, logprob));
+  return list;
+}
+
+py::object to_python(const std::optional<FinishReason>& reason) {
+  if (!reason) return py::none();
+  const std::string_view name = name_of(*reason);
+  return py::str(name.data(), name.size());
+}
+
+// A generator and what its requests have given so far.
+class GenerationRun {
+ public:
+  GenerationRun(std::shared_ptr<Model> model, std::shared_ptr<Tokenizer> tokenizer, int64_t max_active)
+      : generator_(std::move(model), std::move(tokenizer), {.max_active = max_active}) {}
+
+  int64_t add(std::vector<int32_t> prompt, const SamplingOptions& sampling, int64_t max_new_tokens,
+              std::vector<std::string> stop, std::vector<int32_t> eos_token_ids, uint64_t seed, uint64_t sequence,
+              int64_t num_logprobs) {
+    GenerationRequest request;
+    request.prompt = std::move(prompt);
+    request.sampling = sampling;
+    request.max_new_tokens = max_new_tokens;
+    request.stop = std::move(stop);
+    request.eos_token_ids = std::move(eos_token_ids);
+    request.seed = seed;
+    request.sequence = sequence;
+    request.num_logprobs = num_logprobs;
+    const int64_t number = generator_.add(std::move(request));
+    num_logprobs_.push_back(num_logprobs);
+    return number;
+  }
+
+  bool done() const { return generator_.done(); }
+
+  std::vector<GeneratedToken> step() {
+    std::vector<GeneratedToken> tokens;
+    {
+      const py::gil_scoped_release unlocked;
+      tokens = generator_.step();
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
+    return tokens;
+  }
+
+  py::list stream_step() {
+    py::list list;
+    for (const GeneratedToken& token : step())
+      list.append(py::make_tuple(token.request, token.id, token.text, token.logprob, to_python(token.top),
+                                 to_python(token.finish_reason)));
+    return list;
+  }
+
+  py::list run() {
+    std::vector<GenerationResult> results(num_logprobs_.size());
+    while (!generator_.done()) {
+      for (GeneratedToken& token : step()) {
+        const size_t request = static_cast<size_t>(token.request);
+        results[request].append(std::move(token), num_logprobs_[request]);
+      }
+    }
+    py::list list;
+    for (const GenerationResult& result : results) {
+      py::list top;
+      for (const auto& tokens : result.top) top.append(to_python(tokens));
+      const auto& logprobs = result.logprobs;
+      list.append(py::make_tuple(py::cast(result.tokens), result.text,
+                                 py::array_t<float>(static_cast<py::ssize_t>(logprobs.size()), logprobs.data()), top,
+                                 to_python(result.finish_reason)));
+    }
+    return list;
+  }
+
+ private:
+  Generator generator_;
+  std::vector<int64_t> num_logprobs_;  // of each request
+};
+
+}  // namespace
+
+void bind_generate(py::module_& m) {
+  const SamplingOptions defaults;
+  py::class_<SamplingOptions>(m, "SamplingOptions", "How the next token is chosen; names as in transformers.")
+      .def(py::init(&make_options), py::kw_only(), py::arg("do_sample") = defaults.do_sample,
+           py::arg("temperature") = defaults.temperature, py::arg("top_k") = defaults.top_k, py::arg("top_p") = defaults.top_p,
+           py::arg("min_p") = defaults.min_p, py::arg("typical_p") = defaults.typical_p,
+           py::arg("repetition_penalty") = defaults.repetition_penalty, py::arg("presence_penalty") = defaults.presence_penalty,
+           py::arg("frequency_penalty") = defaults.frequency_penalty,
+           py::arg("logit_bias") = std::vector<std::pair<int32_t, float>>());
+
+  py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once, one token each a step.")
+      .def(py::init<std::shared_ptr<Model>, std::shared_ptr<Tokenizer>, int64_t>(), py::arg("model").none(false),
+           py::arg("tokenizer").none(false), py::kw_only(), py::arg("max_active") = GeneratorLimits().max_active)
+      .def("add", &GenerationRun::add, py::arg("prompt"), py::arg("sampling"), py::kw_only(), py::arg("max_new_tokens"),
+           py::arg("stop"), py::arg("eos_token_ids"), py::arg("seed"), py::arg("sequence") = 0, py::arg("num_logprobs") = -1,
+           "Queue a request; returns its number, counting from 0.")
+      .def_property_readonly("done", &GenerationRun::done, "True when every request has ended.")
+      .def(
+          "step", &GenerationRun::stream_step,
+          "Run the model once; returns a list of (request, id, text, logprob, top, finish_reason or None), id -1 for no token.")
+      .def("run", &GenerationRun::run,
+           "Run to the end; returns (tokens, text, logprobs, top, finish_reason) for each request, in order.");
+
+  m.def("filter_logits", &filter_logits, py::arg("logits"), py::arg("sampling"), py::kw_only(),
+        py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(),
+        "Tokens of one row of logits that the options leave: (ids int32, scores float32, weights int64), ids ascending.");
+  m.def("sample_logits", &sample_logits, py::arg("logits"), py::arg("sampling"), py::kw_only(),
+        py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(), py::arg("seed") = 0,
+        py::arg("sequence") = 0, py::arg("first_step") = 0, py::arg("num_draws") = 1,
+        "Tokens drawn from one row of logits at `num_draws` steps, int32.");
+  m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "One block of the Philox generator.");
+}
+
+}  // namespace pythia
