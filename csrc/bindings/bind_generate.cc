@@ -99,11 +99,18 @@ py::object to_python(const std::optional<FinishReason>& reason) {
   return py::str(name.data(), name.size());
 }
 
-// A generator and what its requests have given so far.
+// A model with the tokenizer of its file, which takes a while to build and serves all generators.
+struct GenerationEngine {
+  explicit GenerationEngine(std::shared_ptr<Model> m) : model(std::move(m)), tokenizer(model->file().tokenizer()) {}
+  std::shared_ptr<Model> model;
+  Tokenizer tokenizer;
+};
+
+// A generator and how many log-probabilities each of its requests wants.
 class GenerationRun {
  public:
-  GenerationRun(std::shared_ptr<Model> model, std::shared_ptr<Tokenizer> tokenizer, int64_t max_active)
-      : generator_(std::move(model), std::move(tokenizer), {.max_active = max_active}) {}
+  GenerationRun(const std::shared_ptr<GenerationEngine>& engine, int64_t max_active)
+      : generator_(engine->model, std::shared_ptr<const Tokenizer>(engine, &engine->tokenizer), {.max_active = max_active}) {}
 
   int64_t add(std::vector<int32_t> prompt, const SamplingOptions& sampling, int64_t max_new_tokens,
               std::vector<std::string> stop, std::vector<int32_t> eos_token_ids, uint64_t seed, uint64_t sequence,
@@ -179,9 +186,13 @@ void bind_generate(py::module_& m) {
            py::arg("frequency_penalty") = defaults.frequency_penalty,
            py::arg("logit_bias") = std::vector<std::pair<int32_t, float>>());
 
+  py::class_<GenerationEngine, std::shared_ptr<GenerationEngine>>(
+      m, "GenerationEngine", "A model and its tokenizer, ready for any number of generators.")
+      .def(py::init<std::shared_ptr<Model>>(), py::arg("model").none(false), py::call_guard<py::gil_scoped_release>());
+
   py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once, one token each a step.")
-      .def(py::init<std::shared_ptr<Model>, std::shared_ptr<Tokenizer>, int64_t>(), py::arg("model").none(false),
-           py::arg("tokenizer").none(false), py::kw_only(), py::arg("max_active") = GeneratorLimits().max_active)
+      .def(py::init<const std::shared_ptr<GenerationEngine>&, int64_t>(), py::arg("engine").none(false), py::kw_only(),
+           py::arg("max_active") = GeneratorLimits().max_active)
       .def("add", &GenerationRun::add, py::arg("prompt"), py::arg("sampling"), py::kw_only(), py::arg("max_new_tokens"),
            py::arg("stop"), py::arg("eos_token_ids"), py::arg("seed"), py::arg("sequence") = 0, py::arg("num_logprobs") = -1,
            "Queue a request; returns its number, counting from 0.")
