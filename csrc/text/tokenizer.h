@@ -1,4 +1,5 @@
-// The GPT-NeoX tokenizer: NFC, added tokens, GPT-2 byte-level pre-tokenizer, BPE. Driven wholly by the file's tokenizer section.
+// The GPT-NeoX tokenizer: NFC, added tokens, GPT-2 byte-level pre-tokenizer, BPE. Driven wholly by the file's tokenizer
+// section.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +23,9 @@ class Tokenizer {
   // Throws std::invalid_argument if the text is not valid UTF-8, with the offset.
   std::vector<int32_t> encode(std::string_view text) const;
 
-  // Ids to text, equal to `tokenizers` decode(ids, skip_special_tokens): bytes that are not UTF-8 become U+FFFD as the reference
-  // does. Throws std::invalid_argument for a negative id; ids without a token (padding rows of the embedding) give no text.
+  // Ids to text, equal to `tokenizers` decode(ids, skip_special_tokens): bytes that are not UTF-8 become U+FFFD as the
+  // reference does. Throws std::invalid_argument for a negative id; ids without a token (padding rows of the embedding) give no
+  // text.
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = true) const;
 
   // The raw bytes one token stands for; empty for an id without a token.
