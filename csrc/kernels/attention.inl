@@ -1,6 +1,12 @@
 // Causal attention of one head, in chunks of kAttentionChunk keys. Each chunk has its own maximum, sum and weighted values, and
 // chunks are merged in order: the bits depend on a query's position only, never on how queries were grouped into calls.
 // The score matrix exists for kQueryBlock rows of one chunk at a time. Included through bodies.inl.
+#pragma once
+
+#include "kernels/attention_scratch.h"
+#include "kernels/elementwise.inl"
+#include "kernels/kernels.h"
+#include "kernels/matmul_float.inl"
 
 namespace pythia {
 namespace {

@@ -1,13 +1,11 @@
-// Every kernel body, over the Vec type of the instruction set that includes this, and the table of them. Only intrinsics and
-// plain headers: a container template instantiated here could carry this file's instruction set into portable code.
+// Every kernel body, over the Vec type of the instruction set whose vec_<name>.h was included before, and the table of them.
+// Only intrinsics and plain headers: a container template instantiated here could carry this file's instruction set into
+// portable code.
+#pragma once
 
-#include <type_traits>
-
-#include "kernels/attention_scratch.h"
-#include "kernels/kernels.h"
-// Order matters: each file uses those before it.
 #include "kernels/attention.inl"
 #include "kernels/elementwise.inl"
+#include "kernels/kernels.h"
 #include "kernels/matmul_float.inl"
 #include "kernels/rows.inl"
 

@@ -1,5 +1,8 @@
 // exp, log, erf, tanh and the activations as fixed polynomials (constants from tools/fit_polynomials.py). Every step is an IEEE
 // operation, so results have the same bits on every machine; errors are in docs/numerics.md. Included through bodies.inl.
+#pragma once
+
+#include "kernels/kernels.h"
 
 namespace pythia {
 namespace {

@@ -1,6 +1,11 @@
 // Matmul of float rows by f32, f16 or bf16 panels. Each output is one lane that adds over the inner dimension in sequence, so
 // tiles, blocks and vector widths do not show in the bits. The same tile computes attention's scores and weighted values.
 // Included through bodies.inl.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/kernels.h"
 
 namespace pythia {
 namespace {

@@ -1,4 +1,8 @@
 // Operations on one row: LayerNorm, rotary embedding, addition, widening, quantization. Included through bodies.inl.
+#pragma once
+
+#include "kernels/elementwise.inl"
+#include "kernels/kernels.h"
 
 namespace pythia {
 namespace {
