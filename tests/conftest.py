@@ -16,10 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
 import pytest
-from checkpoints import MINI_PYTHIA, write_checkpoint
-from reference import Reference
 
 import pythia_cpu
+from checkpoints import MINI_PYTHIA, write_checkpoint
+from reference import Reference
 
 # A shared two-core machine has no steady clock: no deadline for one example. Derandomized: a red run is red again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Agreement asked of float32 logits, as a part of the largest |logit|. The promise is 1e-4 (docs/numerics.md, "Accuracy").
+# Agreement asked of float32 logits, as a part of the largest |logit|. docs/numerics.md promises 1e-4.
 # A fifth of it is asked here, because a wrong GELU could hide in the rest; two sound float32 runs differ by about 1e-6.
 TOLERANCE = 2e-5
 
