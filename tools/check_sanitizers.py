@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Run a pythia-cpu binary built with AddressSanitizer and UBSan over sound and damaged input.
+
+Every run must end with the exit status that its input deserves (0, 1 or 2); a report ends it with another.
+
+    tools/check_sanitizers.py BINARY
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MODEL = Path(__file__).resolve().parents[1] / "python" / "pythia_cpu" / "data" / "mini-pythia.pcpu"
+REPORT_STATUS = 99
+NUM_DAMAGED = 60
+OK, ERROR, USAGE = 0, 1, 2
+
+
+def run(binary: Path, status: int, *arguments: str | Path, stdin: bytes = b"", isa: str = "") -> str:
+    """Runs the binary; returns what is wrong with the outcome, or an empty string."""
+    environment = {
+        **os.environ,
+        "ASAN_OPTIONS": f"exitcode={REPORT_STATUS}:detect_stack_use_after_return=1:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": f"exitcode={REPORT_STATUS}:halt_on_error=1:print_stacktrace=1",
+        "PYTHIA_CPU_ISA": isa,
+    }
+    command = [str(binary), *map(str, arguments)]
+    result = subprocess.run(command, input=stdin, capture_output=True, env=environment, timeout=300, check=False)
+    if result.returncode == status:
+        return ""
+    shown = " ".join(argument if len(argument) < 80 else f"{argument[:60]}..." for argument in command[1:])
+    errors = result.stderr.decode(errors="replace")[-4000:]
+    return f"pythia-cpu {shown}: status {result.returncode}, expected {status}\n{errors}"
+
+
+def sound_runs(binary: Path) -> list[str]:
+    """Ordinary use, and ordinary mistakes."""
+    model = ("-m", MODEL)
+    return [
+        run(binary, OK, "info", MODEL),
+        run(binary, OK, "generate", *model, "-n", "8", "Once upon a time"),
+        run(binary, OK, "generate", *model, "-n", "8", "Once upon a time", isa="portable"),
+        run(binary, OK, "generate", *model, "-n", "8", "-t", "4", "--temperature", "0.8", "--top-k", "40", "A"),
+        run(
+            binary,
+            OK,
+            "generate",
+            *model,
+            "-n",
+            "4",
+            "--top-p",
+            "0.9",
+            "--seed",
+            "7",
+            "-",
+            stdin="Ü 中 \U0001f600".encode(),
+        ),
+        run(binary, OK, "generate", *model, "-n", "3", "word " * 1500),
+        run(binary, OK, "--help"),
+        run(binary, USAGE),
+        run(binary, USAGE, "generate", "--no-such-option"),
+        run(binary, USAGE, "generate", *model, "--temperature", "warm", "A"),
+        run(binary, USAGE, "no-such-command"),
+        run(binary, ERROR, "generate", *model, "word " * 3000),
+        run(binary, ERROR, "generate", *model, "-", stdin=b"\xff\xfe\x80"),
+        run(binary, ERROR, "info", MODEL.parent),
+        run(binary, ERROR, "info", MODEL.parent / "missing.pcpu"),
+        run(binary, ERROR, "generate", *model, "A", isa="no-such-isa"),
+    ]
+
+
+def damaged_runs(binary: Path, folder: Path) -> list[str]:
+    """Files cut short, with bytes changed, and of another kind; most of them in the header and the tables."""
+    sound = MODEL.read_bytes()
+    rng = random.Random(0)
+    tables = len(sound) - 600_000  # the tokenizer, the metadata and the tensor table are at the end
+    damaged = [b"", b"PK\x03\x04", sound[:255], sound[:256], sound[:-1], sound + b"\0", bytes(len(sound))]
+    for i in range(NUM_DAMAGED):
+        data = bytearray(sound)
+        place = rng.randrange(256) if i % 3 else rng.randrange(max(tables, 0), len(sound))
+        data[place] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(data))
+    findings = []
+    for data in damaged:
+        path = folder / "damaged.pcpu"
+        path.write_bytes(data)
+        findings.append(run(binary, ERROR, "info", path))
+    return findings
+
+
+def main() -> int:
+    """Prints the findings; the exit status is 1 if there are any."""
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    binary = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        findings = [*sound_runs(binary), *damaged_runs(binary, Path(folder))]
+    failed = [finding for finding in findings if finding]
+    print("\n".join(failed) or f"  {len(findings)} runs, no report")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
