@@ -304,6 +304,9 @@ void bind_format(py::module_& m) {
           py::arg("section"))
       .def("set_metadata", &PcpuWriter::set_metadata, py::arg("metadata"))
       .def("set_fingerprint", &PcpuWriter::set_fingerprint, py::arg("fingerprint"))
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", [](PcpuWriter& writer, const py::args&) { writer.discard(); })
+      .def("discard", &PcpuWriter::discard, "Gives up: removes the temporary file.")
       .def("finish", &PcpuWriter::finish, py::call_guard<py::gil_scoped_release>(),
            "Writes the tables and the header, syncs and renames. Raises ValueError if something is missing, OSError.");
 

@@ -70,9 +70,17 @@ struct PcpuWriter::Impl {
   std::vector<std::byte> tokenizer;
   std::string metadata = std::string(sizeof(uint32_t), '\0');  // no entries
 
-  ~Impl() {
+  ~Impl() { discard(); }
+
+  void discard() noexcept {
     if (fd >= 0) ::close(fd);
+    fd = -1;
     if (!temporary_path.empty()) ::unlink(temporary_path.c_str());
+    temporary_path.clear();
+  }
+
+  void require_open() const {
+    if (fd < 0) throw_argument("the file was finished or discarded before");
   }
 
   // A new file of a name of its own, so that writers of the same path do not meet.
@@ -146,6 +154,7 @@ PcpuWriter::PcpuWriter(const std::string& path, const Config& config, WeightForm
 PcpuWriter::~PcpuWriter() = default;
 
 void PcpuWriter::begin_tensor(std::string_view name, WeightFormat format, WeightFormat source_dtype) {
+  impl_->require_open();
   const std::size_t index = impl_->records.size();
   if (impl_->in_tensor) throw_argument("tensor '" + std::string(name) + "' begins before the one before it has ended");
   if (index == impl_->expected.size()) throw_argument("tensor '" + std::string(name) + "' is one more than the config has");
@@ -173,6 +182,7 @@ void PcpuWriter::begin_tensor(std::string_view name, WeightFormat format, Weight
 }
 
 void PcpuWriter::append(std::span<const std::byte> packed) {
+  impl_->require_open();
   if (!impl_->in_tensor) throw_argument("bytes are appended and no tensor has begun");
   if (packed.size() > impl_->missing_bytes)
     throw_argument("tensor '" + std::string(impl_->records.back().name) + "' has " + std::to_string(packed.size()) +
@@ -223,7 +233,7 @@ void PcpuWriter::set_fingerprint(uint64_t fingerprint) { impl_->header.fingerpri
 
 void PcpuWriter::finish() {
   Impl& file = *impl_;
-  if (file.fd < 0) throw_argument("the file was finished before");
+  file.require_open();
   if (file.in_tensor || file.records.size() != file.expected.size())
     throw_argument("tensor '" + file.expected[file.records.size() - (file.in_tensor ? 1 : 0)].name + "' is missing");
   if (file.tokenizer.empty()) throw_argument("the tokenizer is missing");
@@ -240,5 +250,7 @@ void PcpuWriter::finish() {
   file.write(&header, sizeof(header));
   file.sync_and_rename();
 }
+
+void PcpuWriter::discard() noexcept { impl_->discard(); }
 
 }  // namespace pythia

@@ -38,6 +38,9 @@ class PcpuWriter {
   // is missing, std::system_error.
   void finish();
 
+  // Gives up: removes the temporary file. After finish(), does nothing. All other calls then throw std::invalid_argument.
+  void discard() noexcept;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -1,0 +1,164 @@
+"""Opens a checkpoint folder in any of Hugging Face's layouts as a lazy mapping of tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from pythia_cpu._errors import CheckpointError
+from pythia_cpu._safetensors import SafetensorsFile
+from pythia_cpu._source import Source, resolve_source
+from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
+from pythia_cpu._torch_bin import TorchFile
+
+# Weight layouts in order of preference: the file that shows the layout, and the reader of its tensors.
+_LAYOUTS: tuple[tuple[str, type[SafetensorsFile] | type[TorchFile]], ...] = (
+    ("model.safetensors", SafetensorsFile),
+    ("model.safetensors.index.json", SafetensorsFile),
+    ("pytorch_model.bin", TorchFile),
+    ("pytorch_model.bin.index.json", TorchFile),
+)
+
+
+class Checkpoint(Mapping[str, npt.NDArray[Any]]):
+    """A checkpoint's tensors by their stored names; an array is read from the file when it is asked for.
+
+    bfloat16 tensors come as float32 arrays of the same values. Use it in a ``with`` statement, or ``close()`` it.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.folder = source.folder
+        self._files: dict[Path, TensorFile] = {}
+        self._where: dict[str, TensorFile] = {}
+        try:
+            self._open_files()
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        info = self._where[name].tensors[name]
+        return to_numpy(info, self._where[name].read(name, 0, info.num_elements))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def info(self, name: str) -> TensorInfo:
+        """A tensor's dtype and shape, without reading it. Raises KeyError."""
+        return self._where[name].tensors[name]
+
+    def path(self, name: str) -> Path:
+        """The file that holds a tensor. Raises KeyError."""
+        return self._where[name].path
+
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        """Elements [begin, end) of a tensor in row-major order, as stored, little-endian. Safe from several threads."""
+        return self._where[name].read(name, begin, end)
+
+    def config_text(self) -> str:
+        """The text of ``config.json``. Raises CheckpointError if there is none."""
+        return self._file_bytes("config.json").decode(errors="replace")
+
+    def tokenizer_json(self) -> bytes:
+        """The bytes of ``tokenizer.json``. Raises CheckpointError if there is none."""
+        return self._file_bytes("tokenizer.json", self.source.tokenizer_folder)
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.source.name!r}: {len(self)} tensors>"
+
+    def _file_bytes(self, name: str, folder: Path | None = None) -> bytes:
+        path = (folder or self.folder) / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{path}: is missing; a checkpoint folder holds config.json, tokenizer.json and weights"
+            ) from None
+
+    def _open_files(self) -> None:
+        for name, reader in _LAYOUTS:
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            if name.endswith(".index.json"):
+                self._open_shards(path, reader)
+            else:
+                file = self._open(path, reader)
+                self._where = dict.fromkeys(file.tensors, file)
+            return
+        found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
+        raise CheckpointError(
+            f"{self.folder}: holds no weights: found {found}; expected {', '.join(n for n, _ in _LAYOUTS)}"
+        )
+
+    def _open(self, path: Path, reader: type[SafetensorsFile] | type[TorchFile]) -> TensorFile:
+        if path not in self._files:
+            self._files[path] = reader(path)
+        return self._files[path]
+
+    def _open_shards(self, index_path: Path, reader: type[SafetensorsFile] | type[TorchFile]) -> None:
+        """Opens the shards an index names; index and shards must tell of the same tensors."""
+        try:
+            weight_map = json.loads(index_path.read_text())["weight_map"]
+            shard_names = {str(name): str(shard) for name, shard in weight_map.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{index_path}: is not an index with a weight_map ({error}); download it again"
+            ) from None
+        for name, shard in shard_names.items():
+            path = self.folder / shard
+            if Path(shard).name != shard or not path.is_file():
+                raise CheckpointError(
+                    f"{index_path}: tensor '{name}' is in '{shard}', which is not in {self.folder}; download it"
+                )
+            file = self._open(path, reader)
+            if name not in file.tensors:
+                raise CheckpointError(
+                    f"{path}: has no tensor '{name}', which {index_path.name} says it has; download both again"
+                )
+            self._where[name] = file
+        for path, file in self._files.items():
+            for name in file.tensors:
+                if shard_names.get(name) != path.name:
+                    said = shard_names.get(name, "no file")
+                    raise CheckpointError(f"{path}: has tensor '{name}', which {index_path.name} says is in {said}")
+
+
+def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None = None) -> Checkpoint:
+    """Opens the raw tensors of a checkpoint: safetensors or PyTorch ``.bin``, single or sharded. Runs no code from it.
+
+    Args:
+        source: a local folder in Hugging Face's layout.
+        revision: for a folder with a subfolder per revision, which one; an int is a step (``3000`` is ``"step3000"``).
+
+    Returns:
+        A lazy mapping: stored name -> numpy array.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, incomplete, or of a layout that is not supported.
+        OSError: a file cannot be read.
+    """
+    return Checkpoint(resolve_source(source, revision))

@@ -1,0 +1,278 @@
+"""Converts a checkpoint to one ``.pcpu`` file, streaming tensor by tensor."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from pythia_cpu import _core
+from pythia_cpu._checkpoint import Checkpoint, open_checkpoint
+from pythia_cpu._config import NeoxConfig, parse_config
+from pythia_cpu._errors import CheckpointError
+from pythia_cpu._plan import PANELS, VECTOR, TensorPlan, plan_tensors
+from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
+from pythia_cpu._tokenizer_export import compile_tokenizer
+
+# Stored in every file. Raise it when the same checkpoint gives other bytes than before.
+CONVERTER_VERSION = "1"
+
+_CHUNK_BYTES = 1 << 24  # of source read at a time
+_PANEL_WIDTH = 16
+_NO_SHA256 = bytes(32)
+_EMBEDDING = "gpt_neox.embed_in.weight"
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion read and wrote.
+
+    Attributes:
+        output: the file written.
+        source: hub id or folder name of the checkpoint.
+        revision: its revision, or None.
+        commit: the hub commit it was read at, or None.
+        weights: format of the matmul weights; "auto" resolved.
+        embedding_format: format of the embedding, always lossless.
+        num_tensors: tensors in the file.
+        num_parameters: numbers in the checkpoint's weights.
+        source_size_bytes: size of these as stored in the checkpoint.
+        size_bytes: size of the file written.
+        tokenizer_revision: the revision tokenizer.json came from, where that is another one.
+        time_s: wall time.
+    """
+
+    output: str
+    source: str
+    revision: str | None
+    commit: str | None
+    weights: str
+    embedding_format: str
+    num_tensors: int
+    num_parameters: int
+    source_size_bytes: int
+    size_bytes: int
+    tokenizer_revision: str | None
+    time_s: float
+
+
+def convert(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    revision: str | int | None = None,
+    weights: str = "auto",
+    progress: bool = True,
+) -> ConversionReport:
+    """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint gives the same bytes on every machine.
+
+    Norms and biases are stored in float32, the embedding in the smallest lossless format.
+
+    Args:
+        source: a local checkpoint folder.
+        output: the file to write; it appears when it is complete, in place of any before it.
+        revision: the revision to convert, as in ``open_checkpoint``.
+        weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds every one exactly.
+        progress: show a bar on standard error if that is a terminal.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or is not supported.
+        ValueError: unknown ``weights``, or a value too large for the format asked for.
+        OSError: a file cannot be read or written.
+    """
+    with open_checkpoint(source, revision) as checkpoint:
+        return convert_checkpoint(checkpoint, output, weights=weights, progress=progress)
+
+
+def convert_checkpoint(
+    checkpoint: Checkpoint,
+    output: str | os.PathLike[str],
+    *,
+    weights: str = "auto",
+    progress: bool = True,
+    threads: int | None = None,
+) -> ConversionReport:
+    """As ``convert``, for a checkpoint that is open; ``threads`` defaults to the processors this process may use."""
+    start_s = time.monotonic()
+    if weights != "auto":
+        _core.pack_matrix(b"", "f32", 0, 0, weights)  # refuses a format that does not exist
+    config_text = checkpoint.config_text()
+    config = parse_config(config_text, str(checkpoint.folder / "config.json"))
+    tokenizer_json = checkpoint.tokenizer_json()
+    tokenizer_section = compile_tokenizer(tokenizer_json)
+    plans = plan_tensors(checkpoint, config)
+
+    with _Progress(plans, enabled=progress) as bar, _Workers(threads) as workers:
+        if weights == "auto":
+            weights = _smallest_exact_format(checkpoint, [p for p in plans if p.layout == PANELS], workers)
+        embedding = next(p for p in plans if p.name == _EMBEDDING)
+        embedding_format = _smallest_exact_format(checkpoint, [embedding], workers)
+        formats = {VECTOR: "f32", PANELS: weights}
+        with _core.PcpuWriter(str(Path(output)), config.to_core(), weights) as writer:
+            writer.set_tokenizer(tokenizer_section)
+            writer.set_metadata(_metadata(checkpoint, config_text, tokenizer_json))
+            for plan in plans:
+                _write_tensor(checkpoint, plan, formats.get(plan.layout, embedding_format), writer, workers, bar)
+            writer.finish()
+    stored = [plan for plan in plans if not plan.derived]
+    source = checkpoint.source
+    return ConversionReport(
+        output=os.fspath(output),
+        source=source.name,
+        revision=source.revision,
+        commit=source.commit,
+        weights=weights,
+        embedding_format=embedding_format,
+        num_tensors=len(plans),
+        num_parameters=sum(plan.rows * plan.cols for plan in stored),
+        source_size_bytes=sum(checkpoint.info(plan.source_name).size_bytes for plan in stored),
+        size_bytes=os.path.getsize(output),
+        tokenizer_revision=source.tokenizer_revision,
+        time_s=time.monotonic() - start_s,
+    )
+
+
+def provenance(file: _core.PcpuFile) -> dict[str, object]:
+    """Where a file's weights came from, as ``Model.provenance`` gives it.
+
+    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of the source
+    tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
+    """
+    metadata = file.metadata
+    return {
+        "source": metadata.get("source"),
+        "revision": metadata.get("revision"),
+        "commit": metadata.get("commit"),
+        "weights": file.weights,
+        "tensors": {t["name"]: t["source_sha256"].hex() for t in file.tensors if not t["derived"]},
+        "converter_version": metadata.get("converter_version"),
+        "tokenizer_sha256": metadata.get("tokenizer_sha256"),
+    }
+
+
+def _metadata(checkpoint: Checkpoint, config_text: str, tokenizer_json: bytes) -> dict[str, str]:
+    """The file's metadata section: nothing in it depends on the machine or the time."""
+    source = checkpoint.source
+    entries = {
+        "source": source.name,
+        "revision": source.revision,
+        "commit": source.commit,
+        "config": config_text,
+        "converter_version": CONVERTER_VERSION,
+        "tokenizer_sha256": hashlib.sha256(tokenizer_json).hexdigest(),
+        "tokenizer_revision": source.tokenizer_revision,
+    }
+    return {key: value for key, value in entries.items() if value is not None}
+
+
+class _Workers:
+    """Threads that do work ahead of its use, a bounded number of items at a time, results in order."""
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._executor = ThreadPoolExecutor(self._threads)
+
+    def map(self, function: Callable[[_Item], _Result], items: Iterator[_Item]) -> Iterator[_Result]:
+        pending: collections.deque[Future[_Result]] = collections.deque()
+        try:
+            for item in items:
+                pending.append(self._executor.submit(function, item))
+                if len(pending) > self._threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+class _Progress:
+    """A bar over the source's bytes, on a terminal only."""
+
+    def __init__(self, plans: list[TensorPlan], *, enabled: bool) -> None:
+        total = sum(plan.rows * plan.cols * DTYPE_SIZES[plan.dtype] for plan in plans)
+        hidden = not (enabled and sys.stderr.isatty())
+        self._bar = tqdm(total=total, unit="B", unit_scale=True, desc="converting", disable=hidden, leave=False)
+
+    def update(self, size_bytes: int) -> None:
+        self._bar.update(size_bytes)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._bar.close()
+
+
+def _row_chunks(plan: TensorPlan) -> Iterator[tuple[int, int]]:
+    """Row ranges of about _CHUNK_BYTES that begin at a panel."""
+    row_bytes = plan.cols * DTYPE_SIZES[plan.dtype]
+    step = max(_CHUNK_BYTES // max(row_bytes, 1) // _PANEL_WIDTH * _PANEL_WIDTH, _PANEL_WIDTH)
+    for begin in range(0, plan.rows, step):
+        yield begin, min(begin + step, plan.rows)
+
+
+def _smallest_exact_format(checkpoint: Checkpoint, plans: list[TensorPlan], workers: _Workers) -> str:
+    """The first of f16, bf16 and f32 that holds every value of these tensors."""
+    for target in ("f16", "bf16"):
+
+        def holds(item: tuple[TensorPlan, int, int], target: str = target) -> bool:
+            plan, begin, end = item
+            data = checkpoint.read(plan.source_name, begin * plan.cols, end * plan.cols)
+            return _core.holds_exactly(data, WEIGHT_DTYPES[plan.dtype], target)
+
+        unsure = [plan for plan in plans if WEIGHT_DTYPES[plan.dtype] != target]
+        if all(workers.map(holds, ((plan, *rows) for plan in unsure for rows in _row_chunks(plan)))):
+            return target
+    return "f32"
+
+
+def _write_tensor(
+    checkpoint: Checkpoint,
+    plan: TensorPlan,
+    target: str,
+    writer: _core.PcpuWriter,
+    workers: _Workers,
+    bar: _Progress,
+) -> None:
+    dtype = WEIGHT_DTYPES[plan.dtype]
+
+    def pack(rows: tuple[int, int]) -> tuple[bytes, object]:
+        begin, end = rows
+        data = checkpoint.read(plan.source_name, begin * plan.cols, end * plan.cols)
+        if plan.layout == PANELS:
+            return data, _core.pack_matrix(data, dtype, end - begin, plan.cols, target)
+        return data, _core.convert_elements(data, dtype, target)
+
+    sha256 = hashlib.sha256()
+    writer.begin_tensor(plan.name, target, dtype)
+    try:
+        for data, packed in workers.map(pack, _row_chunks(plan)):
+            writer.append(packed)
+            if not plan.derived:
+                sha256.update(data)
+            bar.update(len(data))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path(plan.source_name)}: tensor '{plan.source_name}': {error}") from None
+    writer.end_tensor(_NO_SHA256 if plan.derived else sha256.digest())
+
+
+__all__ = ["CONVERTER_VERSION", "ConversionReport", "NeoxConfig", "convert", "convert_checkpoint", "provenance"]

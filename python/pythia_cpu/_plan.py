@@ -1,0 +1,95 @@
+"""Which tensor of a checkpoint becomes which tensor of a file; what is missing, extra or misshapen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pythia_cpu import _core
+from pythia_cpu._checkpoint import Checkpoint
+from pythia_cpu._config import NeoxConfig
+from pythia_cpu._errors import CheckpointError
+from pythia_cpu._tensor_file import WEIGHT_DTYPES
+from pythia_cpu._tensor_names import canonical_names
+
+# csrc/format/pcpu_format.h Layout
+VECTOR, ROWS, PANELS = 0, 1, 2
+
+_EMBEDDING, _HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
+_MAX_LISTED = 8
+_COMPARE_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the file: its name and layout there, and the tensor of the checkpoint it is made from."""
+
+    name: str
+    layout: int
+    rows: int
+    cols: int
+    source_name: str
+    dtype: str  # of the source
+    derived: bool  # the head of tied embeddings, made from the embedding
+
+
+def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]:
+    """Matches a checkpoint's tensors with those that the config calls for, in file order.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown, of another shape or not floating point; the message lists them.
+    """
+    where = str(checkpoint.folder)
+    sources = canonical_names(checkpoint, where)
+    expected = _core.expected_tensors(config.to_core())
+    wanted = {name for name, *_ in expected}
+    tied = config.tie_word_embeddings
+
+    missing = [name for name in wanted if name not in sources and not (tied and name == _HEAD)]
+    extra = [sources[name] for name in sources if name not in wanted]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} tensors are missing: {_listing(sorted(missing))}")
+    if extra:
+        problems.append(
+            f"{len(extra)} tensors are not part of a GPT-NeoX model with this config: {_listing(sorted(extra))}"
+        )
+    plans, misshapen = [], []
+    for name, layout, rows, cols in expected:
+        derived = tied and name == _HEAD
+        source_name = sources.get(_EMBEDDING if derived else name)
+        if source_name is None:
+            continue
+        info = checkpoint.info(source_name)
+        shape = (cols,) if layout == VECTOR else (rows, cols)
+        if info.shape != shape:
+            misshapen.append(f"{source_name} is {list(info.shape)}, expected {list(shape)}")
+        if info.dtype not in WEIGHT_DTYPES:
+            misshapen.append(f"{source_name} is {info.dtype}, expected one of {', '.join(WEIGHT_DTYPES)}")
+        plans.append(TensorPlan(name, layout, rows, cols, source_name, info.dtype, derived))
+    if misshapen:
+        problems.append(f"{len(misshapen)} tensors do not fit: {_listing(misshapen)}")
+    if problems:
+        advice = "compare config.json with the weights, and download both again"
+        raise CheckpointError(f"{where}: {'; '.join(problems)}; {advice}")
+    if tied and _HEAD in sources:
+        _require_equal(checkpoint, sources[_EMBEDDING], sources[_HEAD])
+    return plans
+
+
+def _listing(items: list[str]) -> str:
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return ", ".join(items[:_MAX_LISTED]) + more
+
+
+def _require_equal(checkpoint: Checkpoint, embedding: str, head: str) -> None:
+    """A head that is stored although it is tied must be the embedding, or one of the two would be ignored."""
+    info = checkpoint.info(embedding)
+    same = checkpoint.info(head) == info
+    for begin in range(0, info.num_elements, _COMPARE_ELEMENTS):
+        end = min(begin + _COMPARE_ELEMENTS, info.num_elements)
+        same = same and checkpoint.read(embedding, begin, end) == checkpoint.read(head, begin, end)
+    if not same:
+        raise CheckpointError(
+            f"{checkpoint.path(head)}: tensor '{head}' differs from '{embedding}', but config.json says they are tied; "
+            "set tie_word_embeddings to false if the head is its own"
+        )

@@ -1,0 +1,99 @@
+"""What the readers of the weight file layouts have in common: lazily read tensors, by name."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+
+# dtype names as PyTorch spells them, and their sizes in bytes.
+DTYPE_SIZES: dict[str, int] = {
+    **dict.fromkeys(("float64", "int64"), 8),
+    **dict.fromkeys(("float32", "int32"), 4),
+    **dict.fromkeys(("float16", "bfloat16", "int16"), 2),
+    **dict.fromkeys(("int8", "uint8", "bool"), 1),
+}
+# The dtypes that weights may have, and their names in the core.
+WEIGHT_DTYPES: dict[str, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+MAX_TENSOR_BYTES = 1 << 42
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor's dtype (PyTorch's name), shape, and size in bytes when stored row by row."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.num_elements * DTYPE_SIZES[self.dtype]
+
+
+class TensorFile(Protocol):
+    """One file of tensors, open for reading."""
+
+    path: Path
+    tensors: dict[str, TensorInfo]
+
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        """Elements [begin, end) of a tensor in row-major order, as stored, little-endian."""
+
+    def close(self) -> None:
+        """Closes the file; tensors that were read stay valid."""
+
+
+class FileBytes:
+    """Positioned reads of a file, safe from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size_bytes = os.fstat(self._fd).st_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Exactly ``size`` bytes from ``offset``; EOFError if the file ends before."""
+        pieces, missing = [], size
+        while missing:
+            piece = os.pread(self._fd, min(missing, 1 << 30), offset + size - missing)
+            if not piece:
+                raise EOFError(f"{self.path}: ends at byte {self.size_bytes}, expected {offset + size}")
+            pieces.append(piece)
+            missing -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> FileBytes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+
+def to_numpy(info: TensorInfo, data: bytes) -> npt.NDArray[Any]:
+    """A tensor's bytes as a writable array; bfloat16, which numpy lacks, becomes float32 of the same values."""
+    if info.dtype == "bfloat16":
+        return _core.convert_elements(data, "bf16", "f32").view(np.float32).reshape(info.shape)
+    return np.frombuffer(bytearray(data), dtype=info.dtype).reshape(info.shape)

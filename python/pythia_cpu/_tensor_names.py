@@ -1,0 +1,45 @@
+"""The names tensors go by in checkpoints, and the names the engine knows them by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pythia_cpu._errors import CheckpointError
+
+# Masks and rotary tables that old checkpoints store beside the weights; they are computed, not read.
+_BUFFER = re.compile(
+    r"(gpt_neox\.)?(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
+)
+_WITHOUT_PREFIX = re.compile(r"(embed_in|layers|final_layer_norm)\.")
+
+
+def canonical_name(name: str) -> str | None:
+    """The engine's name of a checkpoint's tensor, or None for a buffer.
+
+    transformers 5 calls the head ``lm_head`` in memory, and a bare GPTNeoXModel saves without the ``gpt_neox.`` prefix.
+    """
+    if _BUFFER.fullmatch(name):
+        return None
+    if name == "lm_head.weight":
+        return "embed_out.weight"
+    return f"gpt_neox.{name}" if _WITHOUT_PREFIX.match(name) else name
+
+
+def canonical_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """Engine name -> name in the checkpoint, for every weight.
+
+    Raises:
+        CheckpointError: two of the names mean the same weight.
+    """
+    result: dict[str, str] = {}
+    for name in names:
+        canonical = canonical_name(name)
+        if canonical is None:
+            continue
+        if canonical in result:
+            raise CheckpointError(
+                f"{where}: tensors '{result[canonical]}' and '{name}' are the same weight; remove one of them"
+            )
+        result[canonical] = name
+    return result
