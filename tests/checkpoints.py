@@ -139,8 +139,8 @@ def write_checkpoint(
 ) -> Path:
     """Writes config.json, model.safetensors and the mini model's tokenizer.json to `folder`, and returns it.
 
-    `config_arguments` are neox_config's (hidden_size, num_hidden_layers, num_attention_heads, ...). `tensors` replaces the
-    random weights, `config_updates` is merged into config.json after the weights are made.
+    `config_arguments` are neox_config's (hidden_size, num_hidden_layers, num_attention_heads, ...). `tensors` replaces
+    the random weights, `config_updates` is merged into config.json after the weights are made.
     """
     config = neox_config(**config_arguments)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Converts the checkpoint in tests/data to the model that ships inside the package. Run it when the file format changes."""
+"""Converts the checkpoint in tests/data to the model that ships in the package. Run it when the file format changes."""
 
 from __future__ import annotations
 

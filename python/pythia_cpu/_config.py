@@ -1,4 +1,4 @@
-"""From a checkpoint's ``config.json``, in any dialect of transformers 3 to 5, to the hyperparameters the engine runs."""
+"""From a checkpoint's ``config.json``, in any dialect of transformers 3 to 5, to the engine's hyperparameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pythia_cpu import _core
 from pythia_cpu._errors import CheckpointError
 
-# transformers.activations.ACT2FN names -> csrc/format/config.h Activation. The names of one row compute the same function.
+# transformers.activations.ACT2FN names -> csrc/format/config.h Activation. Names of one row compute the same function.
 ACTIVATIONS: dict[str, int] = {
     **dict.fromkeys(("gelu", "gelu_python"), 0),
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"), 1),
@@ -43,7 +43,7 @@ _SUPPORTED_ARCHITECTURES = ("GPTNeoXForCausalLM", "GPTNeoXModel")
 
 @dataclass(frozen=True)
 class NeoxConfig:
-    """Hyperparameters as csrc/format/config.h has them; ``hidden_act`` is the number of an Activation, ids of -1 mean none."""
+    """Hyperparameters as csrc/format/config.h has them: ``hidden_act`` is an Activation's number, an id of -1 is none."""
 
     vocab_size: int
     hidden_size: int
@@ -173,7 +173,8 @@ def _check_architecture(reader: _Reader) -> None:
         )
     if architectures and not any(name in _SUPPORTED_ARCHITECTURES for name in architectures):
         raise reader.fail(
-            f"architectures is {architectures!r}, expected GPTNeoXForCausalLM; a model with another head gives no logits over tokens"
+            f"architectures is {architectures!r}, expected GPTNeoXForCausalLM; "
+            "a model with another head gives no logits over tokens"
         )
     if reader.raw.get("quantization_config"):
         raise reader.fail(
@@ -191,11 +192,11 @@ def _activation(reader: _Reader) -> int:
 
 
 def _rotary_settings(reader: _Reader) -> tuple[float, float]:
-    """The share of a head's dimensions that is rotated, and the base of the frequencies, wherever a dialect puts them."""
+    """The rotated share of a head, and the base of the frequencies, wherever a dialect puts them."""
     raw = reader.raw
     rope = _flat_rope_parameters(reader)
     for key, settings in (("rope_scaling", raw.get("rope_scaling")), ("rope_parameters", rope)):
-        if settings is None:
+        if not settings:
             continue
         if not isinstance(settings, dict):
             raise reader.fail(f"{key} is {settings!r}, expected null or an object")

@@ -84,7 +84,8 @@ def convert(
         source: a local checkpoint folder.
         output: the file to write; it appears when it is complete, in place of any before it.
         revision: the revision to convert, as in ``open_checkpoint``.
-        weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds every one exactly.
+        weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds all of them
+            exactly.
         progress: show a bar on standard error if that is a terminal.
 
     Raises:
@@ -147,8 +148,8 @@ def convert_checkpoint(
 def provenance(file: _core.PcpuFile) -> dict[str, object]:
     """Where a file's weights came from, as ``Model.provenance`` gives it.
 
-    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of the source
-    tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
+    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of the
+    source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
     """
     metadata = file.metadata
     return {

@@ -1,4 +1,4 @@
-"""Reads ``pytorch_model.bin`` files without torch: a zip archive of a pickle and raw storages, or the stream torch 1.5 wrote."""
+"""Reads ``pytorch_model.bin`` files without torch: a zip archive of a pickle and storages, or torch 1.5's stream."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class TorchFile:
         return CheckpointError(f"{self.path}: {problem}; download the file again, or use safetensors weights")
 
     def _read_zip(self, stream: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-        """The pickle, and the byte range of each storage, from a zip archive whose entries must be stored uncompressed."""
+        """The pickle and each storage's byte range, from a zip archive whose entries must be stored uncompressed."""
         try:
             archive = zipfile.ZipFile(stream)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -120,7 +120,7 @@ class TorchFile:
         return start, entry.file_size
 
     def _read_legacy(self, stream: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-        """torch before 1.6: pickles of a magic number, a version, the writer's machine, the state, the storage keys; storages."""
+        """What torch before 1.6 wrote: five pickles (magic, version, machine, state, storage keys), then the storages."""
         where = str(self.path)
         if load_pickle(stream, where) != _LEGACY_MAGIC or load_pickle(stream, where) != _LEGACY_PROTOCOL:
             raise self._fail("it is a pickle that torch did not write")
@@ -175,8 +175,8 @@ class TorchFile:
         extent = 1 + sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
         if info.num_elements and ref.offset + extent > ref.storage.num_elements:
             raise self._fail(
-                f"tensor '{name}' of shape {list(ref.shape)}, strides {list(ref.strides)} and offset {ref.offset} does not fit in "
-                f"its storage of {ref.storage.num_elements} elements"
+                f"tensor '{name}' of shape {list(ref.shape)}, strides {list(ref.strides)} and offset {ref.offset} does not "
+                f"fit in its storage of {ref.storage.num_elements} elements"
             )
         if info.num_elements > ref.storage.num_elements:
             raise self._fail(f"tensor '{name}' of shape {list(ref.shape)} has more elements than its storage")
