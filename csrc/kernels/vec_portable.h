@@ -65,7 +65,9 @@ inline Vec load_n(const float* p, int64_t n) {
   return map([&](int i) { return i < n ? p[i] : 0.0f; });
 }
 inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
-inline void store_n(float* p, Vec a, int64_t n) { std::memcpy(p, a.v, static_cast<size_t>(n) * sizeof(float)); }
+inline void store_n(float* p, Vec a, int64_t n) {
+  for (int i = 0; i < kLanes && i < n; ++i) p[i] = a.v[i];
+}
 
 inline Vec operator+(Vec a, Vec b) {
   return map([&](int i) { return a.v[i] + b.v[i]; });
