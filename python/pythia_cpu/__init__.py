@@ -1,0 +1,33 @@
+"""CPU inference for Pythia and other GPT-NeoX checkpoints: fast, and the same bits everywhere.
+
+import pythia_cpu
+
+model = pythia_cpu.load()
+print(model.generate("Once upon a time", max_new_tokens=64).text)
+"""
+
+from importlib.metadata import version as _version
+
+from pythia_cpu._checkpoint import open_checkpoint
+from pythia_cpu._convert import ConversionReport, convert
+from pythia_cpu._errors import CheckpointError, FormatError
+from pythia_cpu._generation import Generation, Token, TokenStream
+from pythia_cpu._model import Config, Model, load
+from pythia_cpu._tokenizer import Tokenizer
+
+__version__ = _version("pythia-cpu")
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConversionReport",
+    "FormatError",
+    "Generation",
+    "Model",
+    "Token",
+    "TokenStream",
+    "Tokenizer",
+    "convert",
+    "load",
+    "open_checkpoint",
+]

@@ -1,0 +1,118 @@
+"""What users pass, checked and in the form the core takes. Every error is a ValueError that names the argument."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
+Prompt: TypeAlias = str | TokenIds
+
+_INT64_MAX = 2**63 - 1
+
+
+def integer(name: str, value: object, low: int, high: int = _INT64_MAX) -> int:
+    """A whole number in [low, high]; NumPy's count, bools and floats do not."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a whole number") from None
+    if not low <= number <= high:
+        limit = f"{low} or more" if high == _INT64_MAX else f"{low} to {high}"
+        raise ValueError(f"{name} is {number}, expected {limit}")
+    return number
+
+
+def number(name: str, value: object) -> float:
+    """A real number; its range is the core's to check."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a number")
+    return float(value)
+
+
+def boolean(name: str, value: object) -> bool:
+    """True or False, and nothing that merely counts as one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected True or False")
+    return bool(value)
+
+
+def strings(name: str, value: object) -> list[str]:
+    """None, one str or several, as a list."""
+    if value is None:
+        return []
+    found = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else None
+    if found is None or not all(isinstance(item, str) for item in found):
+        raise ValueError(f"{name} is {value!r}, expected a str or a list of str")
+    for item in found:
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} holds {item!r} with a lone surrogate, so no text can hold it") from None
+    return found
+
+
+def biases(name: str, value: object) -> list[tuple[int, float]]:
+    """None or a mapping from token id to bias, as pairs."""
+    if value is None:
+        return []
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} is of type {type(value).__name__}, expected a dict from token id to a number")
+    return [
+        (integer(f"a token of {name}", id, 0, 2**31 - 1), number(f"{name}[{id!r}]", bias)) for id, bias in value.items()
+    ]
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_batch(name: str, value: object) -> bool:
+    """Whether this is a list of sequences; False for a str and for one sequence of ids. An empty list is one empty
+    sequence.
+    """
+    if isinstance(value, str):
+        return False
+    if hasattr(value, "__array__"):
+        dimensions = np.ndim(np.asarray(value))
+        if dimensions not in (1, 2):
+            raise ValueError(f"{name} is an array of {dimensions} dimensions, expected token ids [n] or [batch, n]")
+        return dimensions == 2
+    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+        raise ValueError(
+            f"{name} is of type {type(value).__name__}, expected a str, a list of token ids, or a list of these"
+        )
+    flat = [_is_integer(item) for item in value]
+    if any(flat) and not all(flat):
+        odd = value[flat.index(False)]
+        raise ValueError(f"{name} holds token ids and {odd!r} of type {type(odd).__name__}, expected one kind")
+    return bool(flat) and not any(flat)
+
+
+def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32]:
+    """One sequence of ids as int32 [n], each in [0, vocab_size)."""
+    if isinstance(value, str):
+        raise ValueError(f"{name} is a str, expected token ids: encode it first, with model.tokenizer.encode")
+    if not hasattr(value, "__array__"):
+        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+            raise ValueError(f"{name} is of type {type(value).__name__}, expected a list of token ids")
+        for item in value:
+            if not _is_integer(item):
+                raise ValueError(f"{name} holds {item!r} of type {type(item).__name__}, expected token ids")
+            if not 0 <= item < vocab_size:
+                raise ValueError(f"{name} holds token id {item}, expected 0 to {vocab_size - 1}")
+    ids = np.asarray(value) if len(value) else np.empty(0, np.int32)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} is an array of {ids.dtype} with {ids.ndim} dimensions, expected whole numbers with one"
+        )
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+        bad = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(f"{name} holds token id {bad}, expected 0 to {vocab_size - 1}")
+    return np.ascontiguousarray(ids, dtype=np.int32)
