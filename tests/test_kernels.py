@@ -1,0 +1,242 @@
+"""Every kernel: the same bits as the portable one, and right."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from bits import assert_same_bits
+from pythia_cpu import _core
+
+PORTABLE = _core.Kernels("portable")
+SIMD_ISAS = [isa for isa in _core.supported_isas() if isa != "portable"]
+FLOAT_FORMATS = ["f32", "f16", "bf16"]
+EDGES = (16, 32, 64, 128, 256, 512)
+# One to two vectors of 16 past every edge, and what lies around it.
+LENGTHS = sorted({*range(1, 50), *(edge + past for edge in EDGES for past in (-1, 0, 1, 7, 15, 16, 17, 31, 32))})
+
+SPECIAL = np.array(
+    [0.0, -0.0, 1e-45, -3e-39, 1.1754944e-38, 1e-30, 3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1.0, -1.0], np.float32
+)
+
+
+@pytest.fixture(params=SIMD_ISAS)
+def kernels(request: pytest.FixtureRequest) -> _core.Kernels:
+    """Each instruction set of this machine but the portable one."""
+    return _core.Kernels(request.param)
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def pack(matrix: np.ndarray, weights: str) -> np.ndarray:
+    rows, cols = matrix.shape
+    return _core.pack_matrix(matrix, "f32", rows, cols, weights)
+
+
+def with_specials(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Random values of many magnitudes, a third of them special."""
+    values = normal(rng, *shape) * np.float32(10) ** rng.integers(-44, 38, shape).astype(np.float32)
+    return np.where(rng.random(shape) < 0.3, rng.choice(SPECIAL, shape), values).astype(np.float32)
+
+
+def test_the_table_asked_for_is_the_one_that_runs() -> None:
+    for isa in _core.supported_isas():
+        assert _core.Kernels(isa).isa == isa
+    assert _core.supported_isas()[-1] == "portable"
+    with pytest.raises(ValueError, match=r"no-such-isa.*this machine runs: .*portable"):
+        _core.Kernels("no-such-isa")
+
+
+class TestMatmul:
+    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    def test_same_bits_over_rows_and_outputs(self, kernels: _core.Kernels, weights: str) -> None:
+        rng = np.random.default_rng(1)
+        for outputs in [1, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 80, 96, 97, 128, 129, 160]:
+            for rows in range(1, 20):
+                inputs = int(rng.integers(1, 40))
+                x, bias = normal(rng, rows, inputs), normal(rng, outputs) if rows % 2 else None
+                packed = pack(normal(rng, outputs, inputs), weights)
+                arguments = (x, packed, weights, outputs, bias)
+                context = f"{rows} rows, {outputs} outputs, {inputs} inputs"
+                assert_same_bits(kernels.matmul(*arguments), PORTABLE.matmul(*arguments), context)
+
+    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    def test_same_bits_over_inputs(self, kernels: _core.Kernels, weights: str) -> None:
+        rng = np.random.default_rng(2)
+        for inputs in LENGTHS:
+            for rows in (1, 2, 7):
+                packed = pack(normal(rng, 40, inputs), weights)
+                arguments = (normal(rng, rows, inputs), packed, weights, 40, normal(rng, 40))
+                assert_same_bits(
+                    kernels.matmul(*arguments), PORTABLE.matmul(*arguments), f"{rows} rows, {inputs} inputs"
+                )
+
+    def test_same_bits_of_special_values(self, kernels: _core.Kernels) -> None:
+        rng = np.random.default_rng(3)
+        for inputs in (1, 2, 3, 20):
+            packed = pack(with_specials(rng, 200, inputs), "f32")
+            arguments = (with_specials(rng, 30, inputs), packed, "f32", 200, with_specials(rng, 200))
+            assert_same_bits(kernels.matmul(*arguments), PORTABLE.matmul(*arguments))
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    def test_rows_do_not_depend_on_their_company(self, isa: str, weights: str) -> None:
+        rng = np.random.default_rng(4)
+        for inputs in (33, 256, 257, 700):
+            x, packed, bias = normal(rng, 29, inputs), pack(normal(rng, 100, inputs), weights), normal(rng, 100)
+            together = _core.Kernels(isa).matmul(x, packed, weights, 100, bias)
+            for begin, end in [(0, 1), (28, 29), (3, 9), (10, 27)]:
+                part = _core.Kernels(isa).matmul(x[begin:end], packed, weights, 100, bias)
+                assert_same_bits(part, together[begin:end])
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    def test_adds_in_sequence_with_one_rounding_a_step(self, isa: str, weights: str) -> None:
+        """The order that docs/numerics.md gives, step by step in exact arithmetic."""
+        rng = np.random.default_rng(5)
+        rows, outputs, inputs = 2, 18, 259
+        x, bias = normal(rng, rows, inputs), normal(rng, outputs)
+        packed = pack(normal(rng, outputs, inputs), weights)
+        w = _core.unpack_matrix(packed, weights, outputs, inputs)
+        y = _core.Kernels(isa).matmul(x, packed, weights, outputs, bias)
+        for r in range(rows):
+            for o in range(0, outputs, 5):
+                total = np.float32(0)
+                for k in range(inputs):
+                    total = round_to_float32(
+                        Fraction(float(x[r, k])) * Fraction(float(w[o, k])) + Fraction(float(total))
+                    )
+                assert y[r, o] == np.float32(total + bias[o])
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    def test_exact_on_small_integers(self, isa: str, weights: str) -> None:
+        rng = np.random.default_rng(6)
+        for rows, outputs, inputs in [(1, 5, 3), (7, 70, 90), (13, 129, 300)]:
+            x = rng.integers(-9, 10, (rows, inputs)).astype(np.float32)
+            w = rng.integers(-9, 10, (outputs, inputs)).astype(np.float32)
+            y = _core.Kernels(isa).matmul(x, pack(w, weights), weights, outputs)
+            np.testing.assert_array_equal(y, x.astype(np.int64) @ w.astype(np.int64).T)
+
+
+def round_to_float32(value: Fraction) -> np.float32:
+    """The nearest float32 to a rational number in its normal range, ties to even."""
+    nearest = np.float32(float(value))  # rounded twice: right, or next to the right one
+    around = [np.nextafter(nearest, np.float32(-np.inf)), nearest, np.nextafter(nearest, np.float32(np.inf))]
+    return min(around, key=lambda f: (abs(Fraction(float(f)) - value), int(f.view(np.uint32)) & 1))
+
+
+class TestAttention:
+    SHAPES = ((0, 1), (0, 2), (0, 17), (5, 1), (15, 2), (255, 1), (256, 1), (255, 3), (250, 40), (511, 2), (0, 300))
+
+    @pytest.mark.parametrize("head_dim", [1, 7, 15, 16, 17, 20, 31, 32, 33, 48, 64, 80, 96, 128, 256])
+    def test_same_bits(self, kernels: _core.Kernels, head_dim: int) -> None:
+        rng = np.random.default_rng(head_dim)
+        for first_position, n in self.SHAPES:
+            positions = first_position + n + int(rng.integers(0, 20))
+            q, k, v = normal(rng, n, head_dim), normal(rng, positions, head_dim), normal(rng, positions, head_dim)
+            arguments = (q, k, v, first_position, 1.0)
+            context = f"{n} queries from position {first_position}"
+            assert_same_bits(kernels.attention(*arguments), PORTABLE.attention(*arguments), context)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("head_dim", [20, 64])
+    def test_queries_do_not_depend_on_their_company_or_on_later_keys(self, isa: str, head_dim: int) -> None:
+        rng = np.random.default_rng(8)
+        n = 530
+        q, k, v = normal(rng, n, head_dim), normal(rng, n, head_dim), normal(rng, n, head_dim)
+        kernels = _core.Kernels(isa)
+        together = kernels.attention(q, k, v, 0, 0.3)
+        for begin, end in [(0, 1), (0, 255), (255, 256), (256, 258), (17, 300), (300, 530), (529, 530)]:
+            part = kernels.attention(q[begin:end], k[:end], v[:end], begin, 0.3)
+            assert_same_bits(part, together[begin:end], f"queries {begin}..{end}")
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("scale", [0.125, 30.0, 3000.0])
+    def test_right(self, isa: str, scale: float) -> None:
+        """Scores to +-1e5 included: trained models have them."""
+        rng = np.random.default_rng(9)
+        n, head_dim = 700, 24
+        q, k, v = normal(rng, n, head_dim), normal(rng, n, head_dim), normal(rng, n, head_dim)
+        out = _core.Kernels(isa).attention(q, k, v, 0, scale)
+        # Scores in float32 as the kernel has them: this test is about what follows, which is done in float64.
+        packed = pack(k, "f32")
+        scores = (_core.Kernels(isa).matmul(q, packed, "f32", n) * np.float32(scale)).astype(np.float64)
+        scores[np.triu_indices(n, 1)] = -np.inf
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        expected = weights @ v / weights.sum(1, keepdims=True)
+        assert np.abs(out - expected).max() < 2e-6 * np.abs(v).max()
+
+
+class TestRows:
+    def test_layer_norm_same_bits(self, kernels: _core.Kernels) -> None:
+        rng = np.random.default_rng(10)
+        for n in LENGTHS:
+            arguments = (normal(rng, n) * np.float32(3), normal(rng, n), normal(rng, n), 1e-5)
+            assert_same_bits(kernels.layer_norm(*arguments), PORTABLE.layer_norm(*arguments), n)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    def test_layer_norm_right(self, isa: str) -> None:
+        rng = np.random.default_rng(11)
+        for n in (1, 5, 80, 128, 2560):
+            x, weight, bias = normal(rng, n) + np.float32(0.5), normal(rng, n), normal(rng, n)
+            wide = x.astype(np.float64)
+            expected = (wide - wide.mean()) / np.sqrt(wide.var() + np.float32(1e-5)) * weight + bias
+            y = _core.Kernels(isa).layer_norm(x, weight, bias, 1e-5)
+            np.testing.assert_allclose(y, expected, rtol=1e-6, atol=2e-6)
+
+    def test_add_same_bits(self, kernels: _core.Kernels) -> None:
+        rng = np.random.default_rng(12)
+        for n in LENGTHS:
+            a, b = with_specials(rng, n), with_specials(rng, n)
+            assert_same_bits(kernels.add(a, b), PORTABLE.add(a, b), n)
+            with np.errstate(all="ignore"):
+                assert_same_bits(kernels.add(a, b), a + b, n)
+
+    def test_rotary_same_bits(self, kernels: _core.Kernels) -> None:
+        rng = np.random.default_rng(13)
+        for half in [*range(1, 36), 40, 47, 48, 49, 64, 127, 128]:
+            x = normal(rng, 2 * half + 5)
+            angle = rng.uniform(0, 2 * np.pi, half)
+            cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+            assert_same_bits(kernels.rotary(x, cos, sin), PORTABLE.rotary(x, cos, sin), half)
+            first, second = x[:half], x[half : 2 * half]
+            expected = [first * cos - second * sin, second * cos + first * sin, x[2 * half :]]
+            assert_same_bits(PORTABLE.rotary(x, cos, sin), np.concatenate(expected), half)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    def test_to_float_of_every_value(self, isa: str) -> None:
+        every = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
+        kernels = _core.Kernels(isa)
+        with np.errstate(invalid="ignore"):
+            half = every.view(np.float16).astype(np.float32)
+        assert_same_bits(kernels.to_float("f16", every.view(np.uint8)), half)
+        assert_same_bits(
+            kernels.to_float("bf16", every.view(np.uint8)), (every.astype(np.uint32) << 16).view(np.float32)
+        )
+        for n in range(1, 40):
+            assert_same_bits(kernels.to_float("f16", every[:n].view(np.uint8)), half[:n])
+            assert_same_bits(kernels.to_float("f32", half[:n].view(np.uint8)), half[:n])
+
+    def test_quantize_row_same_bits(self, kernels: _core.Kernels) -> None:
+        rng = np.random.default_rng(14)
+        for n in LENGTHS:
+            x = normal(rng, n) * np.float32(10.0 ** rng.integers(-40, 30))
+            for actual, expected in zip(kernels.quantize_row(x), PORTABLE.quantize_row(x), strict=True):
+                assert_same_bits(actual, expected, n)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    def test_quantize_row_right(self, isa: str) -> None:
+        rng = np.random.default_rng(15)
+        x = np.concatenate([normal(rng, 64), np.zeros(32, np.float32), normal(rng, 7)])
+        codes, scales, sums = _core.Kernels(isa).quantize_row(x)
+        groups = np.pad(x, (0, 25)).reshape(-1, 32)
+        largest = np.abs(groups).max(1)
+        np.testing.assert_array_equal(scales, largest / np.float32(127))
+        inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+        np.testing.assert_array_equal(codes.reshape(-1, 32), np.rint(groups * inverse[:, None]))
+        np.testing.assert_array_equal(sums, codes.reshape(-1, 32).astype(np.int32).sum(1))
