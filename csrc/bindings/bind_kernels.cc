@@ -40,19 +40,19 @@ struct Kernels {
     const int64_t groups = ceil_div(inputs, kQuantGroup);
     AlignedBuffer<int8_t> codes(rows * groups * kQuantGroup);
     AlignedBuffer<float> scales(rows * groups);
-    AlignedBuffer<int32_t> sums(rows * groups);
+    AlignedBuffer<int32_t> offsets(rows * groups);
     Floats y({rows, outputs});
     const FpEnvironment environment;
     for (int64_t r = 0; r < rows; ++r)
       table->quantize_row(x.data() + r * inputs, inputs, codes.data() + r * groups * kQuantGroup, scales.data() + r * groups,
-                          sums.data() + r * groups);
+                          offsets.data() + r * groups);
     table->matmul({.weights = {*parsed, weights.data(), outputs, inputs},
                    .panel_begin = 0,
                    .panel_end = num_panels(outputs),
                    .num_rows = rows,
                    .x = x.data(),
                    .x_stride = inputs,
-                   .quantized_x = {codes.data(), scales.data(), sums.data(), groups * kQuantGroup, groups},
+                   .quantized_x = {codes.data(), scales.data(), offsets.data(), groups * kQuantGroup, groups},
                    .bias = bias ? bias->data() : nullptr,
                    .y = y.mutable_data(),
                    .y_stride = outputs});
@@ -136,15 +136,15 @@ struct Kernels {
     return y;
   }
 
-  // (codes int8 [groups * 32], scales [groups], sums int32 [groups]).
+  // (codes int8 [groups * 32], scales [groups], offsets int32 [groups]).
   py::tuple quantize_row(const Floats& x) const {
     const int64_t groups = ceil_div(x.size(), kQuantGroup);
     py::array_t<int8_t> codes(groups * kQuantGroup);
     Floats scales(groups);
-    py::array_t<int32_t> sums(groups);
+    py::array_t<int32_t> offsets(groups);
     const FpEnvironment environment;
-    table->quantize_row(x.data(), x.size(), codes.mutable_data(), scales.mutable_data(), sums.mutable_data());
-    return py::make_tuple(codes, scales, sums);
+    table->quantize_row(x.data(), x.size(), codes.mutable_data(), scales.mutable_data(), offsets.mutable_data());
+    return py::make_tuple(codes, scales, offsets);
   }
 
   using Elementwise = void (*KernelTable::*)(const float*, int64_t, float*) noexcept;

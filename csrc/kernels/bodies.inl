@@ -6,7 +6,7 @@
 #include "kernels/attention.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/kernels.h"
-#include "kernels/matmul_float.inl"
+#include "kernels/matmul.inl"
 #include "kernels/rows.inl"
 
 namespace pythia {

@@ -21,13 +21,17 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx_vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 #endif
 bool always() { return true; }
 
 // Best first. A new instruction set is one file and one line here.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
+    {&kAvx512VnniKernels, has_avx512_vnni},
     {&kAvx512Kernels, has_avx512},
+    {&kAvxVnniKernels, has_avx_vnni},
     {&kAvx2Kernels, has_avx2},
 #endif
     {&kPortableKernels, always},

@@ -2,6 +2,8 @@
 #if defined(__AVX2__)
 #include "kernels/vec_avx2.h"
 //
+#include "kernels/dot_avx2.h"
+//
 #include "kernels/bodies.inl"
 #include "kernels/tables.h"
 

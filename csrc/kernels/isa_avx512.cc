@@ -2,6 +2,8 @@
 #if defined(__AVX512F__)
 #include "kernels/vec_avx512.h"
 //
+#include "kernels/dot_avx512.h"
+//
 #include "kernels/bodies.inl"
 #include "kernels/tables.h"
 

@@ -23,12 +23,12 @@ struct PackedMatrix {
   int64_t inputs = 0;
 };
 
-// Activation rows in int8, one scale and one sum of codes per group of kQuantGroup inputs (quantize_row makes them). The
-// codes of the last, partial group are padded with zeros.
+// Activation rows in int8, one scale and one offset per group of kQuantGroup inputs (quantize_row makes them). The codes of the
+// last, partial group are padded with zeros.
 struct QuantizedRows {
-  int8_t* codes = nullptr;  // [rows, codes_stride]
-  float* scales = nullptr;  // [rows, groups_stride]
-  int32_t* sums = nullptr;  // [rows, groups_stride]
+  int8_t* codes = nullptr;     // [rows, codes_stride]
+  float* scales = nullptr;     // [rows, groups_stride]
+  int32_t* offsets = nullptr;  // [rows, groups_stride], -128 * the sum of the group's codes
   int64_t codes_stride = 0;
   int64_t groups_stride = 0;
 };
@@ -90,8 +90,9 @@ struct KernelTable {
   // Row of f32, f16 or bf16 to float, exactly.
   void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
 
-  // One row to int8: per group, scale = absmax / 127, code = round_half_even(x / scale), sum = sum of codes.
-  void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* sums) noexcept;
+  // One row to int8: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127 * kScaleUnit, offset =
+  // -128 * the sum of the codes.
+  void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept;
 
   // Elementwise functions, for tests of their error and bits: y = f(x).
   void (*exp)(const float* x, int64_t n, float* y) noexcept;

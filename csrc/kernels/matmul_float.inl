@@ -116,18 +116,5 @@ inline void float_matmul(const MatmulArgs& args, const Weights& w) {
   }
 }
 
-void matmul_kernel(const MatmulArgs& args) noexcept {
-  const int64_t stride = panel_size_bytes(args.weights.format, args.weights.inputs);
-  const std::byte* data = args.weights.data;
-  switch (args.weights.format) {
-    case WeightFormat::kF32: return float_matmul(args, F32Weights{reinterpret_cast<const float*>(data), stride / 4, kLanes});
-    case WeightFormat::kF16: return float_matmul(args, F16Weights{reinterpret_cast<const uint16_t*>(data), stride / 2, kLanes});
-    case WeightFormat::kBF16:
-      return float_matmul(args, BF16Weights{reinterpret_cast<const uint16_t*>(data), stride / 2, kLanes});
-    case WeightFormat::kQ8:
-    case WeightFormat::kQ4: return;
-  }
-}
-
 }  // namespace
 }  // namespace pythia

@@ -66,21 +66,22 @@ void to_float_kernel(WeightFormat format, const void* source, int64_t n, float* 
   }
 }
 
-// The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup.
-void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* sums) noexcept {
+// The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup. The scale carries the unit of the
+// weights' scales, an exact power of two.
+void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept {
   static_assert(kQuantGroup == 2 * kLanes);
   for (int64_t group = 0; group * kQuantGroup < n; ++group) {
     const float* p = x + group * kQuantGroup;
     const int64_t left = n - group * kQuantGroup;
     const Vec a = load_n(p, left), b = left > kLanes ? load_n(p + kLanes, left - kLanes) : zero();
     const float largest = reduce_max(max(abs(a), abs(b)));
-    // The quotient overflows for subnormal groups; they become zero.
-    const float inverse = largest > 1e-35f ? 127.0f / largest : 0.0f;
-    const IVec ia = to_int(round_even(a * set1(inverse))), ib = to_int(round_even(b * set1(inverse)));
+    const bool tiny = !(largest > 1e-30f);  // 127 / largest could overflow; such a group becomes zero
+    const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
+    const IVec ia = to_int(round_even(a * inverse)), ib = to_int(round_even(b * inverse));
     store_int8(codes + group * kQuantGroup, ia);
     store_int8(codes + group * kQuantGroup + kLanes, ib);
-    scales[group] = largest > 1e-35f ? largest / 127.0f : 0.0f;
-    sums[group] = reduce_add_i(ia + ib);
+    scales[group] = tiny ? 0.0f : (largest / 127.0f) * kScaleUnit;
+    offsets[group] = -128 * reduce_add_i(ia + ib);
   }
 }
 

@@ -12,6 +12,8 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
+constexpr int kQuantRows = 3;
+constexpr int kQuantPanels = 1;
 
 struct Vec {
   __m256 lo, hi;
@@ -101,6 +103,23 @@ inline Vec load_bf16(const void* p) {
   const auto* q = static_cast<const __m128i*>(p);
   const auto widen = [](__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); };
   return {widen(_mm_loadu_si128(q)), widen(_mm_loadu_si128(q + 1))};
+}
+
+struct Codes {
+  __m256i lo, hi;
+};
+inline Codes load_codes(const void* p) {
+  const auto* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+inline Codes levels_of(__m256i lo, __m256i hi, const uint8_t* table) {
+  const __m256i levels = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_shuffle_epi8(levels, _mm256_and_si256(lo, mask)), _mm256_shuffle_epi8(levels, _mm256_and_si256(hi, mask))};
+}
+inline Codes low_levels(Codes packed, const uint8_t* table) { return levels_of(packed.lo, packed.hi, table); }
+inline Codes high_levels(Codes packed, const uint8_t* table) {
+  return levels_of(_mm256_srli_epi16(packed.lo, 4), _mm256_srli_epi16(packed.hi, 4), table);
 }
 inline void store_int8(int8_t* p, IVec a) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);

@@ -12,6 +12,8 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int kSingleRowPanels = 8;
+constexpr int kQuantRows = 6;
+constexpr int kQuantPanels = 2;
 
 struct Vec {
   __m512 v;
@@ -78,6 +80,21 @@ inline Vec load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(
 inline Vec load_bf16(const void* p) {
   return {
       _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p))), 16))};
+}
+
+struct Codes {
+  __m512i v;
+};
+inline Codes load_codes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline Codes levels_of(__m512i indices, const uint8_t* table) {
+  const __m512i levels = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return {_mm512_shuffle_epi8(levels, indices)};
+}
+inline Codes low_levels(Codes packed, const uint8_t* table) {
+  return levels_of(_mm512_and_si512(packed.v, _mm512_set1_epi8(15)), table);
+}
+inline Codes high_levels(Codes packed, const uint8_t* table) {
+  return levels_of(_mm512_and_si512(_mm512_srli_epi16(packed.v, 4), _mm512_set1_epi8(15)), table);
 }
 inline void store_int8(int8_t* p, IVec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
 

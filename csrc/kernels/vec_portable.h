@@ -20,6 +20,8 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 2;
+constexpr int kQuantRows = 1;  // rows x panels of the quantized matmuls
+constexpr int kQuantPanels = 1;
 
 struct IVec {
   int32_t v[kLanes];
@@ -171,6 +173,25 @@ inline Vec load_bf16(const void* p) {
   std::memcpy(h, p, sizeof h);
   return map([&](int i) { return std::bit_cast<float>(static_cast<uint32_t>(h[i]) << 16); });
 }
+// Sixteen outputs' weight codes for four inputs, [16][4] bytes.
+struct Codes {
+  uint8_t v[4 * kLanes];
+};
+inline Codes load_codes(const void* p) {
+  Codes c;
+  std::memcpy(c.v, p, sizeof c.v);
+  return c;
+}
+// Two codes a byte to their levels as unsigned codes (level + 128), by a table of 16.
+inline Codes low_levels(Codes packed, const uint8_t* table) {
+  for (uint8_t& c : packed.v) c = table[c & 15];
+  return packed;
+}
+inline Codes high_levels(Codes packed, const uint8_t* table) {
+  for (uint8_t& c : packed.v) c = table[c >> 4];
+  return packed;
+}
+
 // Lanes to int8, values within [-128, 127].
 inline void store_int8(int8_t* p, IVec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);

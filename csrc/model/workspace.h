@@ -19,7 +19,7 @@ class Activations {
     if (!quantized) return;
     codes_.reserve(rows * round_up(columns, kQuantGroup));
     scales_.reserve(rows * groups());
-    sums_.reserve(rows * groups());
+    offsets_.reserve(rows * groups());
   }
 
   float* row(int64_t r) const { return floats_.data() + r * stride_; }
@@ -27,7 +27,7 @@ class Activations {
   int64_t groups() const { return ceil_div(columns_, kQuantGroup); }
 
   QuantizedRows quantized(int64_t r) const {
-    return {codes_.data() + r * groups() * kQuantGroup, scales_.data() + r * groups(), sums_.data() + r * groups(),
+    return {codes_.data() + r * groups() * kQuantGroup, scales_.data() + r * groups(), offsets_.data() + r * groups(),
             groups() * kQuantGroup, groups()};
   }
 
@@ -35,7 +35,7 @@ class Activations {
   void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end) const {
     const QuantizedRows q = quantized(r);
     const int64_t group = begin / kQuantGroup;
-    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin, q.scales + group, q.sums + group);
+    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin, q.scales + group, q.offsets + group);
   }
 
  private:
@@ -43,7 +43,7 @@ class Activations {
   AlignedBuffer<float> floats_;
   AlignedBuffer<int8_t> codes_;
   AlignedBuffer<float> scales_;
-  AlignedBuffer<int32_t> sums_;
+  AlignedBuffer<int32_t> offsets_;
 };
 
 struct Workspace {

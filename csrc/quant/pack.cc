@@ -14,7 +14,7 @@ namespace pythia {
 namespace {
 
 // The formats that matrices can be packed in.
-constexpr const PanelPacker* kPackers[] = {&kF32Packer, &kF16Packer, &kBF16Packer};
+constexpr const PanelPacker* kPackers[] = {&kF32Packer, &kF16Packer, &kBF16Packer, &kQ8Packer, &kQ4Packer};
 
 using BlockValues = std::array<float, kPanelWidth * kBlockInputs>;
 

@@ -43,5 +43,7 @@ struct PanelPacker {
 extern const PanelPacker kF32Packer;
 extern const PanelPacker kF16Packer;
 extern const PanelPacker kBF16Packer;
+extern const PanelPacker kQ8Packer;
+extern const PanelPacker kQ4Packer;
 
 }  // namespace pythia

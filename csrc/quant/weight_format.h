@@ -52,6 +52,15 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Bytes of one element of a lossless format.
 constexpr int64_t element_size_bytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
 
+// q8 and q4 scales are stored as fp16 in units of kScaleUnit, so that small weights keep all of fp16's bits. The kernels fold the
+// unit into the activations' scales.
+inline constexpr float kScaleUnit = 0x1p-8f;
+
+// Bytes of the scales at the start of a q8 or q4 panel: fp16 [groups][16], filled up to a multiple of kAlignment.
+constexpr int64_t scales_size_bytes(int64_t inputs) {
+  return round_up(ceil_div(inputs, kQuantGroup) * kPanelWidth * 2, kAlignment);
+}
+
 // Bytes of one panel of 16 outputs x `inputs`, a multiple of kAlignment. Callers bound `inputs` by kMaxDimension.
 //   f32, f16, bf16: [inputs][16] elements.
 //   q8: [groups][16] fp16 scales, then [groups][8][16][4] codes; q4: the same with two codes a byte (docs/format.md).
@@ -61,8 +70,8 @@ constexpr int64_t panel_size_bytes(WeightFormat format, int64_t inputs) {
     case WeightFormat::kF32: return inputs * kPanelWidth * 4;
     case WeightFormat::kF16:
     case WeightFormat::kBF16: return round_up(inputs * kPanelWidth * 2, kAlignment);
-    case WeightFormat::kQ8: return round_up(groups * kPanelWidth * 2, kAlignment) + groups * kQuantGroup * kPanelWidth;
-    case WeightFormat::kQ4: return round_up(groups * kPanelWidth * 2, kAlignment) + groups * kQuantGroup * kPanelWidth / 2;
+    case WeightFormat::kQ8: return scales_size_bytes(inputs) + groups * kQuantGroup * kPanelWidth;
+    case WeightFormat::kQ4: return scales_size_bytes(inputs) + groups * kQuantGroup * kPanelWidth / 2;
   }
   return 0;
 }

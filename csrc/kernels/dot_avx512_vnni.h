@@ -1,0 +1,18 @@
+// Exact int8 dots with AVX-512 VNNI. Included after vec_avx512.h; see dot_portable.h.
+#pragma once
+
+#include <cstdint>
+
+namespace pythia {
+namespace {
+
+inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
+
+inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, sizeof four);
+  return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(four))};
+}
+
+}  // namespace
+}  // namespace pythia

@@ -1,0 +1,19 @@
+// Exact int8 dots with AVX-VNNI. Included after vec_avx2.h; see dot_portable.h.
+#pragma once
+
+#include <cstdint>
+
+namespace pythia {
+namespace {
+
+inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
+
+inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
+  int32_t four;
+  __builtin_memcpy(&four, x, sizeof four);
+  const __m256i inputs = _mm256_set1_epi32(four);
+  return {_mm256_dpbusd_avx_epi32(sum.lo, weights.lo, inputs), _mm256_dpbusd_avx_epi32(sum.hi, weights.hi, inputs)};
+}
+
+}  // namespace
+}  // namespace pythia

@@ -1,0 +1,140 @@
+// Matmul of int8 rows by q8 or q4 panels: an exact integer dot per group of kQuantGroup inputs, then one float fused
+// multiply-add per group, groups in order. Included through bodies.inl.
+#pragma once
+
+#include "kernels/kernels.h"
+#include "kernels/matmul_float.inl"
+#include "quant/q4_levels.h"
+
+namespace pythia {
+namespace {
+
+inline constexpr int kSteps = kQuantGroup / 4;  // of four inputs
+
+// kQ4Levels as unsigned codes.
+struct Q4Table {
+  alignas(16) uint8_t codes[16];
+};
+inline constexpr Q4Table kQ4Table = [] {
+  Q4Table table = {};
+  for (int i = 0; i < 16; ++i) table.codes[i] = static_cast<uint8_t>(kQ4Levels[i] + 128);
+  return table;
+}();
+
+// Calls dot(step, codes) for every four inputs of a group.
+struct Q8Group {
+  static constexpr int64_t kBytes = kQuantGroup * kLanes;
+  template <class Dot>
+  static inline __attribute__((always_inline)) void for_steps(const uint8_t* codes, Dot dot) {
+#pragma GCC unroll 8
+    for (int step = 0; step < kSteps; ++step) dot(step, load_codes(codes + step * 4 * kLanes));
+  }
+};
+struct Q4Group {
+  static constexpr int64_t kBytes = kQuantGroup * kLanes / 2;
+  template <class Dot>
+  static inline __attribute__((always_inline)) void for_steps(const uint8_t* codes, Dot dot) {
+#pragma GCC unroll 4
+    for (int step = 0; step < kSteps / 2; ++step) {
+      const Codes packed = load_codes(codes + step * 4 * kLanes);
+      dot(step, low_levels(packed, kQ4Table.codes));
+      dot(step + kSteps / 2, high_levels(packed, kQ4Table.codes));
+    }
+  }
+};
+
+// Panels as they lie in memory: scales, then codes.
+struct QuantPanels {
+  const uint8_t* data;
+  int64_t stride_bytes;
+  int64_t codes_offset_bytes;
+
+  const uint16_t* scales(int64_t panel, int64_t group) const {
+    return reinterpret_cast<const uint16_t*>(data + panel * stride_bytes) + group * kLanes;
+  }
+  template <class Group>
+  const uint8_t* codes(int64_t panel, int64_t group) const {
+    return data + panel * stride_bytes + codes_offset_bytes + group * Group::kBytes;
+  }
+  QuantPanels panels_from(int64_t panel) const { return {data + panel * stride_bytes, stride_bytes, codes_offset_bytes}; }
+};
+
+// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
+template <int kRows, int kPanels, class Group>
+inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end, TileEnds ends,
+                       float* y, int64_t y_stride, int64_t columns) {
+  Vec sum[kRows][kPanels];
+  for (int r = 0; r < kRows; ++r)
+    for (int p = 0; p < kPanels; ++p)
+      sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+  for (int64_t group = group_begin; group < group_end; ++group) {
+    IVec dots[kRows][kPanels];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
+    const int8_t* inputs = x.codes + group * kQuantGroup;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+      Group::for_steps(w.template codes<Group>(p, group), [&](int step, Codes codes) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) dots[r][p] = dot_step(dots[r][p], codes, inputs + r * x.codes_stride + step * 4);
+      });
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const Vec weight_scale = load_f16(w.scales(p, group));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+        sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t left = columns - p * kLanes;
+      const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
+      store_n(y + r * y_stride + p * kLanes, out, left);
+    }
+}
+
+// Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
+inline constexpr int64_t kGroupBlock = 32;
+
+template <class Group>
+inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
+  const int64_t inputs = args.weights.inputs, first = args.panel_begin * kLanes, groups = ceil_div(inputs, kQuantGroup);
+  const int64_t num_panels = args.panel_end - args.panel_begin;
+  const int64_t columns =
+      args.weights.outputs - first < num_panels * kLanes ? args.weights.outputs - first : num_panels * kLanes;
+  const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), codes_stride_bytes, scales_size_bytes(inputs)};
+  const QuantPanels w = all.panels_from(args.panel_begin);
+  const auto rows_from = [&](int64_t row) {
+    QuantizedRows x = args.quantized_x;
+    x.codes += row * x.codes_stride;
+    x.scales += row * x.groups_stride;
+    x.offsets += row * x.groups_stride;
+    return x;
+  };
+  const int64_t block = args.num_rows <= kQuantRows ? groups : kGroupBlock;
+  for (int64_t group = 0; group < groups; group += block) {
+    const int64_t group_end = group + block < groups ? group + block : groups;
+    const bool last = group_end == groups;
+    const auto run = [&](auto rows, auto panels, int64_t row, int64_t panel) {
+      const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
+      quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends,
+                                          args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
+                                          columns - panel * kLanes);
+    };
+    constexpr std::integral_constant<int, kQuantPanels> wide;
+    constexpr std::integral_constant<int, 1> one;
+    int64_t panel = 0;
+    for (; panel + wide() <= num_panels; panel += wide())
+      for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
+        with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, wide, row, panel); });
+    for (; panel < num_panels; ++panel)
+      for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
+        with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, one, row, panel); });
+  }
+}
+
+}  // namespace
+}  // namespace pythia

@@ -1,0 +1,93 @@
+// q4: groups of 32 inputs share an fp16 scale; a weight is scale * kQ4Levels[code], code in 0..15.
+// Panel: [groups][16] scales, zeros to a multiple of 64 bytes, then [groups][4][16 outputs][4 inputs] bytes: the low half of
+// byte (s, output, i) is the code of input 4 s + i of the group, the high half that of input 16 + 4 s + i.
+#include <array>
+
+#include "quant/group_scale.h"
+#include "quant/q4_levels.h"
+
+namespace pythia {
+namespace {
+
+constexpr float kLargest = 127.0f;
+constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, half to even
+
+// The code whose level is nearest to an integer in [-128, 127]; the lower level where two are.
+constexpr std::array<uint8_t, 256> kNearest = [] {
+  std::array<uint8_t, 256> nearest = {};
+  for (int x = -128; x < 128; ++x) {
+    int best = 0;
+    for (int code = 1; code < 16; ++code) {
+      const int distance = x > kQ4Levels[code] ? x - kQ4Levels[code] : kQ4Levels[code] - x;
+      const int best_distance = x > kQ4Levels[best] ? x - kQ4Levels[best] : kQ4Levels[best] - x;
+      if (distance < best_distance) best = code;
+    }
+    nearest[static_cast<std::size_t>(x + 128)] = static_cast<uint8_t>(best);
+  }
+  return nearest;
+}();
+
+// Divisors of the group's largest magnitude: the levels reach -127 and 106, so a negative scale suits some groups.
+constexpr float kCandidates[] = {127.0f, -127.0f, 106.0f, -106.0f, 98.0f,  -98.0f,  110.0f, -110.0f, 114.0f, -114.0f,
+                                 118.0f, -118.0f, 122.0f, -122.0f, 131.0f, -131.0f, 135.0f, -135.0f, 140.0f, -140.0f};
+
+uint8_t nearest_code(float x, float inverse_scale) {
+  const float scaled = std::min(std::max(x * inverse_scale, -kLargest - 1.0f), kLargest);
+  const float rounded = (scaled + kRoundingMagic) - kRoundingMagic;
+  return kNearest[static_cast<std::size_t>(static_cast<int>(rounded) + 128)];
+}
+
+void round_to_levels(const float* x, float inverse_scale, float* levels) {
+  for (int64_t i = 0; i < kQuantGroup; ++i) levels[i] = static_cast<float>(kQ4Levels[nearest_code(x[i], inverse_scale)]);
+}
+
+// Byte and shift of input i of a group.
+struct CodePlace {
+  int64_t byte;
+  int shift;
+};
+CodePlace code_place(int64_t group, int64_t output, int64_t i) {
+  const int64_t half = kQuantGroup / 2, within = i % half;
+  return {((group * (half / 4) + within / 4) * kPanelWidth + output) * 4 + within % 4, i < half ? 0 : 4};
+}
+
+Unpackable pack(const PanelBlock& block, const float* values) {
+  const Unpackable bad = find_unquantizable(values, block.end - block.begin, kLargest);
+  if (bad.output >= 0) return bad;
+  auto* scales = reinterpret_cast<uint16_t*>(block.panel);
+  auto* codes = reinterpret_cast<uint8_t*>(block.panel + scales_size_bytes(block.inputs));
+  for (int64_t begin = block.begin; begin < block.end; begin += kQuantGroup) {
+    const int64_t group = begin / kQuantGroup;
+    for (int64_t output = 0; output < kPanelWidth; ++output) {
+      const float* x = values + output * kBlockInputs + (begin - block.begin);
+      const StoredScale scale = search_scale(x, kCandidates, round_to_levels);
+      scales[group * kPanelWidth + output] = scale.bits;
+      const float inverse = scale.value == 0.0f ? 0.0f : 1.0f / scale.value;
+      for (int64_t i = 0; i < kQuantGroup; ++i) {
+        const CodePlace place = code_place(group, output, i);
+        codes[place.byte] = static_cast<uint8_t>(codes[place.byte] | nearest_code(x[i], inverse) << place.shift);
+      }
+    }
+  }
+  return {};
+}
+
+void unpack(const ConstPanelBlock& block, float* values) {
+  const auto* scales = reinterpret_cast<const uint16_t*>(block.panel);
+  const auto* codes = reinterpret_cast<const uint8_t*>(block.panel + scales_size_bytes(block.inputs));
+  for (int64_t input = block.begin; input < block.end; ++input) {
+    const int64_t group = input / kQuantGroup;
+    for (int64_t output = 0; output < kPanelWidth; ++output) {
+      const float scale = f16_to_float(scales[group * kPanelWidth + output]) * kScaleUnit;
+      const CodePlace place = code_place(group, output, input % kQuantGroup);
+      const int8_t level = kQ4Levels[(codes[place.byte] >> place.shift) & 15];
+      values[output * kBlockInputs + (input - block.begin)] = scale * static_cast<float>(level);
+    }
+  }
+}
+
+}  // namespace
+
+const PanelPacker kQ4Packer = {WeightFormat::kQ4, pack, unpack};
+
+}  // namespace pythia
