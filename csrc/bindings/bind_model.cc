@@ -49,7 +49,12 @@ std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
 }  // namespace
 
 void bind_model(py::module_& m) {
-  py::class_<KvCache>(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.")
+  // Both classes first: signatures name the other one.
+  py::class_<KvCache> cache(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.");
+  py::class_<Model, std::shared_ptr<Model>> model(m, "Model",
+                                                  "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.");
+
+  cache
       .def(py::init([](const Model& model, std::optional<int64_t> capacity) {
              return std::make_unique<KvCache>(model.config(), capacity.value_or(model.config().max_position_embeddings));
            }),
@@ -58,8 +63,7 @@ void bind_model(py::module_& m) {
       .def_property_readonly("capacity", &KvCache::capacity)
       .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
 
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model",
-                                            "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.")
+  model
       .def_static("open", &Model::open, py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
                   py::call_guard<py::gil_scoped_release>(),
                   "Open a file; threads 0 means all physical cores, isa \"\" the environment's choice or the best.")
