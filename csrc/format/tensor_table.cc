@@ -1,5 +1,6 @@
 // What a .pcpu file must hold for a given config.
 #include <cmath>
+#include <sstream>
 
 #include "format/pcpu_format.h"
 
@@ -52,6 +53,11 @@ std::string check_config(const Config& config) {
   const auto outside = [](const char* field, const std::string& value, const std::string& expected) {
     return std::string(field) + " is " + value + ", expected " + expected;
   };
+  const auto number = [](double value) {
+    std::ostringstream text;
+    text << value;
+    return text.str();
+  };
   const struct {
     const char* field;
     int64_t value, min, max;
@@ -76,9 +82,9 @@ std::string check_config(const Config& config) {
     return outside("rotary_ndims", std::to_string(config.rotary_ndims),
                    "an even number up to head_dim, " + std::to_string(config.head_dim()));
   if (!std::isfinite(config.rotary_emb_base) || config.rotary_emb_base <= 0)
-    return outside("rotary_emb_base", std::to_string(config.rotary_emb_base), "a finite number above 0");
+    return outside("rotary_emb_base", number(config.rotary_emb_base), "a finite number above 0");
   if (!std::isfinite(config.layer_norm_eps) || config.layer_norm_eps <= 0)
-    return outside("layer_norm_eps", std::to_string(config.layer_norm_eps), "a finite number above 0");
+    return outside("layer_norm_eps", number(config.layer_norm_eps), "a finite number above 0");
   return {};
 }
 

@@ -43,7 +43,7 @@ _SUPPORTED_ARCHITECTURES = ("GPTNeoXForCausalLM", "GPTNeoXModel")
 
 @dataclass(frozen=True)
 class NeoxConfig:
-    """Hyperparameters as csrc/format/config.h has them: ``hidden_act`` is an Activation's number, an id of -1 is none."""
+    """Hyperparameters as csrc/format/config.h has them; ``hidden_act`` is an Activation, an id of -1 is none."""
 
     vocab_size: int
     hidden_size: int

@@ -148,8 +148,8 @@ def convert_checkpoint(
 def provenance(file: _core.PcpuFile) -> dict[str, object]:
     """Where a file's weights came from, as ``Model.provenance`` gives it.
 
-    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of the
-    source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
+    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of
+    the source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
     """
     metadata = file.metadata
     return {

@@ -1,7 +1,7 @@
 """Interprets the few pickle instructions that PyTorch's state dicts are written with, and nothing else.
 
-Python's own unpickler imports and calls what a file names. This one knows data, the names below and two calls: nothing in
-a file can make it import, call or set an attribute of anything else. Whatever it does not know is a CheckpointError.
+Python's own unpickler imports and calls what a file names. This one knows data, the names below and two calls: nothing
+in a file can make it import, call or set an attribute of anything else. Whatever it does not know is a CheckpointError.
 """
 
 from __future__ import annotations

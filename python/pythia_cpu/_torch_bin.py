@@ -120,7 +120,7 @@ class TorchFile:
         return start, entry.file_size
 
     def _read_legacy(self, stream: BinaryIO) -> tuple[Any, dict[str, tuple[int, int]]]:
-        """What torch before 1.6 wrote: five pickles (magic, version, machine, state, storage keys), then the storages."""
+        """What torch before 1.6 wrote: pickles of magic, version, machine, state, storage keys; then the storages."""
         where = str(self.path)
         if load_pickle(stream, where) != _LEGACY_MAGIC or load_pickle(stream, where) != _LEGACY_PROTOCOL:
             raise self._fail("it is a pickle that torch did not write")
@@ -175,8 +175,8 @@ class TorchFile:
         extent = 1 + sum((n - 1) * stride for n, stride in zip(ref.shape, ref.strides, strict=True))
         if info.num_elements and ref.offset + extent > ref.storage.num_elements:
             raise self._fail(
-                f"tensor '{name}' of shape {list(ref.shape)}, strides {list(ref.strides)} and offset {ref.offset} does not "
-                f"fit in its storage of {ref.storage.num_elements} elements"
+                f"tensor '{name}' of shape {list(ref.shape)}, strides {list(ref.strides)} and offset {ref.offset} "
+                f"does not fit in its storage of {ref.storage.num_elements} elements"
             )
         if info.num_elements > ref.storage.num_elements:
             raise self._fail(f"tensor '{name}' of shape {list(ref.shape)} has more elements than its storage")
