@@ -12,7 +12,11 @@ from pythia_cpu import _core
 
 PORTABLE = _core.Kernels("portable")
 SIMD_ISAS = [isa for isa in _core.supported_isas() if isa != "portable"]
+FORMATS = list(_core.WEIGHT_FORMATS)
 FLOAT_FORMATS = ["f32", "f16", "bf16"]
+QUANTIZED_FORMATS = ["q8", "q4"]
+GROUP = 32  # inputs that share a scale
+SCALE_UNIT = 2.0**-8  # of the scales stored with quantized weights; the activations' scales carry it
 EDGES = (16, 32, 64, 128, 256, 512)
 # One to two vectors of 16 past every edge, and what lies around it.
 LENGTHS = sorted({*range(1, 50), *(edge + past for edge in EDGES for past in (-1, 0, 1, 7, 15, 16, 17, 31, 32))})
@@ -52,7 +56,7 @@ def test_the_table_asked_for_is_the_one_that_runs() -> None:
 
 
 class TestMatmul:
-    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    @pytest.mark.parametrize("weights", FORMATS)
     def test_same_bits_over_rows_and_outputs(self, kernels: _core.Kernels, weights: str) -> None:
         rng = np.random.default_rng(1)
         for outputs in [1, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 80, 96, 97, 128, 129, 160]:
@@ -64,11 +68,11 @@ class TestMatmul:
                 context = f"{rows} rows, {outputs} outputs, {inputs} inputs"
                 assert_same_bits(kernels.matmul(*arguments), PORTABLE.matmul(*arguments), context)
 
-    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    @pytest.mark.parametrize("weights", FORMATS)
     def test_same_bits_over_inputs(self, kernels: _core.Kernels, weights: str) -> None:
         rng = np.random.default_rng(2)
-        for inputs in LENGTHS:
-            for rows in (1, 2, 7):
+        for inputs in [*LENGTHS, 1023, 1024, 1025, 1056, 1057]:
+            for rows in (1, 2, 7, 13):
                 packed = pack(normal(rng, 40, inputs), weights)
                 arguments = (normal(rng, rows, inputs), packed, weights, 40, normal(rng, 40))
                 assert_same_bits(
@@ -83,10 +87,10 @@ class TestMatmul:
             assert_same_bits(kernels.matmul(*arguments), PORTABLE.matmul(*arguments))
 
     @pytest.mark.parametrize("isa", _core.supported_isas())
-    @pytest.mark.parametrize("weights", FLOAT_FORMATS)
+    @pytest.mark.parametrize("weights", FORMATS)
     def test_rows_do_not_depend_on_their_company(self, isa: str, weights: str) -> None:
         rng = np.random.default_rng(4)
-        for inputs in (33, 256, 257, 700):
+        for inputs in (33, 256, 257, 700, 1100):
             x, packed, bias = normal(rng, 29, inputs), pack(normal(rng, 100, inputs), weights), normal(rng, 100)
             together = _core.Kernels(isa).matmul(x, packed, weights, 100, bias)
             for begin, end in [(0, 1), (28, 29), (3, 9), (10, 27)]:
@@ -121,6 +125,37 @@ class TestMatmul:
             w = rng.integers(-9, 10, (outputs, inputs)).astype(np.float32)
             y = _core.Kernels(isa).matmul(x, pack(w, weights), weights, outputs)
             np.testing.assert_array_equal(y, x.astype(np.int64) @ w.astype(np.int64).T)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", QUANTIZED_FORMATS)
+    def test_quantized_right(self, isa: str, weights: str) -> None:
+        """The product of the values that the codes stand for, but for the rounding of one step a group."""
+        rng = np.random.default_rng(7)
+        kernels = _core.Kernels(isa)
+        for rows, outputs, inputs in [(1, 1, 1), (1, 40, 31), (3, 65, 64), (9, 100, 1100)]:
+            x, w, bias = normal(rng, rows, inputs), normal(rng, outputs, inputs), normal(rng, outputs)
+            packed = pack(w, weights)
+            stored = _core.unpack_matrix(packed, weights, outputs, inputs).astype(np.float64)
+            codes, scales, _ = (np.stack(part) for part in zip(*map(kernels.quantize_row, x), strict=True))
+            values = (codes * np.repeat(scales.astype(np.float64) / SCALE_UNIT, GROUP, axis=1))[:, :inputs]
+            largest = np.abs(values) @ np.abs(stored).T
+            y = kernels.matmul(x, packed, weights, outputs, bias)
+            assert (np.abs(y - (values @ stored.T + bias)) <= 1e-6 * (largest + np.abs(bias))).all()
+            # And not far from the product before quantization: about 1% (8 bits) and 10% (4 bits) of its size.
+            bound = {"q8": 0.02, "q4": 0.2}[weights] * np.sqrt(inputs)
+            assert np.sqrt(np.square(y - (x @ w.T + bias)).mean()) <= bound
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", QUANTIZED_FORMATS)
+    def test_largest_codes_do_not_saturate(self, isa: str, weights: str) -> None:
+        """All codes at the end of their range: 16-bit sums of pairs would overflow."""
+        for sign in (1, -1):
+            x = np.full((5, 64), 127, np.float32)
+            packed = pack(np.full((33, 64), sign * 2, np.float32), weights)
+            stored = _core.unpack_matrix(packed, weights, 33, 64)
+            y = _core.Kernels(isa).matmul(x, packed, weights, 33)
+            np.testing.assert_allclose(y, x @ stored.T, rtol=1e-6)
+            assert_same_bits(y, PORTABLE.matmul(x, packed, weights, 33))
 
 
 def round_to_float32(value: Fraction) -> np.float32:
@@ -233,10 +268,10 @@ class TestRows:
     def test_quantize_row_right(self, isa: str) -> None:
         rng = np.random.default_rng(15)
         x = np.concatenate([normal(rng, 64), np.zeros(32, np.float32), normal(rng, 7)])
-        codes, scales, sums = _core.Kernels(isa).quantize_row(x)
+        codes, scales, offsets = _core.Kernels(isa).quantize_row(x)
         groups = np.pad(x, (0, 25)).reshape(-1, 32)
         largest = np.abs(groups).max(1)
-        np.testing.assert_array_equal(scales, largest / np.float32(127))
+        np.testing.assert_array_equal(scales, largest / np.float32(127) * np.float32(SCALE_UNIT))
         inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
         np.testing.assert_array_equal(codes.reshape(-1, 32), np.rint(groups * inverse[:, None]))
-        np.testing.assert_array_equal(sums, codes.reshape(-1, 32).astype(np.int32).sum(1))
+        np.testing.assert_array_equal(offsets, -128 * codes.reshape(-1, 32).astype(np.int32).sum(1))

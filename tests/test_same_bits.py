@@ -19,7 +19,7 @@ from bits import assert_same_bits
 from pythia_cpu import _core
 
 NUM_TOKENS = 300  # more than a chunk of attention (256 keys)
-WEIGHTS = ["f32", "f16", "bf16"]
+WEIGHTS = list(_core.WEIGHT_FORMATS)
 ISAS = _core.supported_isas()
 
 # Two models that share no code path where there are two: parallel and sequential, even sizes and tails everywhere.
@@ -65,7 +65,7 @@ def case(
     request: pytest.FixtureRequest, make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
 ) -> Case:
     name, weights = request.param
-    dtype = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}[weights]
+    dtype = {"f32": "float32", "bf16": "bfloat16"}.get(weights, "float16")
     return Case(make_model_file(make_checkpoint(**MODELS[name], dtype=dtype), weights))
 
 
