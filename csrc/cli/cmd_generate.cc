@@ -1,0 +1,199 @@
+// pythia-cpu generate: text from a prompt.
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/generate_options.h"
+#include "cli/io.h"
+#include "cli/json_writer.h"
+#include "cli/shipped_model.h"
+#include "generate/generator.h"
+#include "generate/stop_strings.h"
+#include "model/model.h"
+
+namespace pythia::cli {
+namespace {
+
+constexpr std::string_view kDescription =
+    "Writes on from a prompt. The text goes to standard output as it is written, and nothing else does.\n\n"
+    "By default every token is the most likely one. Tokens are drawn at random as soon as --temperature,\n"
+    "--top-k, --top-p, --min-p, --typical-p or --seed is given; the steps run in the order logit bias,\n"
+    "penalties, temperature, top-k, top-p, min-p, typical-p.\n\n"
+    "PROMPT is the text itself; - reads it from standard input (one newline at its end is left out).\n\n"
+    "  pythia-cpu generate \"Once upon a time\"\n"
+    "  pythia-cpu generate -n 200 --temperature 0.8 --top-p 0.95 --seed 1 --stop \"THE END\" \"Chapter I.\"\n"
+    "  pythia-cpu generate --batch --prompt-file prompts.txt > texts.jsonl\n";
+
+struct Run {
+  const GenerateOptions& options;
+  std::shared_ptr<Model> model;
+  std::shared_ptr<const Tokenizer> tokenizer;
+};
+
+uint64_t random_seed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32 | device()) >> 11;  // 53 bits: a whole number for every reader of JSON
+}
+
+void drop_last_newline(std::string& text) {
+  if (text.ends_with('\n')) text.pop_back();
+}
+
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines.push_back(text.substr(begin, end - begin));
+    if (lines.back().ends_with('\r')) lines.back().pop_back();
+    begin = end + 1;
+  }
+  return lines;
+}
+
+// The prompt text of the command line: given, in a file, or on standard input.
+std::string read_prompt(const GenerateOptions& options, const std::vector<std::string_view>& arguments) {
+  if (arguments.size() > 1)
+    throw UsageError("found " + std::to_string(arguments.size()) + " prompts, expected one: put it in quotes, or use --batch");
+  if (!options.prompt_path.empty() && !arguments.empty())
+    throw UsageError("found both a prompt and --prompt-file, expected one of them");
+  if (options.prompt_path.empty() && arguments.empty()) throw UsageError("no prompt given; - reads it from standard input");
+  if (!arguments.empty() && arguments[0] != "-") return std::string(arguments[0]);
+  std::string text = read_all(arguments.empty() ? options.prompt_path : "-");
+  if (!options.batch) drop_last_newline(text);
+  return text;
+}
+
+GenerationRequest make_request(const Run& run, const std::string& prompt) {
+  GenerationRequest request;
+  const int32_t eos_token_id = run.model->config().eos_token_id;
+  request.prompt = run.tokenizer->encode(prompt);
+  if (request.prompt.empty())
+    throw std::invalid_argument("the prompt is empty, expected text; to start from nothing give '" +
+                                std::string(run.tokenizer->token_bytes(std::max(eos_token_id, 0))) + "'");
+  request.sampling = run.options.sampling;
+  request.max_new_tokens = run.options.max_new_tokens;
+  request.stop = run.options.stop;
+  if (!run.options.ignore_eos && eos_token_id >= 0) request.eos_token_ids = {eos_token_id};
+  request.seed = run.options.seed ? *run.options.seed : random_seed();
+  request.num_logprobs = run.options.num_logprobs;
+  return request;
+}
+
+void write_ids(JsonWriter& json, std::string_view key, std::span<const int32_t> ids) {
+  json.key(key).begin_array();
+  for (const int32_t id : ids) json.number(id);
+  json.end_array();
+}
+
+// One line: the names are those of Python's Generation. finish_reason is null if Ctrl-C came before the end.
+std::string to_json(const Run& run, const std::string& prompt, const GenerationRequest& request,
+                    const GenerationResult& result) {
+  JsonWriter json;
+  json.begin_object();
+  json.key("prompt").string(prompt).key("text").string(result.text);
+  write_ids(json, "prompt_tokens", request.prompt);
+  write_ids(json, "tokens", result.tokens);
+  json.key("finish_reason");
+  result.finish_reason ? json.string(name_of(*result.finish_reason)) : json.null();
+  json.key("seed");
+  run.options.sampling.do_sample ? json.number(request.seed) : json.null();
+  if (request.num_logprobs >= 0) {
+    json.key("logprobs").begin_array();
+    for (const float logprob : result.logprobs) json.number(logprob);
+    json.end_array();
+  }
+  if (request.num_logprobs > 0) {
+    json.key("top_logprobs").begin_array();
+    for (const auto& top : result.top) {
+      json.begin_array();
+      for (const auto& [id, logprob] : top) json.begin_array().number(id).number(logprob).end_array();
+      json.end_array();
+    }
+    json.end_array();
+  }
+  json.end_object();
+  return json.text() + "\n";
+}
+
+// Streams the text, or one JSON object at the end.
+int run_one(const Run& run, const std::string& prompt) {
+  const GenerationRequest request = make_request(run, prompt);
+  Generator generator(run.model, run.tokenizer);
+  generator.add(request);
+  const bool stream = !run.options.json;
+  if (stream && run.options.echo) write_output(prompt);
+  GenerationResult result;
+  while (!generator.done() && !interrupted()) {
+    for (GeneratedToken& token : generator.step()) {
+      if (stream) write_output(token.text);
+      result.append(std::move(token), request.num_logprobs);
+    }
+  }
+  write_output(stream ? "\n" : to_json(run, prompt, request, result));
+  return interrupted() ? kInterruptedStatus : 0;
+}
+
+// One prompt a line in, one JSON object a line out, in the same order and as soon as all before it are written.
+int run_batch(const Run& run, const std::vector<std::string>& prompts) {
+  Generator generator(run.model, run.tokenizer);
+  std::vector<GenerationRequest> requests;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    try {
+      requests.push_back(make_request(run, prompts[i]));
+      generator.add(requests.back());
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("line " + std::to_string(i + 1) + ": " + error.what());
+    }
+  }
+  std::map<size_t, GenerationResult> running;
+  size_t next = 0;
+  while (!generator.done() && !interrupted()) {
+    for (GeneratedToken& token : generator.step()) {
+      const size_t i = static_cast<size_t>(token.request);
+      running[i].append(std::move(token), run.options.num_logprobs);
+    }
+    for (auto it = running.begin(); it != running.end() && it->first == next && it->second.finish_reason; ++next) {
+      write_output(to_json(run, prompts[next], requests[next], it->second));
+      it = running.erase(it);
+    }
+  }
+  return interrupted() ? kInterruptedStatus : 0;
+}
+
+int run_generate(const Command& command, std::span<const std::string_view> arguments) {
+  GenerateOptions options;
+  const std::vector<Option> table = generate_option_table(options);
+  if (wants_help(arguments)) {
+    write_output(help_text(command, table));
+    return 0;
+  }
+  const std::vector<std::string_view> rest = parse(arguments, table);
+  if (options.batch && options.echo) throw UsageError("--echo makes no sense with --batch, whose lines have the prompt");
+  if (options.json && options.echo) throw UsageError("--echo makes no sense with --json, which has the prompt");
+  if (options.num_logprobs >= 0 && !options.json && !options.batch) throw UsageError("--logprobs needs --json or --batch");
+  try {
+    validate(options.sampling, std::numeric_limits<int32_t>::max());
+    for (const std::string& stop : options.stop) StopMatcher({stop});
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(error.what());
+  }
+  const std::string prompt = read_prompt(options, rest);
+
+  const std::string path = options.model_path.empty() ? shipped_model_path() : options.model_path;
+  Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr};
+  run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
+  catch_interrupt();
+  return options.batch ? run_batch(run, split_lines(prompt)) : run_one(run, prompt);
+}
+
+}  // namespace
+
+const Command kGenerateCommand = {"generate", "[OPTION]... PROMPT", "write on from a prompt", kDescription, &run_generate};
+
+}  // namespace pythia::cli

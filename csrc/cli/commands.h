@@ -1,0 +1,15 @@
+// The commands of pythia-cpu, one file each.
+#pragma once
+
+#include "cli/args.h"
+
+namespace pythia::cli {
+
+extern const Command kGenerateCommand;
+extern const Command kTokenizeCommand;
+extern const Command kInfoCommand;
+
+// The option every command has.
+Option model_option(std::string& path);
+
+}  // namespace pythia::cli

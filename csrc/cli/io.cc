@@ -1,0 +1,72 @@
+#include "cli/io.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <system_error>
+
+namespace pythia::cli {
+namespace {
+
+volatile std::sig_atomic_t interrupt_seen = 0;
+
+[[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+
+struct FileDescriptor {
+  int fd;
+  ~FileDescriptor() {
+    if (fd > STDERR_FILENO) ::close(fd);
+  }
+};
+
+}  // namespace
+
+void write_output(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EPIPE) throw ClosedPipe();
+    if (written < 0) throw_errno("standard output");
+    text.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+void write_error_line(std::string_view text) noexcept {
+  std::string line(text);
+  for (char& c : line)
+    if (c == '\n') c = ' ';
+  line += '\n';
+  if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;  // nowhere left to say it
+}
+
+std::string read_all(const std::string& path) {
+  const bool is_input = path == "-";
+  const std::string name = is_input ? "standard input" : path;
+  const FileDescriptor file{is_input ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) throw_errno(name);
+  std::string text;
+  std::size_t size = 0;
+  for (;;) {
+    text.resize(size + (std::size_t{1} << 16));
+    const ssize_t read = ::read(file.fd, text.data() + size, text.size() - size);
+    if (read < 0 && errno == EINTR && !interrupted()) continue;
+    if (read < 0) throw_errno(name);
+    if (read == 0) break;
+    size += static_cast<std::size_t>(read);
+  }
+  text.resize(size);
+  return text;
+}
+
+void catch_interrupt() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupt_seen = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
+bool interrupted() noexcept { return interrupt_seen != 0; }
+
+}  // namespace pythia::cli

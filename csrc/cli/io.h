@@ -1,0 +1,30 @@
+// Standard streams, files and Ctrl-C, without iostreams.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace pythia::cli {
+
+// Whoever read our standard output has gone: time to end, quietly.
+class ClosedPipe : public std::runtime_error {
+ public:
+  ClosedPipe() : std::runtime_error("standard output is closed") {}
+};
+
+// Writes at once, unbuffered. Throws ClosedPipe, std::system_error.
+void write_output(std::string_view text);
+void write_error_line(std::string_view text) noexcept;
+
+// All bytes of a file, or of standard input for "-". Throws std::system_error naming the file.
+std::string read_all(const std::string& path);
+
+// From here on Ctrl-C only sets a flag, once: a second Ctrl-C ends the process.
+void catch_interrupt();
+bool interrupted() noexcept;
+
+// Exit status after Ctrl-C, as shells have it: 128 + SIGINT.
+inline constexpr int kInterruptedStatus = 130;
+
+}  // namespace pythia::cli

@@ -1,0 +1,88 @@
+// pythia-cpu: generation and inspection of .pcpu models from the command line.
+#include <csignal>
+#include <exception>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "cli/io.h"
+
+namespace pythia::cli {
+namespace {
+
+const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand};
+
+std::string overview() {
+  std::string text =
+      "usage: pythia-cpu COMMAND [OPTION]... [ARGUMENT]\n\n"
+      "Runs Pythia and other GPT-NeoX language models on the CPU, from one .pcpu file.\n\nCommands:\n";
+  for (const Command* command : kCommands) {
+    std::string name = "  " + std::string(command->name);
+    name.resize(14, ' ');
+    text += name + std::string(command->summary) + "\n";
+  }
+  text +=
+      "\nExamples:\n"
+      "  pythia-cpu generate \"Once upon a time\"\n"
+      "  pythia-cpu generate -m pythia-70m.pcpu -n 200 --temperature 0.8 --top-p 0.95 --seed 1 \"The\"\n"
+      "  pythia-cpu info pythia-70m.pcpu\n\n"
+      "Without -m the small model that ships with pythia-cpu is used, or the file that PYTHIA_CPU_MODEL\n"
+      "names. `pythia-cpu COMMAND --help` explains a command. Make .pcpu files with pythia-convert, which\n"
+      "comes with the Python package.\n\n"
+      "Exit status: 0 success, 1 an error (one line on standard error), 2 a command line that makes no\n"
+      "sense, 130 ended by Ctrl-C.\n";
+  return text;
+}
+
+int run_command(const Command& command, std::span<const std::string_view> arguments) {
+  try {
+    return command.run(command, arguments);
+  } catch (const UsageError& error) {
+    const std::string name(command.name);
+    throw UsageError(name + ": " + error.what() + "; see pythia-cpu " + name + " --help");
+  }
+}
+
+int run(std::span<const std::string_view> arguments) {
+  if (arguments.empty()) throw UsageError("no command given; see pythia-cpu --help");
+  if (arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
+    write_output(overview());
+    return 0;
+  }
+  std::string known;
+  for (const Command* command : kCommands) {
+    if (command->name == arguments[0]) return run_command(*command, arguments.subspan(1));
+    known += (known.empty() ? "" : ", ") + std::string(command->name);
+  }
+  throw UsageError("unknown command '" + std::string(arguments[0]) + "', expected one of " + known + "; see pythia-cpu --help");
+}
+
+}  // namespace
+
+Option model_option(std::string& path) { return text_option("--model", 'm', "FILE", "the .pcpu file to use", path); }
+
+}  // namespace pythia::cli
+
+int main(int argc, char** argv) {
+  using namespace pythia::cli;
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe shows as an error of write()
+  const std::vector<std::string_view> arguments(argv + (argc > 0), argv + argc);
+  try {
+    return run(arguments);
+  } catch (const ClosedPipe&) {
+    return 0;
+  } catch (const UsageError& error) {
+    write_error_line("pythia-cpu: " + std::string(error.what()));
+    return 2;
+  } catch (const std::bad_alloc&) {
+    write_error_line("pythia-cpu: out of memory");
+    return 1;
+  } catch (const std::exception& error) {
+    write_error_line("pythia-cpu: " + std::string(error.what()));
+    return 1;
+  }
+}

@@ -1,0 +1,48 @@
+#include "cli/shipped_model.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <stdexcept>
+#include <system_error>
+#include <vector>
+
+namespace pythia::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kModelName = "mini-pythia.pcpu";
+
+// lib/python3.10/site-packages, ... under `prefix`, newest name last.
+std::vector<fs::path> python_package_folders(const fs::path& prefix) {
+  std::vector<fs::path> folders;
+  for (const char* lib : {"lib", "lib64"}) {
+    std::error_code error;  // a folder that is missing or closed to us holds no model
+    for (fs::directory_iterator it(prefix / lib, error), end; !error && it != end; it.increment(error)) {
+      if (!it->path().filename().string().starts_with("python3")) continue;
+      for (const char* packages : {"site-packages", "dist-packages"}) folders.push_back(it->path() / packages);
+    }
+  }
+  std::sort(folders.begin(), folders.end());
+  return folders;
+}
+
+}  // namespace
+
+std::string shipped_model_path() {
+  if (const char* named = std::getenv(kModelVariable); named != nullptr && *named != '\0') return named;
+
+  std::error_code error;
+  const fs::path prefix = fs::read_symlink("/proc/self/exe", error).parent_path().parent_path();
+  std::vector<fs::path> candidates = {prefix / "share" / "pythia-cpu" / kModelName};
+  for (const fs::path& folder : python_package_folders(prefix))
+    candidates.push_back(folder / "pythia_cpu" / "data" / kModelName);
+  for (auto it = candidates.rbegin(); it != candidates.rend(); ++it)
+    if (fs::exists(*it, error)) return it->string();
+  throw std::invalid_argument("no model: " + std::string(kModelName) + " is not in " +
+                              candidates.front().parent_path().string() +
+                              " nor in a Python package beside it; name one with -m or " + kModelVariable);
+}
+
+}  // namespace pythia::cli

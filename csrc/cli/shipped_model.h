@@ -1,0 +1,14 @@
+// The model that is used when none is named.
+#pragma once
+
+#include <string>
+
+namespace pythia::cli {
+
+inline constexpr const char* kModelVariable = "PYTHIA_CPU_MODEL";
+
+// The file PYTHIA_CPU_MODEL names, or mini-pythia.pcpu where an installation puts it: ../share/pythia-cpu from the executable,
+// or the Python package in ../lib/python3*/site-packages. Throws std::invalid_argument saying where it looked.
+std::string shipped_model_path();
+
+}  // namespace pythia::cli
