@@ -1,0 +1,308 @@
+"""What the exporter accepts is reproduced exactly, everything else is refused by name; damaged sections do no harm."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tokenizers
+
+import tokenizer_texts as texts
+from checkpoints import MINI_PYTHIA
+from pythia_cpu._core import Tokenizer
+from pythia_cpu._errors import CheckpointError, FormatError
+from pythia_cpu._tokenizer_export import compile_tokenizer, tokenizer_json
+
+Json = dict[str, Any]
+ORIGINAL_BYTES = (MINI_PYTHIA / "tokenizer.json").read_bytes()
+ORIGINAL: Json = json.loads(ORIGINAL_BYTES)
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+
+MASK, RAW = {"content": "<mask>"}, {"content": "<raw>", "normalized": False}
+SPECIAL_PART = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+
+
+def changed(**components: Any) -> bytes:
+    return json.dumps(copy.deepcopy(ORIGINAL) | components).encode()
+
+
+def changed_model(**options: Any) -> bytes:
+    return changed(model=ORIGINAL["model"] | options)
+
+
+def with_added(*tokens: Json) -> bytes:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    added = [plain | {"id": 4096 + i} | token for i, token in enumerate(tokens)]
+    return changed(added_tokens=ORIGINAL["added_tokens"] + added)
+
+
+def without_byte_tokens(*characters: str) -> Json:
+    """The model without these bytes and all that is made of them."""
+    vocab = {t: i for t, i in ORIGINAL["model"]["vocab"].items() if not set(characters) & set(t)}
+    vocab = {token: index for index, token in enumerate(vocab)}
+    merges = [m for m in ORIGINAL["model"]["merges"] if m[0] in vocab and m[1] in vocab and m[0] + m[1] in vocab]
+    return ORIGINAL["model"] | {"vocab": vocab, "merges": merges}
+
+
+def last_merges_first() -> list[list[str]]:
+    merges = ORIGINAL["model"]["merges"]
+    return merges + merges[:5]
+
+
+ACCEPTED: dict[str, bytes] = {
+    "no normalizer": changed(normalizer=None),
+    "a sequence of NFC": changed(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+    "an empty sequence": changed(normalizer={"type": "Sequence", "normalizers": []}),
+    "add_prefix_space": changed(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}),
+    "ByteLevel post-processor": changed(post_processor=BYTE_LEVEL),
+    "template without tokens": changed(post_processor=TEMPLATE),
+    "sequence of post-processors": changed(post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, TEMPLATE]}),
+    "merges as strings": changed_model(merges=[" ".join(merge) for merge in ORIGINAL["model"]["merges"]]),
+    "merges as strings with a version": changed_model(
+        merges=["#version: 0.2", *(" ".join(merge) for merge in ORIGINAL["model"]["merges"])]
+    ),
+    "merges given twice": changed_model(merges=last_merges_first()),
+    "no merges": changed_model(merges=[]),
+    "unk_token that never shows": changed_model(unk_token="<|endoftext|>"),
+    "empty prefix and suffix": changed_model(continuing_subword_prefix="", end_of_word_suffix=""),
+    "dropout of 0": changed_model(dropout=0.0),
+    "bytes without a token": changed(model=without_byte_tokens("x", "Ġ", "Ã"), added_tokens=[]),
+    "no added tokens": changed(added_tokens=[]),
+    "overlapping added tokens": with_added(
+        {"content": "<a"}, {"content": "<a><"}, {"content": "<|end"}, {"content": "the the"}, {"content": "\n\n\n"}
+    ),
+    "added tokens outside normalizing": with_added(
+        {"content": "e\u0301", "normalized": False},
+        {"content": "A\u030a", "normalized": False},
+        {"content": "\u00e9", "id": ORIGINAL["model"]["vocab"]["\u00e9"]},  # the alphabet's letter for byte 0xE9
+    ),
+    "special normalized token": with_added({"content": "Pythia", "special": True}),
+    "added token in the vocabulary": with_added({"content": "the", "id": ORIGINAL["model"]["vocab"]["the"]}),
+    "lstrip": with_added(MASK | {"lstrip": True}, RAW | {"lstrip": True}),
+    "rstrip": with_added(MASK | {"rstrip": True}, RAW | {"rstrip": True}),
+    "lstrip and rstrip": with_added(MASK | {"lstrip": True, "rstrip": True}, RAW),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_variants_are_exact(name: str) -> None:
+    reference = tokenizers.Tokenizer.from_buffer(ACCEPTED[name])
+    ours = Tokenizer(compile_tokenizer(ACCEPTED[name]))
+    rng = random.Random(3)
+    marked = [
+        "<mask>",
+        "<raw>",
+        "<a><a><b",
+        "the the the",
+        "e\u0301",
+        "\u00e9",
+        "\u212b",
+        "A\u030a",
+        "\n\n\n\n",
+        "Pythia",
+    ]
+    for _ in range(150):
+        parts = [rng.choice([texts.fuzz_text(rng, 8), *marked]) for _ in range(6)]
+        text = rng.choice(["", " ", "\u3000 \n", "  "]).join(parts)
+        ids = ours.encode(text)
+        assert ids == reference.encode(text, add_special_tokens=False).ids, ascii(text)
+        for skip in (True, False):
+            assert ours.decode(ids, skip) == reference.decode(ids, skip_special_tokens=skip)
+
+
+@pytest.mark.parametrize(
+    "space", [chr(c) for c in range(0x3001) if chr(c).isspace()] + ["\u200b", "\u180e", "\x1c", "\ufeff"]
+)
+def test_stripping_takes_the_references_white_space(space: str) -> None:
+    data = with_added({"content": "<mask>", "lstrip": True, "rstrip": True})
+    reference, ours = tokenizers.Tokenizer.from_buffer(data), Tokenizer(compile_tokenizer(data))
+    text = f"a{space}{space}<mask>{space}b{space}<mask><mask>{space}"
+    assert ours.encode(text) == reference.encode(text).ids
+
+
+def edited_model(edit: Callable[[Json], object]) -> bytes:
+    model = copy.deepcopy(ORIGINAL["model"])
+    edit(model)
+    return changed(model=model)
+
+
+def without(component: str) -> bytes:
+    return json.dumps({key: value for key, value in ORIGINAL.items() if key != component}).encode()
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "not JSON": (b"\x80", "not JSON"),
+    "truncated": (ORIGINAL_BYTES[:1000], "not JSON"),
+    "deeply nested": (b"[" * 200_000, "not JSON"),
+    "a list": (b"[]", "holds a list"),
+    "another version": (changed(version="2.0"), "version"),
+    "an unknown component": (changed(language="en"), "'language'"),
+    "normalizer NFKC": (changed(normalizer={"type": "NFKC"}), "normalizer is NFKC"),
+    "normalizer in a sequence": (
+        changed(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}),
+        "normalizer is Lowercase",
+    ),
+    "no pre-tokenizer": (changed(pre_tokenizer=None), "pre_tokenizer is None"),
+    "pre-tokenizer Whitespace": (changed(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer is Whitespace"),
+    "pre-tokenizer sequence": (
+        changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}), "pre_tokenizer is Sequence",
+    ),
+    "no regex": (changed(pre_tokenizer=BYTE_LEVEL | {"use_regex": False}), "pre_tokenizer.use_regex"),
+    "prefix space unsaid": (changed(pre_tokenizer={"type": "ByteLevel"}), "add_prefix_space"),
+    "post-processor Bert": (changed(post_processor={"type": "BertProcessing"}), "post_processor is BertProcessing"),
+    "template with tokens": (
+        changed(post_processor=TEMPLATE | {"single": [SPECIAL_PART, *TEMPLATE["single"]]}),
+        "post_processor is a template that adds tokens",
+    ),
+    "template of the second text": (
+        changed(post_processor=TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}), "post_processor",
+    ),
+    "no decoder": (changed(decoder=None), "decoder is None"),
+    "decoder Metaspace": (changed(decoder={"type": "Metaspace"}), "decoder is Metaspace"),
+    "no model": (without("model"), "model is None"),
+    "model Unigram": (changed(model={"type": "Unigram", "vocab": []}), "model is 'Unigram'"),
+    "unknown model option": (changed_model(temperature=1), "'temperature'"),
+    "dropout": (changed_model(dropout=0.1), "model.dropout is 0.1"),
+    "continuing_subword_prefix": (changed_model(continuing_subword_prefix="##"), "model.continuing_subword_prefix"),
+    "end_of_word_suffix": (changed_model(end_of_word_suffix="</w>"), "model.end_of_word_suffix"),
+    "byte_fallback": (changed_model(byte_fallback=True), "model.byte_fallback"),
+    "ignore_merges": (changed_model(ignore_merges=True), "model.ignore_merges"),
+    "unk_token that shows": (
+        changed(model=without_byte_tokens("x") | {"unk_token": "<|endoftext|>"}, added_tokens=[]), "model.unk_token",
+    ),
+    "vocab a list": (changed_model(vocab=[]), "model.vocab is a list"),
+    "empty vocab": (changed(model=ORIGINAL["model"] | {"vocab": {}, "merges": []}, added_tokens=[]), "0 token ids"),
+    "negative id": (edited_model(lambda m: m["vocab"].update(the=-1)), "'the' the id -1"),
+    "id a float": (edited_model(lambda m: m["vocab"].update(the=1.0)), "'the' the id 1.0"),
+    "huge id": (edited_model(lambda m: m["vocab"].update(the=1 << 24)), "'the' the id 16777216"),
+    "one id twice": (edited_model(lambda m: m["vocab"].update(the=7)), "gives id 7 to"),
+    "lone surrogate": (edited_model(lambda m: m["vocab"].update({"\ud800": 4096})), "lone surrogate"),
+    "merges a string": (changed_model(merges="a b"), "model.merges is a str"),
+    "merge of three": (edited_model(lambda m: m["merges"].append("a b c")), "expected two tokens"),
+    "merge of numbers": (edited_model(lambda m: m["merges"].append([1, 2])), "expected two tokens"),
+    "merge outside the vocabulary": (edited_model(lambda m: m["merges"].append(["the", "zzzz"])), "'zzzz' is not in"),
+    "merge into nothing": (edited_model(lambda m: m["merges"].append(["the", "the"])), "'thethe' is not in"),
+    "merge outside the alphabet": (
+        edited_model(lambda m: (m["vocab"].update({"日": 4096, "日t": 4097}), m["merges"].append(["日", "t"]))),
+        r"model.merges\[3836\]",
+    ),
+    "added tokens missing": (without("added_tokens"), "added_tokens is a NoneType"),
+    "added token a string": (changed(added_tokens=["<s>"]), r"added_tokens\[0\]"),
+    "added token without a flag": (changed(added_tokens=[{"id": 0, "content": "<|endoftext|>"}]), "special is None"),
+    "added token empty": (with_added({"content": ""}), r"added_tokens\[4\] is empty"),
+    "added token twice": (with_added({"content": "<s>"}, {"content": "<s>"}), "a second time"),
+    "added token single_word": (with_added({"content": "<s>", "single_word": True}), "single_word"),
+    "added token not in NFC": (with_added({"content": "e\u0301"}), r"added_tokens\[4\].content"),
+    "added token's id not next": (with_added({"content": "<s>", "id": 5000}), r"added_tokens\[4\].id is 5000"),
+    "added token's id not the vocabulary's": (with_added({"content": "the"}), r"added_tokens\[4\].id is 4096"),
+    "added token a lone surrogate": (with_added({"content": "\udc00"}), "lone surrogate"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_component(name: str) -> None:
+    data, message = REFUSED[name]
+    with pytest.raises(CheckpointError, match=message):
+        compile_tokenizer(data)
+
+
+def test_section_is_deterministic_and_carries_the_json() -> None:
+    section = compile_tokenizer(ORIGINAL_BYTES)
+    assert section == compile_tokenizer(ORIGINAL_BYTES)
+    assert tokenizer_json(section) == ORIGINAL_BYTES
+
+
+@pytest.mark.parametrize("section", [b"", b"PCPUTOK\0", compile_tokenizer(ORIGINAL_BYTES)[:-8], b"x" * 500])
+def test_json_of_a_damaged_section(section: bytes) -> None:
+    with pytest.raises(ValueError, match="tokenizer section"):
+        tokenizer_json(section)
+
+
+# The header and the tables of the mini tokenizer: tokenizer_section.h.
+NUM_TOKENS, NUM_MERGES, NUM_ADDED = 4096, 3836, 4
+BYTE_IDS = 128
+MERGES = BYTE_IDS + 256 * 4
+TOKEN_ENDS = MERGES + NUM_MERGES * 12
+ADDED = TOKEN_ENDS + NUM_TOKENS * 4
+DAMAGE: dict[str, tuple[int, bytes, str]] = {
+    "magic": (0, b"Q", "magic"),
+    "version": (8, b"\2", "version is 2, expected 1"),
+    "header size": (12, b"\x7f", "header_size_bytes"),
+    "section size": (16, b"\0", "section_size_bytes"),
+    "normalizer": (24, b"\2", "normalizer"),
+    "flags": (28, b"\2", "flags"),
+    "no tokens": (32, struct.pack("<I", 0), "num_tokens"),
+    "too many tokens": (32, struct.pack("<I", 2**32 - 1), "num_tokens"),
+    "fewer tokens": (32, struct.pack("<I", 300), "padding|merges|token_ends|token_bytes|byte_token_ids"),
+    "too many merges": (36, struct.pack("<I", 2**32 - 1), "num_merges"),
+    "more merges than bytes": (36, struct.pack("<I", 2**24), "merges"),
+    "too many added tokens": (40, struct.pack("<I", 2**31), "num_added_tokens"),
+    "reserved": (44, b"\1", "reserved"),
+    "token bytes size": (48, struct.pack("<Q", 2**64 - 1), "token_bytes"),
+    "added contents size": (56, struct.pack("<Q", 2**64 - 4), "added_contents"),
+    "json size": (64, struct.pack("<Q", 2**63), "tokenizer_json"),
+    "json size, less": (64, struct.pack("<Q", 8), "padding|section_size_bytes"),
+    "reserved end": (127, b"\1", "reserved"),
+    "byte id": (BYTE_IDS + 4 * 65, struct.pack("<i", NUM_TOKENS), r"byte_token_ids\[65\]"),
+    "byte id below none": (BYTE_IDS + 4 * 65, struct.pack("<i", -2), r"byte_token_ids\[65\]"),
+    "byte of another token": (BYTE_IDS + 4 * 65, struct.pack("<i", 2), r"byte_token_ids\[65\]"),
+    "merge's left id": (MERGES, struct.pack("<I", NUM_TOKENS), r"merges\[0\]"),
+    "merge's merged id": (MERGES + 12 * 7 + 8, struct.pack("<I", 0), r"merges\[7\]"),
+    "token end": (TOKEN_ENDS + 4 * 9, struct.pack("<I", 2**31), r"token_ends\[10\]"),
+    "last token end": (TOKEN_ENDS + 4 * (NUM_TOKENS - 1), struct.pack("<I", 2**31), "token_bytes_size"),
+    "added id": (ADDED, struct.pack("<I", NUM_TOKENS), r"added_tokens\[0\].id"),
+    "added flags": (ADDED + 4, b"\x10", r"added_tokens\[0\].flags"),
+    "added content end": (ADDED + 8, struct.pack("<I", 0), r"added_tokens\[0\].content_end"),
+    "added content far end": (ADDED + 8, struct.pack("<I", 2**32 - 1), r"added_tokens\[0\].content_end"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_names_the_field(name: str) -> None:
+    offset, data, message = DAMAGE[name]
+    section = bytearray(compile_tokenizer(ORIGINAL_BYTES))
+    section[offset : offset + len(data)] = data
+    with pytest.raises(FormatError, match=message):
+        Tokenizer(bytes(section))
+
+
+def test_merge_given_twice_is_damage() -> None:
+    section = bytearray(compile_tokenizer(ORIGINAL_BYTES))
+    section[MERGES + 12 : MERGES + 24] = section[MERGES : MERGES + 12]
+    with pytest.raises(FormatError, match=r"merges\[1\] repeats merges\[0\]"):
+        Tokenizer(bytes(section))
+
+
+def test_any_flipped_bit_or_cut_does_no_harm() -> None:
+    section = compile_tokenizer(ORIGINAL_BYTES)
+    rng = random.Random(5)
+    sample = texts.fuzz_text(rng, 2000)
+    tables_end = ADDED + NUM_ADDED * 12
+    works = refused = 0
+    for trial in range(600):
+        damaged = bytearray(section)
+        for _ in range(rng.choice([1, 1, 4])):
+            bit = rng.randrange(8 * (BYTE_IDS if trial % 3 == 0 else tables_end if trial % 3 == 1 else len(section)))
+            damaged[bit // 8] ^= 1 << bit % 8
+        if trial % 50 == 0:
+            del damaged[rng.randrange(len(damaged)) :]
+        try:
+            tokenizer = Tokenizer(bytes(damaged))
+        except FormatError:
+            refused += 1
+            continue
+        works += 1
+        tokenizer.decode(tokenizer.encode(sample), False)
+    assert works > 50
+    assert refused > 200
