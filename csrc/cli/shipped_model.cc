@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <stdexcept>
 #include <system_error>
 #include <vector>
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kModelName = "mini-pythia.pcpu";
 
-// lib/python3.10/site-packages, ... under `prefix`, newest name last.
+// lib/python3.12/site-packages, lib/python3.11/site-packages, ... under `prefix`.
 std::vector<fs::path> python_package_folders(const fs::path& prefix) {
   std::vector<fs::path> folders;
   for (const char* lib : {"lib", "lib64"}) {
@@ -24,7 +25,7 @@ std::vector<fs::path> python_package_folders(const fs::path& prefix) {
       for (const char* packages : {"site-packages", "dist-packages"}) folders.push_back(it->path() / packages);
     }
   }
-  std::sort(folders.begin(), folders.end());
+  std::sort(folders.begin(), folders.end(), std::greater<>());
   return folders;
 }
 
@@ -38,8 +39,8 @@ std::string shipped_model_path() {
   std::vector<fs::path> candidates = {prefix / "share" / "pythia-cpu" / kModelName};
   for (const fs::path& folder : python_package_folders(prefix))
     candidates.push_back(folder / "pythia_cpu" / "data" / kModelName);
-  for (auto it = candidates.rbegin(); it != candidates.rend(); ++it)
-    if (fs::exists(*it, error)) return it->string();
+  for (const fs::path& candidate : candidates)
+    if (fs::exists(candidate, error)) return candidate.string();
   throw std::invalid_argument("no model: " + std::string(kModelName) + " is not in " +
                               candidates.front().parent_path().string() +
                               " nor in a Python package beside it; name one with -m or " + kModelVariable);

@@ -1,0 +1,299 @@
+"""The pythia-cpu binary, as a user's shell sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def run(binary: Path) -> Run:
+    def call(*arguments: str | Path, stdin: str | bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [binary, *map(str, arguments)],
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            env={**os.environ, **environment},
+            timeout=120,
+            check=False,
+        )
+        return subprocess.CompletedProcess(
+            result.args, result.returncode, result.stdout.decode("utf-8"), result.stderr.decode("utf-8")
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model() -> pythia_cpu.Model:
+    return pythia_cpu.load()
+
+
+def output(result: subprocess.CompletedProcess[str]) -> str:
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+    """One line on standard error that names the trouble, and nothing on standard output."""
+    assert (result.returncode, result.stdout) == (status, "")
+    assert result.stderr.startswith("pythia-cpu: ")
+    assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n")
+    for part in parts:
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ((), {}),
+        (("--temperature", "0.8", "--seed", "1"), {"temperature": 0.8, "seed": 1}),
+        (("--top-k", "20", "--seed", "2"), {"top_k": 20, "seed": 2}),
+        (("--top-p=0.9", "--min-p=0.01", f"--seed={2**64 - 1}"), {"top_p": 0.9, "min_p": 0.01, "seed": 2**64 - 1}),
+        (("--typical-p", "0.8", "--seed", "3", "-t", "1"), {"typical_p": 0.8, "seed": 3}),
+        (("--repetition-penalty", "1.3"), {"repetition_penalty": 1.3, "do_sample": False}),
+        (
+            ("--presence-penalty", "1", "--frequency-penalty", "-0.5"),
+            {"presence_penalty": 1, "frequency_penalty": -0.5, "do_sample": False},
+        ),
+        (
+            ("--logit-bias", "13:-100", "--logit-bias", "264:-inf"),
+            {"logit_bias": {13: -100.0, 264: -np.inf}, "do_sample": False},
+        ),
+        (("--stop", " man", "--stop", "xyz"), {"stop": [" man", "xyz"], "do_sample": False}),
+        (("--ignore-eos",), {"ignore_eos": True, "do_sample": False}),
+    ],
+    ids=str,
+)
+def test_the_same_text_as_python(
+    run: Run, model: pythia_cpu.Model, flags: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    options = {"do_sample": bool(options), **options}
+    for prompt in ("Once upon a time", "Ünïcödé — 中 😀"):
+        expected = model.generate(prompt, max_new_tokens=48, logprobs=2, **options)
+        assert output(run("generate", "-n", "48", *flags, prompt)) == expected.text + "\n"
+        got = json.loads(output(run("generate", "-n", "48", *flags, "--json", "--logprobs", "2", prompt)))
+        assert got["prompt"] == prompt
+        for name in ("text", "tokens", "prompt_tokens", "finish_reason", "seed"):
+            assert got[name] == getattr(expected, name)
+        assert expected.logprobs is not None and expected.top_logprobs is not None
+        np.testing.assert_array_equal(np.array(got["logprobs"], np.float32), expected.logprobs)
+        for mine, theirs in zip(got["top_logprobs"], expected.top_logprobs, strict=True):
+            assert [id for id, _ in mine] == [id for id, _ in theirs]
+            assert [np.float32(value) for _, value in mine] == [np.float32(value) for _, value in theirs]
+
+
+def test_random_seed_is_reported(run: Run, model: pythia_cpu.Model) -> None:
+    got = [json.loads(output(run("generate", "--temperature", "1", "--json", "Once"))) for _ in range(2)]
+    assert got[0]["seed"] != got[1]["seed"]
+    for one in got:
+        again = model.generate("Once", max_new_tokens=64, do_sample=True, seed=one["seed"])
+        assert again.text == one["text"]
+
+
+def test_where_prompts_come_from(run: Run, tmp_path: Path) -> None:
+    expected = output(run("generate", "-n", "8", "Once upon a time"))
+    path = tmp_path / "prompt.txt"
+    path.write_text("Once upon a time\n")
+    assert output(run("generate", "-n", "8", "--prompt-file", path)) == expected
+    assert output(run("generate", "-n", "8", "-f", path)) == expected
+    assert output(run("generate", "-n8", "-", stdin="Once upon a time\n")) == expected
+    assert output(run("generate", "-n", "8", "-", stdin="Once upon a time")) == expected
+    assert output(run("generate", "-n", "8", "-", stdin="Once upon a time\n\n")) != expected
+    assert output(run("generate", "-n", "8", "--echo", "Once upon a time")) == "Once upon a time" + expected
+    assert output(run("generate", "-n", "0", "Once upon a time")) == "\n"
+    assert output(run("generate", "-n", "8", "--", "--json")) != ""
+
+
+def test_batch(run: Run, model: pythia_cpu.Model) -> None:
+    prompts = [f"Chapter {i}" + " and so on" * (i % 5) for i in range(150)]
+    options = {"do_sample": True, "seed": 9, "max_new_tokens": 10}
+    lines = output(
+        run("generate", "--batch", "-n", "10", "--seed", "9", "-", stdin="\n".join(prompts) + "\n")
+    ).splitlines()
+    got = [json.loads(line) for line in lines]
+    assert [one["prompt"] for one in got] == prompts
+    assert [one["text"] for one in got] == [generation.text for generation in model.generate(prompts, **options)]
+    assert output(run("generate", "--batch", "-", stdin="")) == ""
+    assert_fails(run("generate", "--batch", "-", stdin="a\n\nb\n"), 1, "line 2")
+    assert_fails(run("generate", "--batch", "-", stdin="a\nb\n" + "word " * 3000), 1, "line 3", "2048")
+
+
+def test_tokenize(run: Run, model: pythia_cpu.Model, tmp_path: Path) -> None:
+    text = "Hello,  wörld!\n\nÜ 中 😀 <|endoftext|> x"
+    ids = model.tokenizer.encode(text)
+    assert output(run("tokenize", text)) == "".join(f"{id}\n" for id in ids)
+    assert output(run("tokenize", "-", stdin=text)).split() == [str(id) for id in ids]
+    assert output(run("tokenize", "-", stdin=text + "\n")).split() == [
+        str(id) for id in model.tokenizer.encode(text + "\n")
+    ]
+    path = tmp_path / "text.txt"
+    path.write_text(text)
+    got = json.loads(output(run("tokenize", "--json", "-f", path)))
+    assert got["tokens"] == ids
+    assert "".join(got["pieces"][:4]) == "Hello,"[: len("".join(got["pieces"][:4]))]
+    assert output(run("tokenize", "")) == ""
+
+
+def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path) -> None:
+    text = output(run("info", shipped_model))
+    assert "f16, 2,238,464 parameters" in text
+    got = json.loads(output(run("info", "--json", "-m", shipped_model)))
+    assert got == json.loads(output(run("info", "--json", shipped_model)))
+    assert got["size_bytes"] == shipped_model.stat().st_size
+    assert {name: got[name] for name in ("source", "revision", "commit", "weights", "converter_version")} == {
+        name: model.provenance[name] for name in ("source", "revision", "commit", "weights", "converter_version")
+    }
+    assert {t["name"]: t["source_sha256"] for t in got["tensors"] if t["source_sha256"]} == model.provenance["tensors"]
+    for name, value in got["config"].items():
+        assert model.config[name] == value
+
+
+def test_help_for_everything(run: Run) -> None:
+    overview = output(run("--help"))
+    assert output(run("-h")) == output(run("help")) == overview
+    for command in ("generate", "tokenize", "info"):
+        assert f"  {command}" in overview
+        text = output(run(command, "--help"))
+        assert text.startswith(f"usage: pythia-cpu {command} ")
+        assert f"pythia-cpu {command} " in text.split("\n", 1)[1]  # an example
+        assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "no command"),
+        (("sing",), "unknown command 'sing'"),
+        (("generate",), "no prompt"),
+        (("generate", "a", "b"), "2 prompts"),
+        (("generate", "--no-such-option", "a"), "'--no-such-option'"),
+        (("generate", "-x", "a"), "'-x'"),
+        (("generate", "a", "--temperature"), "--temperature needs a value"),
+        (("generate", "--temperature", "warm", "a"), "'warm'"),
+        (("generate", "--temperature", "0", "a"), "temperature is 0"),
+        (("generate", "--temperature", "nan", "a"), "temperature is nan"),
+        (("generate", "--top-p", "1.5", "a"), "top_p is 1.5"),
+        (("generate", "--top-k", "-1", "a"), "--top-k is -1"),
+        (("generate", "--seed", "-1", "a"), "'-1'"),
+        (("generate", "--seed", str(2**64), "a"), str(2**64)),
+        (("generate", "-n", "-5", "a"), "-5"),
+        (("generate", "-n", "many", "a"), "'many'"),
+        (("generate", "-t", "0", "a"), "--threads is 0"),
+        (("generate", "--json=yes", "a"), "takes no value"),
+        (("generate", "--logit-bias", "7", "a"), "ID:BIAS"),
+        (("generate", "--stop", "", "a"), "empty"),
+        (("generate", "--logprobs", "2", "a"), "needs --json or --batch"),
+        (("generate", "--prompt-file", "p.txt", "a"), "--prompt-file"),
+        (("tokenize",), "0 texts"),
+        (("info", "a", "b"), "2 files"),
+    ],
+    ids=str,
+)
+def test_bad_usage(run: Run, arguments: tuple[str, ...], part: str) -> None:
+    assert_fails(run(*arguments), 2, part, "--help")
+
+
+def test_errors(run: Run, tmp_path: Path, shipped_model: Path) -> None:
+    damaged = tmp_path / "damaged.pcpu"
+    damaged.write_bytes(shipped_model.read_bytes()[:100_000])
+    missing = tmp_path / "missing.pcpu"
+    for command in (("generate", "a", "-m"), ("tokenize", "a", "-m"), ("info",)):
+        assert_fails(run(*command, damaged), 1, str(damaged))
+        assert_fails(run(*command, missing), 1, str(missing), "No such file")
+        assert_fails(run(*command, tmp_path), 1, str(tmp_path))
+    assert_fails(run("generate", "a", PYTHIA_CPU_MODEL=str(missing)), 1, str(missing))
+    assert_fails(run("generate", "--prompt-file", missing), 1, str(missing))
+    assert_fails(run("generate", ""), 1, "empty", "<|endoftext|>")
+    assert_fails(run("generate", "-", stdin=""), 1, "empty")
+    assert_fails(run("generate", "-", stdin="word " * 10_000), 1, "2048")
+    assert_fails(run("generate", "-", stdin=b"\xff\xfe"), 1, "UTF-8")
+    assert_fails(run("generate", "a", PYTHIA_CPU_ISA="mmx"), 1, "mmx")
+    assert_fails(run("generate", "--logit-bias", "4096:1", "a"), 1, "4096")
+
+
+def test_any_locale(run: Run) -> None:
+    expected = output(run("generate", "--temperature", "0.7", "--seed", "1", "Ü"))
+    for locale in ("C", "C.UTF-8", "de_DE.UTF-8", "nonsense"):
+        assert output(run("generate", "--temperature", "0.7", "--seed", "1", "Ü", LC_ALL=locale)) == expected
+
+
+def test_a_copy_finds_the_model_beside_it(run: Run, binary: Path, shipped_model: Path, tmp_path: Path) -> None:
+    """In ../share, or in a Python package in ../lib; else it says where it looked."""
+    copy = tmp_path / "bin" / "pythia-cpu"
+    copy.parent.mkdir()
+    copy.write_bytes(binary.read_bytes())
+    copy.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHIA_CPU_MODEL"}
+
+    def info() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([copy, "info"], capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+    assert_fails(info(), 1, "share/pythia-cpu", "PYTHIA_CPU_MODEL")
+    for folder in ("lib/python3.12/site-packages/pythia_cpu/data", "share/pythia-cpu"):
+        place = tmp_path / folder
+        place.mkdir(parents=True)
+        (place / "mini-pythia.pcpu").symlink_to(shipped_model)
+        assert str(place) in output(info())
+
+
+def start(binary: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [binary, "generate", "-n", "2000", "--ignore-eos", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_text_streams_and_ctrl_c_ends_it(binary: Path, model: pythia_cpu.Model) -> None:
+    process = start(binary, "Once upon a time")
+    assert process.stdout is not None and process.stderr is not None
+    seen = process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    text = (seen + rest).decode()
+    assert (process.returncode, errors) == (130, b"")
+    whole = model.generate("Once upon a time", max_new_tokens=2000, ignore_eos=True).text
+    assert text.endswith("\n") and whole.startswith(text[:-1])
+    assert len(text) < len(whole)
+
+
+def test_ctrl_c_leaves_valid_json(binary: Path) -> None:
+    process = start(binary, "--json", "-t", "1", "Once")
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    if process.returncode == 130:
+        assert json.loads(text)["finish_reason"] is None
+    else:  # it came before the model was open, or after the end
+        assert process.returncode in (0, -signal.SIGINT)
+
+
+def test_closed_pipe_and_full_disk(binary: Path) -> None:
+    process = start(binary, "Once")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(5)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [binary, "generate", "Once"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"pythia-cpu: standard output: No space left on device\n"

@@ -1,0 +1,274 @@
+"""The sampler alone: its generator, its filters beside transformers' processors, and the frequencies it draws with."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pythia_cpu import _core
+
+VOCAB_SIZES = (1, 2, 7, 127, 128, 129, 1000, 4096, 50304)
+
+
+def options(**changes: Any) -> _core.SamplingOptions:
+    return _core.SamplingOptions(do_sample=True, **changes)
+
+
+def random_logits(vocab_size: int, seed: int, scale: float = 3.0) -> np.ndarray:
+    """Float32 [vocab_size], long-tailed as a language model's."""
+    rng = np.random.default_rng([vocab_size, seed])
+    return (scale * rng.standard_normal(vocab_size) + rng.exponential(scale, vocab_size)).astype(np.float32)
+
+
+def processors(changes: dict[str, Any]) -> transformers.LogitsProcessorList:
+    """What transformers' generate() would run, in its order (generation/utils.py, _get_logits_processor)."""
+    config = transformers.GenerationConfig(
+        do_sample=True,
+        **{"top_k": 0, **{key: value for key, value in changes.items() if key != "logit_bias"}},
+        sequence_bias={(id,): bias for id, bias in changes.get("logit_bias", [])} or None,
+    )
+    mixin = transformers.generation.GenerationMixin()
+    mixin.config = transformers.GPTNeoXConfig()
+    return mixin._get_logits_processor(config, input_ids_seq_length=1)
+
+
+def reference_scores(logits: np.ndarray, changes: dict[str, Any], prompt: list[int]) -> np.ndarray:
+    scores = processors(changes)(torch.tensor([prompt or [0]]), torch.tensor(logits)[None])
+    return scores[0].numpy()
+
+
+def assert_same_tokens(logits: np.ndarray, changes: dict[str, Any], prompt: list[int] | None = None) -> np.ndarray:
+    """The tokens left and their scores are transformers'."""
+    prompt = prompt or []
+    expected = reference_scores(logits, changes, prompt)
+    ids, scores, weights = _core.filter_logits(logits, options(**changes), prompt=prompt)
+    np.testing.assert_array_equal(ids, np.flatnonzero(expected > -np.inf))
+    np.testing.assert_array_equal(scores, expected[ids])
+    probabilities = torch.softmax(torch.tensor(expected, dtype=torch.float64), -1).numpy()[ids]
+    np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=3e-6, atol=1e-9)
+    return ids
+
+
+# Random123's known answers (kat_vectors, philox4x32 10).
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    assert tuple(_core.philox4x32_10(counter, key)) == expected
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.7},
+        {"temperature": 1.9},
+        {"top_k": 1},
+        {"top_k": 40},
+        {"top_k": 500},
+        {"top_k": 10**6},
+        {"top_p": 0.9},
+        {"top_p": 0.5},
+        {"top_p": 0.999},
+        {"top_p": 1e-6},
+        {"min_p": 0.05},
+        {"min_p": 1.0},
+        {"min_p": 1e-9},
+        {"typical_p": 0.9},
+        {"typical_p": 0.2},
+        {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
+        {"temperature": 1.3, "top_p": 0.9, "min_p": 0.1},
+        {"temperature": 0.5, "top_k": 100, "top_p": 0.97, "min_p": 0.01, "typical_p": 0.8},
+    ],
+    ids=str,
+)
+def test_filters_keep_what_transformers_keeps(vocab_size: int, changes: dict[str, Any]) -> None:
+    for seed in range(5):
+        assert_same_tokens(random_logits(vocab_size, seed), changes)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 10.0, 1000.0])
+@pytest.mark.parametrize("changes", [{"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.7}, {"top_k": 17}], ids=str)
+def test_filters_on_flat_and_sharp_distributions(scale: float, changes: dict[str, Any]) -> None:
+    for seed in range(5):
+        assert_same_tokens(random_logits(3000, seed, scale), changes)
+
+
+@given(
+    values=st.lists(st.integers(-6, 6), min_size=1, max_size=300),
+    top_k=st.integers(0, 40),
+    top_p=st.sampled_from([1.0, 0.9317, 0.7123, 0.3719, 0.1113]),
+    min_p=st.sampled_from([0.0, 0.0301, 0.3017, 1.0]),
+)
+def test_ties_are_kept_as_transformers_keeps_them(values: list[int], top_k: int, top_p: float, min_p: float) -> None:
+    """Few distinct values: nearly every border has a tie."""
+    logits = np.array(values, np.float32) * 0.731
+    assert_same_tokens(logits, {"top_k": top_k, "top_p": top_p, "min_p": min_p})
+
+
+def test_processors_before_the_filters() -> None:
+    prompt = [3, 5, 5, 17, 250]
+    for seed in range(20):
+        logits = random_logits(300, seed)
+        bias = [(5, 4.0), (17, -2.5), (40, 30.0), (41, -math.inf)]
+        assert_same_tokens(logits, {"repetition_penalty": 1.3}, prompt)
+        assert_same_tokens(logits, {"repetition_penalty": 0.8, "temperature": 0.9}, prompt)
+        assert 41 not in assert_same_tokens(logits, {"logit_bias": bias})
+        changes = {"logit_bias": bias, "repetition_penalty": 1.7, "temperature": 0.6, "top_k": 30, "top_p": 0.9}
+        assert_same_tokens(logits, changes, prompt)
+
+
+def test_presence_and_frequency_penalties() -> None:
+    """As the OpenAI API defines them: generated tokens only, presence once, frequency as often as the token came."""
+    logits = random_logits(50, 0)
+    penalties = {"presence_penalty": 0.75, "frequency_penalty": 0.5}
+    _, scores, _ = _core.filter_logits(logits, options(**penalties), prompt=[1, 2, 2], generated=[2, 7, 7, 7])
+    expected = logits.copy()
+    expected[2] -= 0.75 + 0.5
+    expected[7] -= 0.75 + 1.5
+    np.testing.assert_array_equal(scores, expected)
+    # The repetition penalty comes first.
+    _, scores, _ = _core.filter_logits(logits, options(**penalties, repetition_penalty=2.0), generated=[7])
+    assert scores[7] == np.float32(logits[7] / 2 if logits[7] >= 0 else logits[7] * 2) - np.float32(1.25)
+
+
+@pytest.mark.parametrize("vocab_size", VOCAB_SIZES)
+def test_greedy_is_argmax(vocab_size: int) -> None:
+    for seed in range(20):
+        logits = np.round(random_logits(vocab_size, seed))  # ties: the first wins, as in torch
+        greedy = _core.sample_logits(logits, _core.SamplingOptions(do_sample=False, temperature=0.5, top_p=0.1))
+        assert greedy[0] == int(torch.tensor(logits).argmax()) == int(logits.argmax())
+
+
+def chi_square_quantile(degrees: int, z: float) -> float:
+    """Wilson and Hilferty's approximation."""
+    return degrees * (1 - 2 / (9 * degrees) + z * math.sqrt(2 / (9 * degrees))) ** 3
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"temperature": 2.5}, {"top_k": 12}, {"top_p": 0.9}, {"min_p": 0.02}, {"typical_p": 0.9}], ids=str
+)
+@pytest.mark.parametrize("vocab_size", [40, 3000])
+def test_frequencies_pass_a_chi_square_test(changes: dict[str, Any], vocab_size: int) -> None:
+    """At the 1 - 1e-5 quantile, for fixed seeds; one step each of many sequences, and many steps of one sequence."""
+    draws = 20000
+    logits = random_logits(vocab_size, 1, scale=1.0)
+    expected_scores = torch.tensor(reference_scores(logits, changes, []), dtype=torch.float64)
+    expected = draws * torch.softmax(expected_scores, -1).numpy()
+    many_steps = _core.sample_logits(logits, options(**changes), seed=7, num_draws=draws)
+    many_sequences = np.concatenate(
+        [_core.sample_logits(logits, options(**changes), seed=7, sequence=i) for i in range(draws)]
+    )
+    for ids in (many_steps, many_sequences):
+        observed = np.bincount(ids, minlength=vocab_size)
+        assert not observed[expected == 0].any()
+        # Cells with few draws expected are put together, as the test needs.
+        common = expected >= 10
+        pairs = [*zip(observed[common], expected[common], strict=True)]
+        if expected[~common].sum() > 0:
+            pairs.append((observed[~common].sum(), max(expected[~common].sum(), 1e-9)))
+        statistic = sum((o - e) ** 2 / e for o, e in pairs)
+        assert statistic < chi_square_quantile(len(pairs) - 1, 4.26)
+
+
+def test_draws_are_keyed_by_seed_sequence_and_step() -> None:
+    logits = np.zeros(4096, np.float32)
+    base = _core.sample_logits(logits, options(), seed=1, num_draws=64)
+    np.testing.assert_array_equal(base, _core.sample_logits(logits, options(), seed=1, num_draws=64))
+    np.testing.assert_array_equal(
+        base[10:], _core.sample_logits(logits, options(), seed=1, first_step=10, num_draws=54)
+    )
+    for change in ({"seed": 2}, {"seed": 1 + 2**32}, {"seed": 1, "sequence": 1}, {"seed": 1, "sequence": 2**32}):
+        other = _core.sample_logits(logits, options(), num_draws=64, **change)
+        assert (base != other).mean() > 0.9
+    far = _core.sample_logits(logits, options(), seed=2**64 - 1, sequence=2**64 - 1, first_step=2**63, num_draws=8)
+    assert len(set(far.tolist())) > 4
+
+
+def test_draws_follow_the_documented_rule() -> None:
+    """floor(bits * total / 2^64) falls on a token's weights, tokens in order of their ids."""
+    logits = random_logits(500, 3)
+    for changes in ({}, {"top_k": 20}, {"temperature": 0.7, "top_p": 0.8}):
+        ids, _, weights = _core.filter_logits(logits, options(**changes))
+        ends = np.cumsum(weights)
+        for step in range(50):
+            block = _core.philox4x32_10((step, 0, 4, 0), (11, 0))
+            drawn = (block[0] | block[1] << 32) * int(ends[-1]) >> 64
+            expected = ids[np.searchsorted(ends, drawn, side="right")]
+            sampled = _core.sample_logits(logits, options(**changes), seed=11, sequence=4, first_step=step)
+            assert sampled[0] == expected
+
+
+@pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9}], ids=str)
+def test_unusual_logits(changes: dict[str, Any]) -> None:
+    low = np.full(200, -1e30, np.float32)
+    low[77] = -1e29
+    assert _core.sample_logits(low, options(**changes))[0] == 77
+    masked = np.full(200, -np.inf, np.float32)
+    masked[[5, 150]] = 3.0
+    assert set(_core.sample_logits(masked, options(**{**changes, "typical_p": 1.0}), num_draws=50).tolist()) <= {5, 150}
+    with_nan = np.where(np.arange(200) == 9, 4.0, np.nan).astype(np.float32)
+    assert _core.sample_logits(with_nan, options(**changes))[0] == 9
+    infinite = np.zeros(200, np.float32)
+    infinite[[30, 60]] = np.inf
+    assert set(_core.sample_logits(infinite, options(**changes), num_draws=50).tolist()) == {30, 60}
+    # So cold that scores overflow: the limit is the most likely token.
+    assert _core.sample_logits(random_logits(200, 5), options(temperature=1e-38, **changes))[0] == int(
+        random_logits(200, 5).argmax()
+    )
+    for hopeless in (np.full(200, np.nan, np.float32), np.full(200, -np.inf, np.float32)):
+        for sampling in (options(**changes), _core.SamplingOptions(do_sample=False)):
+            with pytest.raises(ValueError, match="no usable logits"):
+                _core.sample_logits(hopeless, sampling)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"temperature": 0.0}, "temperature is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0.0}, "top_p is 0"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": math.nan}, "top_p is nan"),
+        ({"min_p": -0.1}, "min_p is -0.1"),
+        ({"min_p": 2.0}, "min_p is 2"),
+        ({"typical_p": 0.0}, "typical_p is 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
+        ({"presence_penalty": math.nan}, "presence_penalty is nan"),
+        ({"frequency_penalty": math.inf}, "frequency_penalty is inf"),
+        ({"logit_bias": [(100, 1.0)]}, "logit_bias names token 100"),
+        ({"logit_bias": [(-1, 1.0)]}, "logit_bias names token -1"),
+        ({"logit_bias": [(3, math.nan)]}, "logit_bias of token 3 is nan"),
+        ({"logit_bias": [(3, 1.0), (3, 2.0)]}, "names token 3 twice"),
+        ({"logit_bias": [(i, -math.inf) for i in range(100)]}, "bans all 100 tokens"),
+    ],
+)
+def test_options_out_of_range(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        _core.filter_logits(random_logits(100, 0), options(**changes))
+
+
+def test_every_token_can_be_drawn() -> None:
+    counts = Counter(_core.sample_logits(np.zeros(130, np.float32), options(), num_draws=5000).tolist())
+    assert set(counts) == set(range(130))
