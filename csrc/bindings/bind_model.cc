@@ -50,11 +50,11 @@ std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
 
 void bind_model(py::module_& m) {
   // Both classes first: signatures name the other one.
-  py::class_<KvCache> cache(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.");
-  py::class_<Model, std::shared_ptr<Model>> model(m, "Model",
-                                                  "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.");
+  py::class_<KvCache> cache_class(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.");
+  py::class_<Model, std::shared_ptr<Model>> model_class(
+      m, "Model", "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.");
 
-  cache
+  cache_class
       .def(py::init([](const Model& model, std::optional<int64_t> capacity) {
              return std::make_unique<KvCache>(model.config(), capacity.value_or(model.config().max_position_embeddings));
            }),
@@ -63,7 +63,7 @@ void bind_model(py::module_& m) {
       .def_property_readonly("capacity", &KvCache::capacity)
       .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
 
-  model
+  model_class
       .def_static("open", &Model::open, py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
                   py::call_guard<py::gil_scoped_release>(),
                   "Open a file; threads 0 means all physical cores, isa \"\" the environment's choice or the best.")
