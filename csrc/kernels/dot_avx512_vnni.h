@@ -11,7 +11,9 @@ inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
 inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);
-  return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(four))};
+  // Not the intrinsic: GCC 12 copies its accumulator before and after each call.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(four)));
+  return sum;
 }
 
 }  // namespace

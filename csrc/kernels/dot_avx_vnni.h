@@ -12,7 +12,10 @@ inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);
   const __m256i inputs = _mm256_set1_epi32(four);
-  return {_mm256_dpbusd_avx_epi32(sum.lo, weights.lo, inputs), _mm256_dpbusd_avx_epi32(sum.hi, weights.hi, inputs)};
+  // Not the intrinsic: GCC 12 copies its accumulator before and after each call.
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.lo) : "x"(weights.lo), "x"(inputs));
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum.hi) : "x"(weights.hi), "x"(inputs));
+  return sum;
 }
 
 }  // namespace

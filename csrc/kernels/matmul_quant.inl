@@ -9,8 +9,6 @@
 namespace pythia {
 namespace {
 
-inline constexpr int kSteps = kQuantGroup / 4;  // of four inputs
-
 // kQ4Levels as unsigned codes.
 struct Q4Table {
   alignas(16) uint8_t codes[16];
@@ -21,25 +19,17 @@ inline constexpr Q4Table kQ4Table = [] {
   return table;
 }();
 
-// Calls dot(step, codes) for every four inputs of a group.
+// A group's codes: `kLoads` loads of 64 bytes, each giving the codes of `kSteps` steps of four inputs, kStride steps apart.
 struct Q8Group {
   static constexpr int64_t kBytes = kQuantGroup * kLanes;
-  template <class Dot>
-  static inline __attribute__((always_inline)) void for_steps(const uint8_t* codes, Dot dot) {
-#pragma GCC unroll 8
-    for (int step = 0; step < kSteps; ++step) dot(step, load_codes(codes + step * 4 * kLanes));
-  }
+  static constexpr int kLoads = kQuantGroup / 4, kSteps = 1, kStride = 0;
+  static Codes levels(Codes loaded, int /*step*/) { return loaded; }
 };
 struct Q4Group {
   static constexpr int64_t kBytes = kQuantGroup * kLanes / 2;
-  template <class Dot>
-  static inline __attribute__((always_inline)) void for_steps(const uint8_t* codes, Dot dot) {
-#pragma GCC unroll 4
-    for (int step = 0; step < kSteps / 2; ++step) {
-      const Codes packed = load_codes(codes + step * 4 * kLanes);
-      dot(step, low_levels(packed, kQ4Table.codes));
-      dot(step + kSteps / 2, high_levels(packed, kQ4Table.codes));
-    }
+  static constexpr int kLoads = kQuantGroup / 8, kSteps = 2, kStride = kQuantGroup / 8;
+  static Codes levels(Codes loaded, int step) {
+    return step == 0 ? low_levels(loaded, kQ4Table.codes) : high_levels(loaded, kQ4Table.codes);
   }
 };
 
@@ -61,10 +51,12 @@ struct QuantPanels {
 
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Group>
-inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end, TileEnds ends,
+__attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end, TileEnds ends,
                        float* y, int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p)
       sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
   for (int64_t group = group_begin; group < group_end; ++group) {
@@ -74,12 +66,23 @@ inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t gro
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
     const int8_t* inputs = x.codes + group * kQuantGroup;
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p)
-      Group::for_steps(w.template codes<Group>(p, group), [&](int step, Codes codes) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) dots[r][p] = dot_step(dots[r][p], codes, inputs + r * x.codes_stride + step * 4);
-      });
+    for (int load = 0; load < Group::kLoads; ++load) {
+      Codes loaded[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(w.template codes<Group>(p, group) + load * 4 * kLanes);
+#pragma GCC unroll 2
+      for (int step = 0; step < Group::kSteps; ++step) {
+        Codes codes[kPanels];
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p)
+            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
+      }
+    }
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       const Vec weight_scale = load_f16(w.scales(p, group));
@@ -88,7 +91,9 @@ inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t gro
         sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       const int64_t left = columns - p * kLanes;
       const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
