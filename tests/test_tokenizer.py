@@ -116,6 +116,16 @@ def test_encode_of_every_composition(pair: Pair) -> None:
             )
 
 
+def test_encode_of_marks_in_every_order(pair: Pair) -> None:
+    # One text for each pair: a longer one would be normalized for the sake of any other part of it.
+    by_class = {unicodedata.combining(mark): mark for mark in reversed(texts.code_points("marks"))}
+    for first in by_class.values():
+        for second in by_class.values():
+            pair.check_encode("x" + first + second)
+    pair.check_encode("\u05d1\u05bc\u05b7")  # Hebrew as it is typed: dagesh before patah
+    pair.check_encode("\u0628\u0651\u064e")  # Arabic: shadda before fatha
+
+
 def test_encode_of_every_hangul_composition(pair: Pair) -> None:
     syllables = [chr(c) for c in range(0xAC00, 0xD7A4)]
     pair.check_encode(" ".join(unicodedata.normalize("NFD", s) for s in syllables))

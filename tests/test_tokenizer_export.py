@@ -131,6 +131,13 @@ def test_stripping_takes_the_references_white_space(space: str) -> None:
     assert ours.encode(text) == reference.encode(text).ids
 
 
+def test_white_space_that_was_stripped_already_is_no_token() -> None:
+    data = with_added(MASK | {"rstrip": True}, {"content": "\u3000", "lstrip": True})
+    reference, ours = tokenizers.Tokenizer.from_buffer(data), Tokenizer(compile_tokenizer(data))
+    for text in ("<mask>\u3000", "<mask>\u3000x", "x <mask> \u3000<mask>", "\u3000\u3000<mask>"):
+        assert ours.encode(text) == reference.encode(text).ids
+
+
 def edited_model(edit: Callable[[Json], object]) -> bytes:
     model = copy.deepcopy(ORIGINAL["model"])
     edit(model)
