@@ -12,18 +12,11 @@ from typing import Any
 import numpy.typing as npt
 
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._layouts import LAYOUT_FILES
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, resolve_source
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
 from pythia_cpu._torch_bin import TorchFile
-
-# Weight layouts in order of preference: the file that shows the layout, and the reader of its tensors.
-_LAYOUTS: tuple[tuple[str, type[SafetensorsFile] | type[TorchFile]], ...] = (
-    ("model.safetensors", SafetensorsFile),
-    ("model.safetensors.index.json", SafetensorsFile),
-    ("pytorch_model.bin", TorchFile),
-    ("pytorch_model.bin.index.json", TorchFile),
-)
 
 
 class Checkpoint(Mapping[str, npt.NDArray[Any]]):
@@ -99,10 +92,12 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             ) from None
 
     def _open_files(self) -> None:
-        for name, reader in _LAYOUTS:
+        wanted = self.source.weights_file
+        for name in LAYOUT_FILES if wanted is None else (wanted,):
             path = self.folder / name
             if not path.is_file():
                 continue
+            reader = SafetensorsFile if "safetensors" in name else TorchFile
             if name.endswith(".index.json"):
                 self._open_shards(path, reader)
             else:
@@ -110,9 +105,7 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
                 self._where = dict.fromkeys(file.tensors, file)
             return
         found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
-        raise CheckpointError(
-            f"{self.folder}: holds no weights: found {found}; expected {', '.join(n for n, _ in _LAYOUTS)}"
-        )
+        raise CheckpointError(f"{self.folder}: holds no weights: found {found}; expected {', '.join(LAYOUT_FILES)}")
 
     def _open(self, path: Path, reader: type[SafetensorsFile] | type[TorchFile]) -> TensorFile:
         if path not in self._files:
@@ -151,14 +144,16 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None =
     """Opens the raw tensors of a checkpoint: safetensors or PyTorch ``.bin``, single or sharded. Runs no code from it.
 
     Args:
-        source: a local folder in Hugging Face's layout.
-        revision: for a folder with a subfolder per revision, which one; an int is a step (``3000`` is ``"step3000"``).
+        source: a local folder in Hugging Face's layout, a hub id ("EleutherAI/pythia-14m") or its short form
+            ("pythia-14m"). A hub checkpoint is downloaded to the hub client's cache.
+        revision: branch, tag or commit on the hub; for a folder, which of its subfolders. An int is a step (3000 is
+            "step3000").
 
     Returns:
         A lazy mapping: stored name -> numpy array.
 
     Raises:
         CheckpointError: the checkpoint is damaged, incomplete, or of a layout that is not supported.
-        OSError: a file cannot be read.
+        OSError: a file cannot be read, or the hub cannot be reached.
     """
     return Checkpoint(resolve_source(source, revision))

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from pythia_cpu import _core
-from pythia_cpu._checkpoint import Checkpoint, open_checkpoint
-from pythia_cpu._config import NeoxConfig, parse_config
+from pythia_cpu._checkpoint import Checkpoint
+from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._plan import PANELS, VECTOR, TensorPlan, plan_tensors
+from pythia_cpu._source import resolve_source
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
@@ -81,7 +84,7 @@ def convert(
     Norms and biases are stored in float32, the embedding in the smallest lossless format.
 
     Args:
-        source: a local checkpoint folder.
+        source: a local checkpoint folder or a hub id, as in ``open_checkpoint``.
         output: the file to write; it appears when it is complete, in place of any before it.
         revision: the revision to convert, as in ``open_checkpoint``.
         weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds all of them
@@ -91,9 +94,9 @@ def convert(
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
         ValueError: unknown ``weights``, or a value too large for the format asked for.
-        OSError: a file cannot be read or written.
+        OSError: a file cannot be read or written, or the hub cannot be reached.
     """
-    with open_checkpoint(source, revision) as checkpoint:
+    with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
         return convert_checkpoint(checkpoint, output, weights=weights, progress=progress)
 
 
@@ -256,7 +259,7 @@ def _write_tensor(
 ) -> None:
     dtype = WEIGHT_DTYPES[plan.dtype]
 
-    def pack(rows: tuple[int, int]) -> tuple[bytes, object]:
+    def pack(rows: tuple[int, int]) -> tuple[bytes, npt.NDArray[np.uint8]]:
         begin, end = rows
         data = checkpoint.read(plan.source_name, begin * plan.cols, end * plan.cols)
         if plan.layout == PANELS:
@@ -267,13 +270,10 @@ def _write_tensor(
     writer.begin_tensor(plan.name, target, dtype)
     try:
         for data, packed in workers.map(pack, _row_chunks(plan)):
-            writer.append(packed)
+            writer.append(packed.data)
             if not plan.derived:
                 sha256.update(data)
             bar.update(len(data))
     except ValueError as error:
         raise CheckpointError(f"{checkpoint.path(plan.source_name)}: tensor '{plan.source_name}': {error}") from None
     writer.end_tensor(_NO_SHA256 if plan.derived else sha256.digest())
-
-
-__all__ = ["CONVERTER_VERSION", "ConversionReport", "NeoxConfig", "convert", "convert_checkpoint", "provenance"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, BinaryIO, NoReturn, cast
 
 from pythia_cpu._errors import CheckpointError
 
@@ -87,7 +87,7 @@ def load_pickle(file: BinaryIO, where: str) -> Any:
     """
     machine = _Machine(where)
     try:
-        for opcode, argument, _ in pickletools.genops(_BoundedReader(file)):
+        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _BoundedReader(file))):
             if opcode.name == "STOP":
                 return machine.pop()
             machine.step(opcode.name, argument)

@@ -20,6 +20,7 @@ class Source:
     folder: Path
     revision: str | None = None
     commit: str | None = None
+    weights_file: str | None = None  # the file that shows the weights' layout; None: whichever the folder holds
     tokenizer_folder: Path | None = None  # where tokenizer.json is, if not in `folder`
     tokenizer_revision: str | None = None  # and the revision it is from
 
@@ -35,21 +36,35 @@ def revision_name(revision: str | int | None) -> str | None:
     return revision
 
 
-def resolve_source(source: str | os.PathLike[str], revision: str | int | None = None) -> Source:
-    """Finds a checkpoint's folder.
+def local_source(folder: Path, revision: str | None) -> Source:
+    """A checkpoint folder, or the subfolder of it that holds a revision.
 
     Raises:
-        CheckpointError: there is no such folder, or it has no such revision.
+        CheckpointError: the folder has no such revision.
     """
-    folder = Path(source)
-    name = revision_name(revision)
-    if not folder.is_dir():
-        raise CheckpointError(f"{source}: is not a folder; give a checkpoint folder that holds config.json and weights")
-    if name is None:
+    if revision is None:
         return Source(name=folder.resolve().name, folder=folder)
-    if Path(name).name != name or not (folder / name).is_dir():
+    if Path(revision).name != revision or not (folder / revision).is_dir():
         found = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:20]) or "none"
         raise CheckpointError(
-            f"{folder}: has no subfolder '{name}' (found: {found}); leave revision out to read the folder itself"
+            f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
         )
-    return Source(name=folder.resolve().name, folder=folder / name, revision=name)
+    return Source(name=folder.resolve().name, folder=folder / revision, revision=revision)
+
+
+def resolve_source(
+    source: str | os.PathLike[str], revision: str | int | None = None, *, progress: bool = False
+) -> Source:
+    """Finds a checkpoint: a folder on this machine, else a model on the Hugging Face hub, which is downloaded.
+
+    Raises:
+        CheckpointError: there is no such folder or model, or it has no such revision.
+        OSError: the hub cannot be reached, and the checkpoint is not in its local cache.
+    """
+    name = revision_name(revision)
+    if Path(source).is_dir():
+        return local_source(Path(source), name)
+    from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
+
+    repo_id = _hub.repo_id_of(source)
+    return _hub.download(_hub.resolve(repo_id, name), progress=progress)

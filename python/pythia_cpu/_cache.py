@@ -1,0 +1,142 @@
+"""Converted checkpoints, kept so that each is converted once: a folder of ``.pcpu`` files that processes share."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pythia_cpu import _core
+from pythia_cpu._checkpoint import Checkpoint
+from pythia_cpu._convert import CONVERTER_VERSION, convert_checkpoint
+from pythia_cpu._source import Source, local_source, revision_name
+
+CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
+_SUFFIX = ".pcpu"
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A converted checkpoint in the cache."""
+
+    path: Path
+    size_bytes: int
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """``cache_dir``, else the variable PYTHIA_CPU_CACHE, else ``pythia-cpu`` in the user's cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pythia-cpu"
+
+
+def cached_conversion(
+    source: str | os.PathLike[str],
+    revision: str | int | None = None,
+    weights: str = "auto",
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Path:
+    """The ``.pcpu`` file of a checkpoint, converted now if it is not in the cache.
+
+    A hub checkpoint is known by its commit, a local folder by the identity of its files: changed files are converted
+    again.
+    Processes that ask for the same file at the same time wait for the one that converts it.
+
+    Raises:
+        CheckpointError, ValueError, OSError: as ``convert``.
+    """
+    if weights != "auto":
+        _core.pack_matrix(b"", "f32", 0, 0, weights)  # refuses a format that does not exist
+    name = revision_name(revision)
+    if Path(source).is_dir():
+        local = local_source(Path(source), name)
+        return _convert_once(_Entry(cache_dir, local.name, _identity(local), weights), local, progress)
+    from pythia_cpu import _hub
+
+    resolved = _hub.resolve(_hub.repo_id_of(source), name)
+    entry = _Entry(cache_dir, resolved.repo_id, resolved.commit, weights)
+    if entry.path.exists():
+        return entry.path
+    return _convert_once(entry, _hub.download(resolved, progress=progress), progress)
+
+
+def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
+    """All converted checkpoints in the cache, by name."""
+    files = sorted(cache_folder(cache_dir).glob(f"*/*{_SUFFIX}"))
+    return [CachedFile(path, path.stat().st_size) for path in files if not path.is_symlink()]
+
+
+def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
+    """Removes every converted checkpoint from the cache, and nothing else; returns the bytes freed."""
+    freed_bytes = 0
+    root = cache_folder(cache_dir)
+    for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
+        for path in folder.iterdir():
+            if path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name:
+                freed_bytes += 0 if path.is_symlink() else path.stat().st_size
+                path.unlink(missing_ok=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return freed_bytes
+
+
+class _Entry:
+    """Where a conversion lies: ``<cache>/<model>/<commit or identity>-<converter>-<format>.pcpu``."""
+
+    def __init__(self, cache_dir: str | os.PathLike[str] | None, name: str, identity: str, weights: str) -> None:
+        folder = cache_folder(cache_dir) / re.sub(r"[^\w.-]", "--", name)
+        self._stem = f"{identity}-v{CONVERTER_VERSION}"
+        self.weights = weights
+        self.path = folder / f"{self._stem}-{weights}{_SUFFIX}"
+        self.lock_path = folder / f"{self._stem}-{weights}{_SUFFIX}.lock"
+
+    def path_for(self, weights: str) -> Path:
+        return self.path.with_name(f"{self._stem}-{weights}{_SUFFIX}")
+
+
+def _identity(source: Source) -> str:
+    """Changes whenever a file of a local checkpoint does: a hash of names, sizes, times and inodes."""
+    sha256 = hashlib.sha256(str(source.folder.resolve()).encode())
+    for path in sorted(source.folder.iterdir()):
+        if path.is_file():
+            s = path.stat()
+            sha256.update(f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}".encode())
+    return sha256.hexdigest()[:40]
+
+
+def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:
+    if entry.path.exists():
+        return entry.path
+    entry.path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(entry.lock_path):
+        if not entry.path.exists():
+            # A name of this process's own until the format is known: no other process may see the file under two names.
+            working = entry.path.with_name(f"{entry.path.name}.partial-{os.getpid()}-{threading.get_ident()}")
+            with Checkpoint(source) as checkpoint:
+                report = convert_checkpoint(checkpoint, working, weights=entry.weights, progress=progress)
+            kept = entry.path_for(report.weights)
+            working.replace(kept)
+            if kept != entry.path:  # "auto" points to the format it came to
+                working.symlink_to(kept.name)
+                working.replace(entry.path)
+    return entry.path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that other processes and threads wait for; the system lifts it if this process dies."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,241 @@
+"""Checkpoints on the Hugging Face hub: a revision becomes a commit once, and everything is read at that commit."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import huggingface_hub
+from huggingface_hub import errors
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported at run time only
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from pythia_cpu._errors import CheckpointError
+from pythia_cpu._layouts import LAYOUT_FILES
+from pythia_cpu._source import Source
+
+_SHORT_NAME = re.compile(r"pythia-[\w.-]+")
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_STEP = re.compile(r"step(\d+)")
+_NUM_TRIES = 6
+_NUM_TRIES_WITHOUT_ANSWER = 3
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+_NUM_NEAREST = 4
+# What the client raises when the hub does not answer as it should: OSErrors, and those of the HTTP library beneath it.
+_HTTP_ERRORS: tuple[type[BaseException], ...] = (OSError, errors.HfHubHTTPError.__bases__[0])
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A revision of a model on the hub. ``commit`` never changes; ``name`` is what was asked for, or None."""
+
+    repo_id: str
+    name: str | None
+    commit: str
+
+
+def repo_id_of(source: str | os.PathLike[str]) -> str:
+    """The hub id a source means: "pythia-14m" is "EleutherAI/pythia-14m".
+
+    Raises:
+        CheckpointError: it is neither a hub id nor a folder.
+    """
+    text = os.fspath(source)
+    if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
+        return f"EleutherAI/{text}"
+    if isinstance(source, str) and _REPO_ID.fullmatch(text):
+        return text
+    raise CheckpointError(
+        f"{text}: is not a folder, and not a hub id such as 'EleutherAI/pythia-14m' or 'pythia-14m'; "
+        "give a checkpoint folder that holds config.json and weights, or a hub id"
+    )
+
+
+def resolve(repo_id: str, revision: str | None) -> Revision:
+    """The commit that a branch or tag (None: main) is at now; offline, the one it was at when last seen.
+
+    Raises:
+        CheckpointError: the hub has no such model or revision; the message names the nearest revisions.
+        OSError: the hub cannot be reached, and the revision was not seen before.
+    """
+    wanted = revision or "main"
+    if _COMMIT.fullmatch(wanted):
+        return Revision(repo_id, revision, wanted)
+    try:
+        commit = _patiently(lambda: huggingface_hub.HfApi().model_info(repo_id, revision=wanted).sha)
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(_unknown_revision(repo_id, wanted)) from None
+    except errors.GatedRepoError:
+        raise CheckpointError(f"{repo_id}: asks for an agreement; accept it on the hub and log in") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{repo_id}: is neither a folder nor a model on the hub; check its name") from None
+    except _HTTP_ERRORS as error:
+        seen = _last_seen_commit(repo_id, wanted)
+        if seen is None:
+            problem = f"the hub cannot be reached, and this revision is not in its local cache ({error})"
+            raise OSError(f"{repo_id} at {wanted}: {problem}") from None
+        return Revision(repo_id, revision, seen)
+    if commit is None:
+        raise CheckpointError(f"{repo_id} at {wanted}: the hub gives no commit for it")
+    return Revision(repo_id, revision, commit)
+
+
+def download(revision: Revision, *, progress: bool = False) -> Source:
+    """Brings config, tokenizer and one layout of weights to the client's cache; what is there is not fetched again.
+
+    Raises:
+        CheckpointError: a file is missing from the revision.
+        OSError: the hub cannot be reached, and a file is not in the cache.
+    """
+    with _progress_bars(progress):
+        folder = _file(revision, "config.json").parent
+        tokenizer_folder, tokenizer_revision = _tokenizer(revision)
+        return Source(
+            name=revision.repo_id,
+            folder=folder,
+            revision=revision.name,
+            commit=revision.commit,
+            weights_file=_weights(revision),
+            tokenizer_folder=tokenizer_folder,
+            tokenizer_revision=tokenizer_revision,
+        )
+
+
+def _weights(revision: Revision) -> str:
+    """Downloads the first layout that the revision has, and returns the file that shows it."""
+    for name in LAYOUT_FILES:
+        path = _optional_file(revision, name)
+        if path is None:
+            continue
+        if name.endswith(".index.json"):
+            try:
+                shards = sorted({str(shard) for shard in json.loads(path.read_text())["weight_map"].values()})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CheckpointError(f"{path}: is not an index with a weight_map ({error})") from None
+            for shard in shards:
+                _file(revision, shard)
+        return name
+    where = f"{revision.repo_id} at {revision.name or revision.commit}"
+    raise CheckpointError(f"{where}: has no weights; expected one of {', '.join(LAYOUT_FILES)}")
+
+
+def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
+    """Some revisions have no tokenizer.json; the same repository's main has it."""
+    if _optional_file(revision, "tokenizer.json") is not None:
+        return None, None
+    main = resolve(revision.repo_id, None)
+    path = _optional_file(main, "tokenizer.json")
+    if path is None:
+        raise CheckpointError(f"{revision.repo_id}: has no tokenizer.json, neither at this revision nor at main")
+    return path.parent, "main"
+
+
+def _file(revision: Revision, name: str) -> Path:
+    path = _optional_file(revision, name)
+    if path is None:
+        raise CheckpointError(f"{revision.repo_id} at {revision.name or revision.commit}: has no {name}")
+    return path
+
+
+def _optional_file(revision: Revision, name: str) -> Path | None:
+    """A file of the revision in the client's cache, downloaded if need be; None if the revision has none."""
+    try:
+        return Path(
+            _patiently(lambda: huggingface_hub.hf_hub_download(revision.repo_id, name, revision=revision.commit))
+        )
+    except errors.LocalEntryNotFoundError as error:
+        # Offline, a file that is not in the cache may or may not be in the revision.
+        if _known_missing(revision, name) or errors.OfflineModeIsEnabled.__name__ in repr(error.__cause__):
+            return None
+        raise OSError(f"{revision.repo_id}: {name} is not in the local cache, and the hub cannot be reached") from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"{revision.repo_id}: has no commit {revision.commit}") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{revision.repo_id}: is not a model on the hub; check its name") from None
+    except errors.EntryNotFoundError:
+        return None
+
+
+def _known_missing(revision: Revision, name: str) -> bool:
+    cached = huggingface_hub.try_to_load_from_cache(revision.repo_id, name, revision=revision.commit)
+    return cached is not None and not isinstance(cached, str)
+
+
+def _patiently(call: Callable[[], _Result]) -> _Result:
+    """Calls again after 429, 5xx and cut connections, waiting as the hub asks or twice as long each time."""
+    wait_s = _FIRST_WAIT_S
+    for tries in range(1, _NUM_TRIES + 1):
+        try:
+            return call()
+        except (errors.OfflineModeIsEnabled, errors.EntryNotFoundError):
+            raise
+        except _HTTP_ERRORS as error:
+            response = getattr(error, "response", None)
+            status = getattr(response, "status_code", None)
+            passing = status is None or status == 429 or status >= 500
+            if not passing or tries == (_NUM_TRIES_WITHOUT_ANSWER if status is None else _NUM_TRIES):
+                raise
+            asked = str(response.headers.get("Retry-After", "")) if response is not None else ""
+            time.sleep(min(float(asked) if asked.isdecimal() else wait_s, _LONGEST_WAIT_S))
+            wait_s *= 2
+    raise AssertionError("the last try returns or raises")
+
+
+def _last_seen_commit(repo_id: str, revision: str) -> str | None:
+    """What the client's cache remembers of a branch or tag."""
+    folder = huggingface_hub.constants.HF_HUB_CACHE
+    path = Path(folder, f"models--{repo_id.replace('/', '--')}", "refs", revision)
+    try:
+        commit = path.read_text().strip()
+    except OSError:
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _unknown_revision(repo_id: str, wanted: str) -> str:
+    """The message for a revision that is not there, with those most like it."""
+    try:
+        refs = _patiently(lambda: huggingface_hub.HfApi().list_repo_refs(repo_id))
+        names = [ref.name for ref in (*refs.branches, *refs.tags)]
+    except _HTTP_ERRORS:
+        names = []
+    nearest = nearest_revisions(wanted, names)
+    return f"{repo_id}: has no revision '{wanted}'; the nearest are {', '.join(nearest) or 'not known'}"
+
+
+def nearest_revisions(wanted: str, names: list[str]) -> list[str]:
+    """The names most like ``wanted``: for a step the steps around it, else those spelt alike."""
+    steps = {name: int(match[1]) for name in names if (match := _STEP.fullmatch(name))}
+    if (match := _STEP.fullmatch(wanted)) and steps:
+        step = int(match[1])
+        nearest = sorted(steps, key=lambda name: (abs(steps[name] - step), steps[name]))[:_NUM_NEAREST]
+        return sorted(nearest, key=lambda name: steps[name])
+    return difflib.get_close_matches(wanted, names, n=_NUM_NEAREST, cutoff=0.0)
+
+
+@contextmanager
+def _progress_bars(enabled: bool) -> Iterator[None]:
+    """The client's bars are a global setting: set for a while."""
+    disabled_before = are_progress_bars_disabled()
+    if not enabled:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled_before:
+            enable_progress_bars()
