@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt: TypeAlias = str | TokenIds
+Prompts: TypeAlias = list[str] | tuple[str, ...] | Sequence[TokenIds] | list[Prompt]
 
 _INT64_MAX = 2**63 - 1
 
@@ -99,15 +100,17 @@ def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32
     """One sequence of ids as int32 [n], each in [0, vocab_size)."""
     if isinstance(value, str):
         raise ValueError(f"{name} is a str, expected token ids: encode it first, with model.tokenizer.encode")
-    if not hasattr(value, "__array__"):
-        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
-            raise ValueError(f"{name} is of type {type(value).__name__}, expected a list of token ids")
+    if hasattr(value, "__array__"):
+        ids = np.asarray(value)
+    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         for item in value:
             if not _is_integer(item):
                 raise ValueError(f"{name} holds {item!r} of type {type(item).__name__}, expected token ids")
             if not 0 <= item < vocab_size:
                 raise ValueError(f"{name} holds token id {item}, expected 0 to {vocab_size - 1}")
-    ids = np.asarray(value) if len(value) else np.empty(0, np.int32)
+        ids = np.array(value, dtype=np.int32)
+    else:
+        raise ValueError(f"{name} is of type {type(value).__name__}, expected a list of token ids")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(
             f"{name} is an array of {ids.dtype} with {ids.ndim} dimensions, expected whole numbers with one"

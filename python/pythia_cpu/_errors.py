@@ -6,8 +6,8 @@ from pythia_cpu._core import FormatError
 
 __all__ = ["CheckpointError", "FormatError"]
 
-FormatError.__doc__ = "A damaged or foreign ``.pcpu`` file; the message says which file and field, and what was expected."
+FormatError.__doc__ = "A damaged or foreign ``.pcpu`` file; the message says which file, which field and what to do."
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or is not supported; the message says what was found, expected, and what to do."""
+    """A checkpoint that cannot be read or is not supported; the message says what was found and what to do."""

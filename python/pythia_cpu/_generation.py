@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,7 @@ class Generation:
         finish_reason: "eos" (an end-of-text token), "stop" (a stop string), "length" (max_new_tokens, or the context is
             full).
         logprobs: float32 ``[len(tokens)]``, log-probability of each new token under the model (log-softmax of the
-            logits, before
-            penalties, temperature and filters); None unless asked for.
+            logits, before penalties, temperature and filters); None unless asked for.
         top_logprobs: for each new token the most likely ones, (id, log-probability), best first; None unless asked for.
         seed: the seed of the draws, which gives the same text again; None for greedy text.
     """
@@ -132,27 +131,14 @@ class GenerationArguments:
         """The seed given, or a random one."""
         return secrets.randbits(_SEED_BITS) if self.seed is None else integer("seed", self.seed, 0, 2**64 - 1)
 
-    def add_to(
-        self,
-        generator: _core.Generator,
-        prompt: list[int],
-        *,
-        eos: int | None,
-        seed: int,
-        sequence: int = 0,
-        num_logprobs: int,
-    ) -> None:
-        """Queues one text of one prompt."""
-        generator.add(
-            prompt,
-            self.sampling(),
-            max_new_tokens=integer("max_new_tokens", self.max_new_tokens, 0),
-            stop=strings("stop", self.stop),
-            eos_token_ids=self.eos_token_ids(eos),
-            seed=seed,
-            sequence=sequence,
-            num_logprobs=num_logprobs,
-        )
+    def request(self, default_eos: int | None) -> dict[str, Any]:
+        """Arguments of ``_core.Generator.add`` that all texts of a call share."""
+        return {
+            "sampling": self.sampling(),
+            "max_new_tokens": integer("max_new_tokens", self.max_new_tokens, 0),
+            "stop": strings("stop", self.stop),
+            "eos_token_ids": self.eos_token_ids(default_eos),
+        }
 
 
 def generate(
@@ -160,18 +146,14 @@ def generate(
 ) -> list[list[Generation]]:
     """For each prompt its ``num_return_sequences`` texts. All run together; each is what it would be alone."""
     count, num_logprobs = arguments.num_sequences(), arguments.num_logprobs()
+    request = arguments.request(eos)
     generator = _core.Generator(engine)
     requests = []
-    for i, prompt in enumerate(prompts):
+    for prompt in prompts:
         seed = arguments.draw_seed()
-        try:
-            for sequence in range(count):
-                arguments.add_to(generator, prompt, eos=eos, seed=seed, sequence=sequence, num_logprobs=num_logprobs)
-                requests.append((prompt, seed if arguments.do_sample else None))
-        except ValueError as error:
-            if len(prompts) == 1:
-                raise
-            raise ValueError(f"prompt {i} of {len(prompts)}: {error}") from None
+        for sequence in range(count):
+            generator.add(prompt, **request, seed=seed, sequence=sequence, num_logprobs=num_logprobs)
+            requests.append((prompt, seed if arguments.do_sample else None))
     texts = [
         Generation(
             text=text,
@@ -207,7 +189,7 @@ class TokenStream(Iterator[Token]):
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)
         self._generator = _core.Generator(engine)
-        arguments.add_to(self._generator, prompt, eos=eos, seed=seed, num_logprobs=num_logprobs)
+        self._generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
         self._has_top = num_logprobs > 0
         self.prompt_tokens = list(prompt)
         self.seed = seed if arguments.do_sample else None

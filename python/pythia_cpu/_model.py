@@ -8,16 +8,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import Prompt, TokenIds, integer, is_batch, token_ids
+from pythia_cpu._arguments import Prompt, Prompts, TokenIds, integer, is_batch, token_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
-from pythia_cpu._generation import GenerationArguments, TokenStream, generate
+from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate
 from pythia_cpu._tokenizer import Tokenizer
 
 _CHUNK_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
@@ -41,8 +41,7 @@ class Model:
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
 
     The bits of every result depend on the file and on the tokens before it in its own sequence: not on threads,
-    instruction set,
-    batch, or the way a sequence is cut into calls.
+    instruction set, batch, or the way a sequence is cut into calls.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
@@ -66,10 +65,8 @@ class Model:
         """The checkpoint's hyperparameters under their transformers names: what its config.json says, and beside it
         ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``, ``vocab_size``,
         ``max_position_embeddings``, ``hidden_act``, ``use_parallel_residual``, ``tie_word_embeddings``,
-        ``attention_bias``,
-        ``rotary_pct``, ``rotary_emb_base``, ``rotary_ndims``, ``layer_norm_eps``, ``bos_token_id`` and ``eos_token_id``
-        (None
-        where there is none) as the engine runs them.
+        ``attention_bias``, ``rotary_pct``, ``rotary_emb_base``, ``rotary_ndims``, ``layer_norm_eps``, ``bos_token_id``
+        and ``eos_token_id`` (None where there is none) as the engine runs them.
         """
         settings = dict(self._file.config)
         canonical = {number: name for name, number in reversed(ACTIVATIONS.items())}
@@ -89,8 +86,8 @@ class Model:
     @functools.cached_property
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
-        in),
-        ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not known.
+        in), ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not
+        known.
         """
         return provenance(self._file)
 
@@ -164,9 +161,19 @@ class Model:
         sequence: list[int] = self._sequence(name, ids).tolist()
         return sequence
 
+    @overload
+    def generate(self, prompt: Prompt, *, num_return_sequences: Literal[1] = 1, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Prompt, *, num_return_sequences: int, **options: Any) -> list[Generation]: ...
+    @overload
     def generate(
+        self, prompt: Prompts, *, num_return_sequences: Literal[1] = 1, **options: Any
+    ) -> list[Generation]: ...
+    @overload
+    def generate(self, prompt: Prompts, *, num_return_sequences: int, **options: Any) -> list[list[Generation]]: ...
+    def generate(  # type: ignore[misc]  # the overloads name only what the type of the result depends on
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompt | Prompts,
         *,
         max_new_tokens: int = 20,
         do_sample: bool = False,
@@ -194,9 +201,8 @@ class Model:
                 together.
             max_new_tokens: the most tokens to write.
             do_sample: draw tokens; otherwise the most likely one is taken (the lowest id of equals), and
-                ``temperature``,
-                ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are checked but have no effect, as in
-                transformers.
+                ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are checked but have no
+                effect, as in transformers.
             temperature: scores are divided by it; above 0.
             top_k: keep the k most likely tokens and all that tie with the last of them; 0: off.
             top_p: keep the fewest most likely tokens that have this probability together; above 0 to 1; 1: off.
@@ -213,22 +219,19 @@ class Model:
             eos_token_id: the id, or ids, that end the text; None: the checkpoint's.
             ignore_eos: do not end at ``eos_token_id``.
             seed: 0 to 2**64 - 1. The same seed gives the same text for a prompt, alone or in any batch; so equal
-                prompts in a list
-                get equal texts. None: a random one for each prompt, reported in ``Generation.seed``.
+                prompts in a list get equal texts. None: a random one for each prompt, reported in ``Generation.seed``.
             logprobs: None: none. 0: log-probabilities of the new tokens. n: those of the n most likely tokens too.
 
         The steps run in transformers' order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
-        temperature,
-        top_k, top_p, min_p, typical_p.
+        temperature, top_k, top_p, min_p, typical_p.
 
         Returns:
             a Generation; for a list of prompts a list of them in the same order. With ``num_return_sequences`` above 1
-            there is a
-            list of Generations in place of each. Every one is, bit for bit, what it would be alone.
+            there is a list of Generations in place of each. Every one is, bit for bit, what it would be alone.
 
         Raises:
             ValueError: an argument out of its range, or a prompt that is empty, too long or has ids that are not the
-            model's.
+                model's.
         """
         options = dict(locals())
         del options["self"], options["prompt"]
@@ -239,9 +242,8 @@ class Model:
             if batch
             else [self._prompt("prompt", prompt)]
         )
-        results: list[Any] = generate(self._engine, prompts, arguments, self.config.eos_token_id)
-        if num_return_sequences == 1:
-            results = [texts[0] for texts in results]
+        texts = generate(self._engine, prompts, arguments, self.config.eos_token_id)
+        results = [one[0] for one in texts] if num_return_sequences == 1 else texts
         return results if batch else results[0]
 
     def stream(self, prompt: Prompt, **arguments: Any) -> TokenStream:
@@ -282,11 +284,11 @@ def load(
     """Opens a model; a checkpoint is converted once and kept in the cache.
 
     Args:
-        source: a ``.pcpu`` file, a local checkpoint folder, or None for the small model that ships inside the package.
+        source: a ``.pcpu`` file, a local checkpoint folder, a hub id ("EleutherAI/pythia-14m") or its short form
+            ("pythia-14m"), or None for the small model that ships inside the package.
         revision: revision of a checkpoint; an int is a training step (3000 is "step3000").
-        weights: format to convert a checkpoint's weights to. "auto" is the smallest of "f16", "bf16" and "f32" that
-            holds every
-            stored value exactly.
+        weights: format to convert a checkpoint's weights to: "f32", "f16", "bf16", "q8", "q4", or "auto", the smallest
+            of f16, bf16 and f32 that holds every stored value exactly.
         threads: threads of a forward pass; None means the physical cores this process may use.
         cache_dir: where converted checkpoints are kept.
         progress: show a bar on standard error, if that is a terminal, while a checkpoint is converted.
@@ -298,7 +300,7 @@ def load(
         OSError: a file cannot be read or written.
     """
     path = _shipped_model() if source is None else Path(source)
-    if source is not None and path.is_dir():
+    if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion
 
         return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)

@@ -16,7 +16,7 @@ class Tokenizer:
     """
 
     def __init__(self, section: bytes, eos_token_id: int | None) -> None:
-        """``section`` is the tokenizer section of a ``.pcpu`` file, which carries the checkpoint's ``tokenizer.json``."""
+        """``section`` is a ``.pcpu`` file's tokenizer section, which carries the checkpoint's ``tokenizer.json``."""
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json(section).decode("utf-8"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
