@@ -25,13 +25,14 @@ int64_t num_query_blocks(const Segment& segment) {
 }  // namespace
 
 ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels,
-                         const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments)
+                         const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments, float* logits)
     : config_(config),
       weights_(weights),
       kernels_(kernels),
       rotary_(rotary),
       workspace_(workspace),
       segments_(segments),
+      logits_(logits),
       heads_per_group_(pieces_to_fill(3 * config.head_dim(), kPanelWidth, config.num_attention_heads)),
       heads_per_attend_(pieces_to_fill(config.head_dim(), kQuantGroup, config.num_attention_heads)) {
   for (const Segment& segment : segments) {
@@ -67,20 +68,17 @@ void ForwardPass::embed(Team& team) const noexcept {
 // x = x + attention(ln1(x)) + mlp(ln2(x)): the two halves share their phases.
 void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
-  team.for_each(2 * num_rows_, [&](int64_t i) {
-    if (i % 2 == 0)
-      normalize(i / 2, layer.input_layernorm, layer.query_key_value, workspace_.attention_input);
-    else
-      normalize(i / 2, layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input);
-  });
+  const Normalization both[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input},
+                                {layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
+  const int64_t input_row = normalize_all(team, both);
 
   const int64_t groups = ceil_div(config_.num_attention_heads, heads_per_group_);
   const int64_t blocks = ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size));
   team.for_each(groups + blocks, [&](int64_t i) {
     if (i < groups)
-      project_heads(i, layer, index);
+      project_heads(i, layer, index, input_row);
     else
-      expand(i - groups, layer);
+      expand(i - groups, layer, input_row);
   });
 
   const int64_t attend_groups = ceil_div(config_.num_attention_heads, heads_per_attend_);
@@ -95,56 +93,73 @@ void ForwardPass::sequential_layer(Team& team, int64_t index) const noexcept {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
   const int64_t contract_blocks = ceil_div(num_panels(config_.hidden_size), panels_per_task(config_.hidden_size));
 
-  team.for_each(num_rows_,
-                [&](int64_t row) { normalize(row, layer.input_layernorm, layer.query_key_value, workspace_.attention_input); });
-  team.for_each(ceil_div(config_.num_attention_heads, heads_per_group_), [&](int64_t i) { project_heads(i, layer, index); });
+  const Normalization first[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
+  const int64_t attention_row = normalize_all(team, first);
+  team.for_each(ceil_div(config_.num_attention_heads, heads_per_group_),
+                [&](int64_t i) { project_heads(i, layer, index, attention_row); });
   team.for_each(query_blocks_ * ceil_div(config_.num_attention_heads, heads_per_attend_),
                 [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
   team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, true, false); });
 
-  team.for_each(num_rows_, [&](int64_t row) {
-    normalize(row, layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input);
-  });
+  const Normalization second[] = {{layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
+  const int64_t mlp_row = normalize_all(team, second);
   team.for_each(ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size)),
-                [&](int64_t block) { expand(block, layer); });
+                [&](int64_t block) { expand(block, layer, mlp_row); });
   team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, false, true); });
 }
 
 void ForwardPass::head(Team& team) const noexcept {
   if (num_logits_ == 0) return;
-  const LinearWeights& embed_out = weights_.embed_out;
-  team.for_each(static_cast<int64_t>(segments_.size()), [&](int64_t i) {
-    const Segment& segment = segments_[static_cast<std::size_t>(i)];
+  const Normalization last = {weights_.final_layer_norm, weights_.embed_out, workspace_.head_input};
+  // Rows with logits lie side by side in head_input, segment after segment.
+  const bool few = num_logits_ <= kFewRows;
+  const int64_t input_row = few ? team.rank() * num_logits_ : 0;
+  int64_t output_row = input_row;
+  for (std::size_t i = 0; i < segments_.size(); ++i) {
+    const Segment& segment = segments_[i];
     const int64_t end = segment.first_row + static_cast<int64_t>(segment.tokens.size());
-    for (int64_t row = end - segment.num_logits; row < end; ++row)
-      normalize(row, weights_.final_layer_norm, embed_out, workspace_.head_input);
-  });
+    for (int64_t row = end - segment.num_logits; row < end; ++row, ++output_row)
+      if (few || output_row % team.size() == team.rank()) normalize(row, output_row, last);
+  }
+  if (!few) team.barrier();
+
   const int64_t panels = num_panels(config_.vocab_size), step = panels_per_task(config_.vocab_size);
   team.for_each(ceil_div(panels, step), [&](int64_t block) {
-    for (const Segment& segment : segments_) {
-      if (segment.num_logits == 0) continue;
-      const int64_t first_row = segment.first_row + static_cast<int64_t>(segment.tokens.size()) - segment.num_logits;
-      matmul(embed_out, workspace_.head_input, block * step, std::min(panels, (block + 1) * step), segment.logits,
-             config_.vocab_size, first_row, segment.num_logits);
-    }
+    matmul(weights_.embed_out, workspace_.head_input, input_row, block * step, std::min(panels, (block + 1) * step), logits_,
+           config_.vocab_size, num_logits_);
   });
 }
 
-void ForwardPass::normalize(int64_t row, const LayerNormWeights& norm, const LinearWeights& next,
-                            const Activations& output) const noexcept {
-  kernels_.layer_norm(workspace_.residual.row(row), norm.weight, norm.bias, config_.hidden_size,
-                      static_cast<float>(config_.layer_norm_eps), output.row(row));
-  if (quantizes(next)) output.quantize(kernels_, row, 0, config_.hidden_size);
+void ForwardPass::normalize(int64_t row, int64_t output_row, const Normalization& to) const noexcept {
+  kernels_.layer_norm(workspace_.residual.row(row), to.norm.weight, to.norm.bias, config_.hidden_size,
+                      static_cast<float>(config_.layer_norm_eps), to.output.row(output_row));
+  if (quantizes(to.next)) to.output.quantize(kernels_, output_row, 0, config_.hidden_size);
+}
+
+int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> normalizations) const noexcept {
+  if (num_rows_ <= kFewRows) {
+    const int64_t first = team.rank() * num_rows_;
+    for (const Normalization& to : normalizations)
+      for (int64_t row = 0; row < num_rows_; ++row) normalize(row, first + row, to);
+    return first;
+  }
+  constexpr int64_t kRowsPerTask = 8;
+  team.for_each(ceil_div(num_rows_, kRowsPerTask), [&](int64_t block) {
+    const int64_t end = std::min(num_rows_, (block + 1) * kRowsPerTask);
+    for (const Normalization& to : normalizations)
+      for (int64_t row = block * kRowsPerTask; row < end; ++row) normalize(row, row, to);
+  });
+  return 0;
 }
 
 // query_key_value for a group of heads, rotated; keys and values go to the caches.
-void ForwardPass::project_heads(int64_t group, const LayerWeights& layer, int64_t index) const noexcept {
+void ForwardPass::project_heads(int64_t group, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept {
   const Activations& output = workspace_.query_key_value;
   const int64_t head_dim = config_.head_dim(), head_outputs = 3 * head_dim;
   const int64_t head_begin = group * heads_per_group_;
   const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_group_);
-  matmul(layer.query_key_value, workspace_.attention_input, head_begin * head_outputs / kPanelWidth,
-         ceil_div(head_end * head_outputs, kPanelWidth), output.row(0), output.stride(), 0, num_rows_);
+  matmul(layer.query_key_value, workspace_.attention_input, input_row, head_begin * head_outputs / kPanelWidth,
+         ceil_div(head_end * head_outputs, kPanelWidth), output.row(0), output.stride(), num_rows_);
 
   for (const Segment& segment : segments_) {
     for (int64_t head = head_begin; head < head_end; ++head) {
@@ -165,13 +180,19 @@ void ForwardPass::store_keys_values(int64_t layer, int64_t head, const Segment& 
   float* keys = segment.cache->keys(layer, head);
   float* values = segment.cache->values(layer, head);
   const int64_t value_stride = segment.cache->value_stride();
-  for (int64_t i = 0; i < static_cast<int64_t>(segment.tokens.size()); ++i) {
-    const float* key = workspace_.query_key_value.row(segment.first_row + i) + (3 * head + 1) * head_dim;
-    const float* value = key + head_dim;
-    const int64_t position = segment.first_position + i;
-    float* key_lane = keys + position / kPanelWidth * kPanelWidth * head_dim + position % kPanelWidth;
-    for (int64_t d = 0; d < head_dim; ++d) key_lane[d * kPanelWidth] = key[d];
-    std::copy_n(value, head_dim, values + position * value_stride);
+  const int64_t first = segment.first_position, end = first + static_cast<int64_t>(segment.tokens.size());
+  const Activations& rows = workspace_.query_key_value;
+  const float* key = rows.row(segment.first_row) + (3 * head + 1) * head_dim;  // of position `first`
+  for (int64_t position = first; position < end;) {
+    // Positions that share a block of sixteen lanes; the block is written in memory order.
+    const int64_t lane = position % kPanelWidth, count = std::min(kPanelWidth - lane, end - position);
+    float* block = keys + (position - lane) * head_dim + lane;
+    for (int64_t d = 0; d < head_dim; ++d)
+      for (int64_t i = 0; i < count; ++i) block[d * kPanelWidth + i] = key[i * rows.stride() + d];
+    for (int64_t i = 0; i < count; ++i)
+      std::copy_n(key + i * rows.stride() + head_dim, head_dim, values + (position + i) * value_stride);
+    key += count * rows.stride();
+    position += count;
   }
 }
 
@@ -207,12 +228,13 @@ void ForwardPass::attend(int64_t task, int64_t index, const LinearWeights& next,
 }
 
 // dense_h_to_4h and the activation, for a block of outputs.
-void ForwardPass::expand(int64_t block, const LayerWeights& layer) const noexcept {
+void ForwardPass::expand(int64_t block, const LayerWeights& layer, int64_t input_row) const noexcept {
   const Activations& output = workspace_.intermediate;
   const int64_t step = panels_per_task(config_.intermediate_size);
   const int64_t panel_end = std::min(num_panels(config_.intermediate_size), (block + 1) * step);
   const int64_t begin = block * step * kPanelWidth, end = std::min<int64_t>(config_.intermediate_size, panel_end * kPanelWidth);
-  matmul(layer.dense_h_to_4h, workspace_.mlp_input, block * step, panel_end, output.row(0), output.stride(), 0, num_rows_);
+  matmul(layer.dense_h_to_4h, workspace_.mlp_input, input_row, block * step, panel_end, output.row(0), output.stride(),
+         num_rows_);
   for (int64_t row = 0; row < num_rows_; ++row) {
     kernels_.activation(config_.hidden_act, output.row(row) + begin, end - begin);
     if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, row, begin, end);
@@ -227,8 +249,8 @@ void ForwardPass::contract(int64_t block, const LayerWeights& layer, bool attent
   const int64_t begin = block * step * kPanelWidth, n = std::min<int64_t>(config_.hidden_size, panel_end * kPanelWidth) - begin;
   const Activations& a = workspace_.attention_output;
   const Activations& m = workspace_.mlp_output;
-  if (attention) matmul(layer.dense, workspace_.attention, block * step, panel_end, a.row(0), a.stride(), 0, num_rows_);
-  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, block * step, panel_end, m.row(0), m.stride(), 0, num_rows_);
+  if (attention) matmul(layer.dense, workspace_.attention, 0, block * step, panel_end, a.row(0), a.stride(), num_rows_);
+  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, 0, block * step, panel_end, m.row(0), m.stride(), num_rows_);
   for (int64_t row = 0; row < num_rows_; ++row) {
     float* update = (mlp ? m : a).row(row) + begin;
     if (attention && mlp) kernels_.add(update, a.row(row) + begin, n, update);
@@ -237,15 +259,15 @@ void ForwardPass::contract(int64_t block, const LayerWeights& layer, bool attent
   }
 }
 
-void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t panel_begin, int64_t panel_end,
-                         float* output, int64_t output_stride, int64_t first_row, int64_t num_rows) const noexcept {
+void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t panel_begin,
+                         int64_t panel_end, float* output, int64_t output_stride, int64_t num_rows) const noexcept {
   kernels_.matmul({.weights = linear.weight,
                    .panel_begin = panel_begin,
                    .panel_end = panel_end,
                    .num_rows = num_rows,
-                   .x = input.row(first_row),
+                   .x = input.row(input_row),
                    .x_stride = input.stride(),
-                   .quantized_x = quantizes(linear) ? input.quantized(first_row) : QuantizedRows{},
+                   .quantized_x = quantizes(linear) ? input.quantized(input_row) : QuantizedRows{},
                    .bias = linear.bias,
                    .y = output,
                    .y_stride = output_stride});

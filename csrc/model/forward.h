@@ -19,15 +19,15 @@ struct Segment {
   std::span<const int32_t> tokens;
   int64_t first_position = 0;
   int64_t first_row = 0;
-  int64_t num_logits = 0;   // for its last rows
-  float* logits = nullptr;  // [num_logits, vocab_size]
+  int64_t num_logits = 0;  // for its last rows
 };
 
 class ForwardPass {
  public:
-  // All references outlive the pass; `segments` have num_rows rows in all, for which `workspace` has room.
+  // All references outlive the pass. `workspace` has room for all rows of `segments`; `logits` is [sum of num_logits,
+  // vocab_size], segment after segment.
   ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
-              Workspace& workspace, std::span<const Segment> segments);
+              Workspace& workspace, std::span<const Segment> segments, float* logits);
 
   // The whole pass. Called once by every thread of the team.
   void run(Team& team) const noexcept;
@@ -38,16 +38,26 @@ class ForwardPass {
   void sequential_layer(Team& team, int64_t index) const noexcept;
   void head(Team& team) const noexcept;
 
+  // A LayerNorm of residual rows into `output`, ready for `next`.
+  struct Normalization {
+    const LayerNormWeights& norm;
+    const LinearWeights& next;
+    const Activations& output;
+  };
+  void normalize(int64_t row, int64_t output_row, const Normalization& normalization) const noexcept;
+
+  // Normalizes all rows and returns the first output row that this thread reads.
+  int64_t normalize_all(Team& team, std::span<const Normalization> normalizations) const noexcept;
+
   // Steps of a layer. A step over panels or heads is a number of tasks and a function of one, so that two can share a phase.
-  void normalize(int64_t row, const LayerNormWeights& norm, const LinearWeights& next,
-                 const Activations& output) const noexcept;
-  void project_heads(int64_t group, const LayerWeights& layer, int64_t index) const noexcept;
+  // `input_row` is the first row of the normalized input.
+  void project_heads(int64_t group, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept;
   void attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept;
-  void expand(int64_t block, const LayerWeights& layer) const noexcept;
+  void expand(int64_t block, const LayerWeights& layer, int64_t input_row) const noexcept;
   void contract(int64_t block, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
 
-  void matmul(const LinearWeights& linear, const Activations& input, int64_t panel_begin, int64_t panel_end, float* output,
-              int64_t output_stride, int64_t first_row, int64_t num_rows) const noexcept;
+  void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t panel_begin, int64_t panel_end,
+              float* output, int64_t output_stride, int64_t num_rows) const noexcept;
   void store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept;
   int64_t panels_per_task(int64_t outputs) const noexcept;
 
@@ -57,6 +67,7 @@ class ForwardPass {
   const RotaryTable& rotary_;
   Workspace& workspace_;
   std::span<const Segment> segments_;
+  float* logits_;
   int64_t num_rows_ = 0;
   int64_t num_logits_ = 0;
   int64_t query_blocks_ = 0;  // over all segments

@@ -1,7 +1,6 @@
 #include "model/model.h"
 
 #include <algorithm>
-#include <set>
 #include <stdexcept>
 
 #include "common/thread_pool.h"
@@ -56,6 +55,8 @@ struct Model::Impl {
   std::mutex mutex;  // guards what follows: one pass at a time
   std::unique_ptr<ThreadPool> pool;
   Workspace workspace;
+  std::vector<Segment> segments;       // of the pass being made up
+  std::vector<const KvCache*> caches;  // of the call being checked
 
   Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
       : file(std::move(opened)),
@@ -66,10 +67,12 @@ struct Model::Impl {
             file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
         pool(std::make_unique<ThreadPool>(threads)) {}
 
-  void run(std::span<const Segment> segments, int64_t rows) {
+  // Runs the segments made up so far, `rows` rows in all.
+  void run(int64_t rows, float* logits) {
     workspace.reserve(file->config(), rows, pool->size(), quantized);
-    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments);
-    pool->run([&](Team& team) { pass.run(team); });
+    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, logits);
+    pool->run([&pass](Team& team) { pass.run(team); });
+    segments.clear();
   }
 };
 
@@ -100,38 +103,38 @@ void Model::set_threads(int threads) {
 }
 
 void Model::forward(std::span<const SequenceSlice> slices, float* logits) {
-  std::set<const KvCache*> caches;
+  const std::lock_guard lock(impl_->mutex);
+  impl_->caches.clear();
   for (const SequenceSlice& slice : slices) {
     validate(slice, config());
-    if (!caches.insert(slice.cache).second)
-      throw std::invalid_argument("[forward] two sequences share one cache, expected a cache for each");
+    impl_->caches.push_back(slice.cache);
   }
+  std::ranges::sort(impl_->caches);
+  if (std::ranges::adjacent_find(impl_->caches) != impl_->caches.end())
+    throw std::invalid_argument("[forward] two sequences share one cache, expected a cache for each");
 
   // Passes of up to kMaxRows rows; a long sequence goes on in the next pass. Logits are wanted for the last num_logits tokens.
-  const std::lock_guard lock(impl_->mutex);
-  std::vector<Segment> segments;
-  int64_t rows = 0;
+  impl_->segments.clear();
+  int64_t rows = 0, rows_with_logits = 0;
   const auto flush = [&] {
-    if (rows > 0) impl_->run(segments, rows);
-    segments.clear();
-    rows = 0;
+    if (rows > 0) impl_->run(rows, logits);
+    logits += rows_with_logits * config().vocab_size;
+    rows = rows_with_logits = 0;
   };
   for (const SequenceSlice& slice : slices) {
     const auto count = static_cast<int64_t>(slice.tokens.size());
-    const int64_t first_with_logits = count - slice.num_logits;
     for (int64_t begin = 0; begin < count;) {
       const int64_t taken = std::min(count - begin, kMaxRows - rows);
-      const int64_t end = begin + taken;
-      const int64_t num_logits = std::clamp<int64_t>(end - first_with_logits, 0, taken);
-      segments.push_back({.cache = slice.cache,
-                          .tokens = slice.tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(taken)),
-                          .first_position = slice.cache->length() + begin,
-                          .first_row = rows,
-                          .num_logits = num_logits,
-                          .logits = logits});
-      if (num_logits > 0) logits += num_logits * config().vocab_size;
+      const int64_t num_logits = std::clamp<int64_t>(begin + taken - (count - slice.num_logits), 0, taken);
+      impl_->segments.push_back(
+          {.cache = slice.cache,
+           .tokens = slice.tokens.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(taken)),
+           .first_position = slice.cache->length() + begin,
+           .first_row = rows,
+           .num_logits = num_logits});
+      rows_with_logits += num_logits;
       rows += taken;
-      begin = end;
+      begin += taken;
       if (rows == kMaxRows) flush();
     }
   }

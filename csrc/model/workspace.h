@@ -1,6 +1,7 @@
 // The buffers of a forward pass, allocated once for the largest pass and used again.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common/aligned_buffer.h"
@@ -9,26 +10,27 @@
 
 namespace pythia {
 
-// Rows of activations [rows, columns]: floats, and their int8 form for quantized weights.
+// Rows of activations [rows, columns]: floats, and their int8 form for quantized weights. Row strides are an odd number of
+// cache lines, so that a column of many rows spreads over all sets of a cache.
 class Activations {
  public:
   void reserve(int64_t rows, int64_t columns, bool quantized) {
-    columns_ = columns;
-    stride_ = round_up(columns, kPanelWidth);
+    groups_ = ceil_div(columns, kQuantGroup);
+    stride_ = odd_lines(columns * 4) / 4;
+    codes_stride_ = odd_lines(groups_ * kQuantGroup);
     floats_.reserve(rows * stride_);
     if (!quantized) return;
-    codes_.reserve(rows * round_up(columns, kQuantGroup));
-    scales_.reserve(rows * groups());
-    offsets_.reserve(rows * groups());
+    codes_.reserve(rows * codes_stride_);
+    scales_.reserve(rows * groups_);
+    offsets_.reserve(rows * groups_);
   }
 
   float* row(int64_t r) const { return floats_.data() + r * stride_; }
   int64_t stride() const { return stride_; }
-  int64_t groups() const { return ceil_div(columns_, kQuantGroup); }
 
   QuantizedRows quantized(int64_t r) const {
-    return {codes_.data() + r * groups() * kQuantGroup, scales_.data() + r * groups(), offsets_.data() + r * groups(),
-            groups() * kQuantGroup, groups()};
+    return {codes_.data() + r * codes_stride_, scales_.data() + r * groups_, offsets_.data() + r * groups_, codes_stride_,
+            groups_};
   }
 
   // Makes the int8 form of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
@@ -39,12 +41,17 @@ class Activations {
   }
 
  private:
-  int64_t columns_ = 0, stride_ = 0;
+  static constexpr int64_t odd_lines(int64_t size_bytes) { return (ceil_div(size_bytes, kAlignment) | 1) * kAlignment; }
+
+  int64_t groups_ = 0, stride_ = 0, codes_stride_ = 0;
   AlignedBuffer<float> floats_;
   AlignedBuffer<int8_t> codes_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> offsets_;
 };
+
+// Up to this many rows every thread normalizes all rows for itself, which is faster than to share the work and wait.
+inline constexpr int64_t kFewRows = 4;
 
 struct Workspace {
   Activations residual;          // [rows, hidden_size], the residual stream
@@ -55,11 +62,11 @@ struct Workspace {
   Activations intermediate;      // [rows, intermediate_size]
   Activations attention_output;  // [rows, hidden_size], after attention.dense
   Activations mlp_output;        // [rows, hidden_size], after dense_4h_to_h
-  Activations head_input;        // [rows, hidden_size], after final_layer_norm
+  Activations head_input;        // [rows with logits, hidden_size], after final_layer_norm
   AlignedBuffer<float> scratch;  // attention's, one part a thread
   int64_t scratch_floats = 0;
 
-  // Grows to `rows` rows for `threads` threads.
+  // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread.
   void reserve(const Config& config, int64_t rows, int threads, bool quantized) {
     const int64_t hidden = config.hidden_size;
     for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, false);
