@@ -255,6 +255,7 @@ def start(binary: Path, *arguments: str, **options: Any) -> subprocess.Popen[byt
         [binary, "generate", "-n", "2000", "--ignore-eos", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # communicate() does not see what a buffered read took beyond its own bytes
         **options,
     )
 
