@@ -51,8 +51,8 @@ struct QuantPanels {
 
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Group>
-__attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end, TileEnds ends,
-                       float* y, int64_t y_stride, int64_t columns) {
+__attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
+                                          TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)

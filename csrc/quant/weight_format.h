@@ -52,8 +52,8 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Bytes of one element of a lossless format.
 constexpr int64_t element_size_bytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
 
-// q8 and q4 scales are stored as fp16 in units of kScaleUnit, so that small weights keep all of fp16's bits. The kernels fold the
-// unit into the activations' scales.
+// q8 and q4 scales are stored as fp16 in units of kScaleUnit, so that small weights keep all of fp16's bits. The kernels fold
+// the unit into the activations' scales.
 inline constexpr float kScaleUnit = 0x1p-8f;
 
 // Bytes of the scales at the start of a q8 or q4 panel: fp16 [groups][16], filled up to a multiple of kAlignment.
