@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -14,31 +15,32 @@ from pathlib import Path
 from typing import NoReturn
 
 from pythia_cpu import _core
-from pythia_cpu._convert import ConversionReport, convert
+from pythia_cpu._cache import cache_folder, clear_cache, list_cache
+from pythia_cpu._convert import ConversionReport, convert, provenance
 
 _EPILOG = """\
 examples:
   pythia-convert my-checkpoint/ -o model.pcpu
-  pythia-convert my-checkpoint/ -o model-q8.pcpu --weights q8 --report report.json
+  pythia-convert pythia-14m --revision step3000 -o model.pcpu
+  pythia-convert EleutherAI/pythia-70m -o model-q8.pcpu --weights q8 --report report.json
+  pythia-convert --list
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 1 for an error (one line on standard error), 2 for wrong usage."""
-    options = _parser().parse_args(arguments)
+    """Runs the command; its exit status is 0, 1 for an error (one line on standard error), 2 for wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.source is None) != (options.list or options.clear) or (options.source and options.output is None):
+        parser.error("give SOURCE and -o FILE, or --list, or --clear")
     signal.signal(signal.SIGTERM, _terminate)  # so that an interrupted conversion leaves nothing behind
     try:
-        report = convert(
-            options.source,
-            options.output,
-            revision=options.revision,
-            weights=options.weights,
-            progress=not options.quiet,
-        )
-        if options.report:
-            _write_text(options.report, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
-        if not options.quiet:
-            print(_summary(report))
+        if options.list:
+            _list_cache()
+        elif options.clear:
+            print(f"removed {clear_cache() / 1e6:.1f} MB from {cache_folder()}")
+        else:
+            _convert(options)
     except KeyboardInterrupt:
         return _error("interrupted; nothing was written", 130)
     except OSError as error:
@@ -48,6 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> None:
+    revision = options.revision
+    report = convert(
+        options.source,
+        options.output,
+        revision=int(revision) if revision is not None and re.fullmatch(r"\d{1,9}", revision) else revision,
+        weights=options.weights,
+        progress=not options.quiet,
+    )
+    if options.report:
+        _write_text(options.report, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    if not options.quiet:
+        print(_summary(report))
+
+
+def _list_cache() -> None:
+    """One line for each converted checkpoint: size, format, source, revision, path."""
+    for cached in list_cache():
+        facts = provenance(_core.PcpuFile.open(str(cached.path)))
+        origin = f"{facts['source']}@{facts['revision'] or 'main'}" if facts["commit"] else facts["source"]
+        print(f"{cached.size_bytes / 1e6:9.1f} MB  {facts['weights']!s:4}  {origin}  {cached.path}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pythia-convert",
@@ -55,9 +80,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder with config.json, tokenizer.json and weights")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the .pcpu file to write")
-    parser.add_argument("--revision", help="which revision, where the folder has a subfolder for each")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="a checkpoint folder, or a hub id such as EleutherAI/pythia-14m or pythia-14m",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="the .pcpu file to write")
+    parser.add_argument("--revision", help="branch, tag, commit or step; for a folder, which of its subfolders")
     parser.add_argument(
         "--weights",
         choices=("auto", *_core.WEIGHT_FORMATS),
@@ -65,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         help="format of the matmul weights; auto (the default) is the smallest that holds every value exactly",
     )
     parser.add_argument("--report", metavar="FILE", help="write what was converted as JSON")
+    parser.add_argument("--list", action="store_true", help="list the converted checkpoints that pythia_cpu.load keeps")
+    parser.add_argument("--clear", action="store_true", help="remove them")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     return parser
 

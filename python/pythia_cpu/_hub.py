@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -104,6 +104,7 @@ def download(revision: Revision, *, progress: bool = False) -> Source:
     """
     with _progress_bars(progress):
         folder = _file(revision, "config.json").parent
+        _remember(revision)
         tokenizer_folder, tokenizer_revision = _tokenizer(revision)
         return Source(
             name=revision.repo_id,
@@ -196,15 +197,31 @@ def _patiently(call: Callable[[], _Result]) -> _Result:
     raise AssertionError("the last try returns or raises")
 
 
+def _ref_path(repo_id: str, revision: str) -> Path:
+    """Where the client's cache remembers the commit of a branch or tag."""
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
+    return folder / "refs" / revision
+
+
 def _last_seen_commit(repo_id: str, revision: str) -> str | None:
-    """What the client's cache remembers of a branch or tag."""
-    folder = huggingface_hub.constants.HF_HUB_CACHE
-    path = Path(folder, f"models--{repo_id.replace('/', '--')}", "refs", revision)
     try:
-        commit = path.read_text().strip()
+        commit = _ref_path(repo_id, revision).read_text().strip()
     except OSError:
         return None
     return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _remember(revision: Revision) -> None:
+    """Files are fetched by commit, so the client does not note the branch's name by itself, which it needs offline."""
+    name = revision.name or "main"
+    if name == revision.commit or ".." in name or _last_seen_commit(revision.repo_id, name) == revision.commit:
+        return
+    path = _ref_path(revision.repo_id, name)
+    working = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a cache that is read-only serves as it is
+        path.parent.mkdir(parents=True, exist_ok=True)
+        working.write_text(revision.commit)
+        working.replace(path)
 
 
 def _unknown_revision(repo_id: str, wanted: str) -> str:
@@ -228,7 +245,7 @@ def nearest_revisions(wanted: str, names: list[str]) -> list[str]:
     return difflib.get_close_matches(wanted, names, n=_NUM_NEAREST, cutoff=0.0)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress_bars(enabled: bool) -> Iterator[None]:
     """The client's bars are a global setting: set for a while."""
     disabled_before = are_progress_bars_disabled()

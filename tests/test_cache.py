@@ -1,0 +1,174 @@
+"""The cache of converted checkpoints, and the pythia-convert command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+from checkpoints import MINI_PYTHIA, write_checkpoint
+from pythia_cpu import CheckpointError, _core
+from pythia_cpu._cache import cache_folder, cached_conversion, clear_cache, list_cache
+from pythia_cpu._cli_convert import main
+
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Callable[..., Path]:
+    def convert(source: Any, revision: Any = None, weights: str = "auto") -> Path:
+        return cached_conversion(source, revision, weights, tmp_path / "cache", False)
+
+    return convert
+
+
+def test_a_checkpoint_is_converted_once(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    folder = write_checkpoint(tmp_path / "my model", **SMALL)
+    auto = cached(folder)
+    inode = auto.stat().st_ino
+    assert auto.parent == tmp_path / "cache" / "my--model"
+    assert cached(folder).stat().st_ino == inode
+    assert cached(folder, weights="f16").stat().st_ino == inode
+    q8 = cached(folder, weights="q8")
+    assert q8.stat().st_ino != inode
+    assert _core.PcpuFile.open(str(auto)).weights == "f16"
+    assert _core.PcpuFile.open(str(q8)).weights == "q8"
+    assert [file.path.name.rsplit("-", 1)[1] for file in list_cache(tmp_path / "cache")] == ["f16.pcpu", "q8.pcpu"]
+
+
+def test_a_changed_checkpoint_is_converted_again(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    folder = write_checkpoint(tmp_path / "c", seed=1, **SMALL)
+    first = cached(folder)
+    weights = folder / "model.safetensors"
+    times = weights.stat()
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size and time as before
+    second = cached(folder)
+    assert first != second
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_revisions_of_a_folder_are_apart(cached: Callable[..., Path]) -> None:
+    assert cached(MINI_PYTHIA.parent, 1800) == cached(MINI_PYTHIA.parent, "step1800")
+    assert _core.PcpuFile.open(str(cached(MINI_PYTHIA.parent, 1800))).metadata["revision"] == "step1800"
+    with pytest.raises(CheckpointError, match="has no subfolder 'step5'"):
+        cached(MINI_PYTHIA.parent, 5)
+
+
+def test_failures_leave_nothing(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    folder = write_checkpoint(tmp_path / "c", **SMALL, config_updates={"num_hidden_layers": 3})
+    with pytest.raises(CheckpointError, match="12 tensors are missing"):
+        cached(folder)
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".lock"]
+    with pytest.raises(ValueError, match="'f8', expected one of"):
+        cached(folder, weights="f8")
+
+
+def test_many_processes_convert_once(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", **{**SMALL, "hidden_size": 256, "vocab_size": 20000})
+    code = (
+        "import sys; import pythia_cpu._cache as c; convert = c.convert_checkpoint\n"
+        "def counted(*a, **k):\n    print('converting', file=sys.stderr); return convert(*a, **k)\n"
+        "c.convert_checkpoint = counted\n"
+        "path = c.cached_conversion(sys.argv[1], None, sys.argv[3], sys.argv[2], False)\n"
+        "from pythia_cpu import _core; print(_core.PcpuFile.open(str(path)).fingerprint, path.resolve().name)"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
+    processes = [
+        subprocess.Popen([*command, "auto"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5, results
+    assert "".join(errors for _, errors in results).count("converting") == 1
+    assert len({output for output, _ in results}) == 1
+
+
+def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder(tmp_path) == tmp_path
+    monkeypatch.setenv("PYTHIA_CPU_CACHE", str(tmp_path / "a"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("PYTHIA_CPU_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "b" / "pythia-cpu"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert cache_folder() == tmp_path / "c" / ".cache" / "pythia-cpu"
+
+
+def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    assert clear_cache(tmp_path / "none") == 0
+    path = cached(write_checkpoint(tmp_path / "c", **SMALL))
+    size = path.stat().st_size
+    (tmp_path / "cache" / "mine.txt").write_text("x")
+    (path.parent / "also mine.txt").write_text("x")
+    (path.parent / "x.pcpu.partial-1-0").write_text("left behind")
+    assert clear_cache(tmp_path / "cache") == size + len("left behind")
+    assert sorted(p.name for p in (tmp_path / "cache").rglob("*")) == ["also mine.txt", "c", "mine.txt"]
+    assert not list_cache(tmp_path / "cache")
+    assert cached(tmp_path / "c").exists()
+
+
+def test_load_converts_a_folder_into_the_cache(tmp_path: Path) -> None:
+    model = pythia_cpu.load(MINI_PYTHIA, cache_dir=tmp_path, progress=False)
+    shipped = pythia_cpu.load()
+    np.testing.assert_array_equal(model.logits([5, 6, 7]), shipped.logits([5, 6, 7]))
+    assert len(list_cache(tmp_path)) == 1
+
+
+# The command
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHIA_CPU_CACHE", str(tmp_path / "cache"))
+    output, report = tmp_path / "m.pcpu", tmp_path / "report.json"
+    arguments = [str(MINI_PYTHIA.parent), "--revision", "1800", "-o", str(output), "--report", str(report)]
+    assert main(arguments) == 0
+    assert "mini-pythia at step1800, 2,238,464 parameters in f16" in capsys.readouterr().out
+    assert '"weights": "f16"' in report.read_text()
+    assert report.stat().st_mode == output.stat().st_mode
+    assert main([*arguments, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+    cached_conversion(MINI_PYTHIA, progress=False)
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.count("\n") == 1 and "f16   step1800  " in listed and str(tmp_path / "cache") in listed
+    assert main(["--clear"]) == 0
+    assert main(["--list"]) == 0
+    assert capsys.readouterr().out.startswith("removed 4.9 MB from ")
+
+
+def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / "c", **SMALL, config_updates={"hidden_act": "mish"})
+    for arguments, message in (
+        ([str(folder), "-o", str(tmp_path / "m")], "hidden_act is 'mish', which is not supported"),
+        ([str(MINI_PYTHIA), "-o", str(tmp_path / "none" / "m")], "none/m"),
+        ([str(MINI_PYTHIA), "-o", str(tmp_path)], "Is a directory"),
+        ([str(MINI_PYTHIA), "-o", str(tmp_path / "m"), "--revision", "5"], "has no subfolder 'step5'"),
+    ):
+        assert main(arguments) == 1
+        out, errors = capsys.readouterr()
+        assert out == "" and errors.startswith("pythia-convert: ") and errors.count("\n") == 1
+        assert message in errors
+
+
+def test_command_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["x"], ["-o", "m"], ["x", "-o", "m", "--weights", "f8"], ["x", "--list"], ["--nonsense"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        assert "usage: pythia-convert" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "--revision" in capsys.readouterr().out

@@ -1,0 +1,218 @@
+"""Checkpoints of the hub, from a server on this machine, each read by a process of its own as a user's would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
+from hub_server import Hub, running_hub
+from pythia_cpu import CheckpointError, _core
+from pythia_cpu._convert import provenance
+from pythia_cpu._hub import nearest_revisions, repo_id_of
+
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+REPO = "EleutherAI/pythia-14m"
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as server:
+        yield server
+
+
+def checkpoint_files(folder: Path, seed: int = 0) -> dict[str, bytes]:
+    write_checkpoint(folder, seed=seed, **SMALL)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Run:
+    """run(code, **environment) runs Python with a hub client of its own, whose cache is empty at first."""
+
+    def run_code(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        env |= {"PYTHIA_CPU_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1", **environment}
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    return run_code
+
+
+CONVERT = "import sys; from pythia_cpu._cli_convert import main; sys.exit(main(sys.argv[1:]))"
+
+
+def converted(run: Run, output: Path, source: str, *options: str, **environment: str) -> _core.PcpuFile:
+    done = run(CONVERT, source, "-o", str(output), *options, **environment)
+    assert done.returncode == 0, done.stderr
+    return _core.PcpuFile.open(str(output))
+
+
+def test_a_revision_is_read_at_its_commit(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "main", seed=1))
+    commit = hub.add(REPO, "step3000", checkpoint_files(tmp_path / "step", seed=2))
+    file = converted(run, tmp_path / "m.pcpu", "pythia-14m", "--revision", "step3000")
+    facts = provenance(file)
+    assert (facts["source"], facts["revision"], facts["commit"]) == (REPO, "step3000", commit)
+    local = converted(run, tmp_path / "local.pcpu", str(tmp_path / "step"))
+    assert provenance(local)["tensors"] == facts["tensors"]
+    files = [path for _, path, _ in hub.log if "/resolve/" in path]
+    assert files and all(f"/resolve/{commit}/" in path for path in files)
+
+
+def test_one_layout_is_downloaded(hub: Hub, run: Run, tmp_path: Path) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    hub.add(REPO, "main", {**files, "pytorch_model.bin": b"not this", "README.md": b"nor this"})
+    converted(run, tmp_path / "m.pcpu", REPO)
+    assert sorted(hub.downloads()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    hub.log.clear()
+    converted(run, tmp_path / "again.pcpu", REPO)
+    assert not hub.downloads()
+    assert (tmp_path / "m.pcpu").read_bytes() == (tmp_path / "again.pcpu").read_bytes()
+
+
+def test_shards_and_torch_files(hub: Hub, run: Run, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    files = checkpoint_files(tmp_path / "c")
+    tensors = random_tensors(neox_config(**SMALL))
+    weights = files.pop("model.safetensors")
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, tmp_path / "w.bin")
+    names = list(tensors)
+    shards, weight_map = {}, {}
+    for i, part in enumerate((names[:9], names[9:])):
+        shard = f"model-0000{i + 1}-of-00002.safetensors"
+        write_safetensors(tmp_path / shard, {name: tensors[name] for name in part})
+        shards[shard] = (tmp_path / shard).read_bytes()
+        weight_map |= dict.fromkeys(part, shard)
+    shards["model.safetensors.index.json"] = json.dumps({"weight_map": weight_map}).encode()
+    layouts = {
+        "single": {"model.safetensors": weights},
+        "sharded": shards,
+        "torch": {"pytorch_model.bin": (tmp_path / "w.bin").read_bytes()},
+    }
+    hashes = []
+    for revision, layout in layouts.items():
+        hub.add(REPO, revision, {**files, **layout})
+        file = converted(run, tmp_path / f"{revision}.pcpu", REPO, "--revision", revision)
+        hashes.append((provenance(file)["tensors"], [tensor["checksum"] for tensor in file.tensors]))
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
+def test_the_tokenizer_comes_from_main_where_a_revision_has_none(hub: Hub, run: Run, tmp_path: Path) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    hub.add(REPO, "main", files)
+    hub.add(REPO, "step1", {name: data for name, data in files.items() if name != "tokenizer.json"})
+    file = converted(run, tmp_path / "m.pcpu", REPO, "--revision", "step1", "--report", str(tmp_path / "r.json"))
+    assert file.metadata["tokenizer_revision"] == "main"
+    assert json.loads((tmp_path / "r.json").read_text())["tokenizer_revision"] == "main"
+
+
+def test_too_many_requests_and_outages_pass(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    hub.trouble = {"/revision/main": [429, 503, 502], "/blob": [], "model.safetensors": [503, 429]}
+    converted(run, tmp_path / "m.pcpu", REPO)
+    assert not any(hub.trouble.values())
+
+
+def test_a_cut_connection_is_resumed(hub: Hub, run: Run, tmp_path: Path) -> None:
+    # The client writes chunks of 10 MB: the cut comes after the first of them.
+    write_checkpoint(tmp_path / "c", **{**SMALL, "hidden_size": 128, "vocab_size": 50000})
+    files = {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    commit = hub.add(REPO, "main", files)
+    hub.trouble = {f"/blob/{commit}/model.safetensors": ["cut"]}
+    file = converted(run, tmp_path / "m.pcpu", REPO)
+    assert (
+        provenance(file)["tensors"] == provenance(converted(run, tmp_path / "l.pcpu", str(tmp_path / "c")))["tensors"]
+    )
+    assert 206 in {status for _, path, status in hub.log if path.endswith("model.safetensors")}, hub.log
+
+
+def refused(run: Run, tmp_path: Path, *arguments: str, **environment: str) -> str:
+    done = run(CONVERT, *arguments, "-o", str(tmp_path / "m.pcpu"), **environment)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stderr.startswith("pythia-convert: ") and done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "m.pcpu").exists()
+    return done.stderr
+
+
+def test_what_the_hub_does_not_have(hub: Hub, run: Run, tmp_path: Path) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    for step in (0, 1, 512, 1000, 2000, 3000, 143000):
+        hub.add(REPO, f"step{step}", files)
+    hub.add(REPO, "main", files)
+    message = refused(run, tmp_path, REPO, "--revision", "step1500")
+    assert "has no revision 'step1500'; the nearest are step1, step512, step1000, step2000" in message
+    assert "the nearest are main" in refused(run, tmp_path, REPO, "--revision", "mian")
+    assert "neither a folder nor a model on the hub" in refused(run, tmp_path, "EleutherAI/pythia-15m")
+    assert "is not a folder, and not a hub id such as" in refused(run, tmp_path, "no/such/folder")
+    assert f"{REPO}: has no commit {'0' * 40}" in refused(run, tmp_path, REPO, "--revision", "0" * 40)
+    hub.add(REPO, "empty", {"config.json": files["config.json"], "tokenizer.json": files["tokenizer.json"]})
+    assert f"{REPO} at empty: has no weights" in refused(run, tmp_path, REPO, "--revision", "empty")
+    hub.add(REPO, "nothing", {"README.md": b""})
+    assert f"{REPO} at nothing: has no config.json" in refused(run, tmp_path, REPO, "--revision", "nothing")
+
+
+def test_offline(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    offline = {"HF_HUB_OFFLINE": "1"}
+    assert "cannot be reached" in refused(run, tmp_path, REPO, **offline)
+    first = converted(run, tmp_path / "online.pcpu", REPO)
+    hub.log.clear()
+    assert converted(run, tmp_path / "offline.pcpu", REPO, **offline).metadata == first.metadata
+    assert not hub.log
+
+
+def test_the_hub_is_down(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    down = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    assert "cannot be reached" in refused(run, tmp_path, REPO, **down)
+    converted(run, tmp_path / "up.pcpu", REPO)
+    converted(run, tmp_path / "down.pcpu", REPO, **down)
+    assert (tmp_path / "up.pcpu").read_bytes() == (tmp_path / "down.pcpu").read_bytes()
+
+
+CACHED = "import sys; from pythia_cpu._cache import cached_conversion as c; print(c(sys.argv[1], sys.argv[2], 'f16'))"
+
+
+def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_path: Path) -> None:
+    commit = hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    first = run(CACHED, REPO, "main")
+    assert first.returncode == 0, first.stderr
+    path = Path(first.stdout.strip())
+    assert path == tmp_path / "cache" / "EleutherAI--pythia-14m" / f"{commit}-v1-f16.pcpu"
+    hub.log.clear()
+    again = run(CACHED, "pythia-14m", "main", HF_HOME=str(tmp_path / "other"))
+    assert again.stdout == first.stdout
+    assert not hub.downloads()
+    assert run(CACHED, REPO, commit, HF_ENDPOINT="http://127.0.0.1:9").stdout == first.stdout
+
+
+# Names
+
+
+def test_names_of_sources() -> None:
+    assert repo_id_of("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
+    assert repo_id_of("EleutherAI/gpt-neox-20b") == "EleutherAI/gpt-neox-20b"
+    for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/"):
+        with pytest.raises(CheckpointError, match="is not a folder, and not a hub id"):
+            repo_id_of(name)
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        repo_id_of(Path("pythia-14m"))
+
+
+def test_nearest_revisions() -> None:
+    names = ["main", *(f"step{n}" for n in (0, 1, 2, 4, 1000, 2000, 3000))]
+    assert nearest_revisions("step2100", names) == ["step4", "step1000", "step2000", "step3000"]
+    assert nearest_revisions("step9", ["main"]) == ["main"]
+    assert nearest_revisions("step9", []) == []
