@@ -12,6 +12,7 @@ RECORD = struct.Struct("<80s4I5Q32s8s")
 MAGIC = b"\x89PCPU\r\n\x1a"
 FORMATS = ("f32", "f16", "bf16", "q8", "q4")
 LAYOUTS = ("vector", "rows", "panels")
+Q4_LEVELS = np.array([-127, -100, -78, -62, -47, -34, -21, -9, 2, 13, 25, 36, 50, 65, 83, 106], np.float32)
 SECTIONS = ("payload", "tokenizer", "metadata", "tensor_table")
 HEADER_FIELDS = (
     "magic", "version", "header_size_bytes", "file_size_bytes",
@@ -118,11 +119,27 @@ def read_tensor(parsed: ParsedFile, record: dict[str, object]) -> np.ndarray:
         return np.frombuffer(data, "<f4")
     if layout == "rows":
         return _elements(data, form).reshape(rows, cols)
+    if form in ("q8", "q4"):
+        return _quantized(data, form, -(-rows // 16), -(-cols // 32))[:rows, :cols]
     panels = -(-rows // 16)
     per_panel = len(data) // panels
     assert per_panel % 64 == 0
     values = _elements(data, form).reshape(panels, -1)[:, : cols * 16].reshape(panels, cols, 16)
     return values.transpose(0, 2, 1).reshape(panels * 16, cols)[:rows]
+
+
+def _quantized(data: bytes, form: str, panels: int, groups: int) -> np.ndarray:
+    """All outputs and inputs of the panels of a quantized matrix, with those that fill up the last panel and group."""
+    panel_bytes = np.frombuffer(data, np.uint8).reshape(panels, -1)
+    scales = panel_bytes[:, : groups * 32].copy().view("<f2").astype(np.float32).reshape(panels, groups, 16)
+    codes = panel_bytes[:, -(-groups * 32 // 64) * 64 :]
+    if form == "q8":
+        levels = codes.reshape(panels, groups, 8, 16, 4).transpose(0, 3, 1, 2, 4).astype(np.float32) - 128
+    else:
+        halves = codes.reshape(panels, groups, 4, 16, 4).transpose(0, 3, 1, 2, 4)
+        levels = np.stack([Q4_LEVELS[halves & 15], Q4_LEVELS[halves >> 4]], axis=3)
+    levels = levels.reshape(panels, 16, groups, 32)
+    return (levels * (scales.transpose(0, 2, 1)[..., None] * np.float32(2**-8))).reshape(panels * 16, groups * 32)
 
 
 def _elements(data: bytes, form: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from checkpoints import (
     random_tensors,
     write_checkpoint,
 )
+from pcpu_file import parse, read_tensor
 from pythia_cpu import CheckpointError, _core, convert, open_checkpoint
 from pythia_cpu._convert import convert_checkpoint, provenance
 
@@ -125,6 +126,10 @@ def test_quantized_weights_are_near(tmp_path: Path, weights: str) -> None:
     assert formats(file)[QKV] == weights
     assert formats(file)[EMBEDDING] == "f16"
     wanted = as_float32(tensors[QKV])
+    parsed = parse((tmp_path / "m.pcpu").read_bytes())
+    for record in parsed.records:
+        name = record["name"].rstrip(b"\0").decode()
+        np.testing.assert_array_equal(read_tensor(parsed, record), file.read(name), err_msg=name)
     error = np.linalg.norm(file.read(QKV) - wanted) / np.linalg.norm(wanted)
     assert 0 < error < {"q8": 0.006, "q4": 0.09}[weights]
 
