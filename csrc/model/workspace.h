@@ -70,8 +70,9 @@ struct Workspace {
   void reserve(const Config& config, int64_t rows, int threads, bool quantized) {
     const int64_t hidden = config.hidden_size;
     for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, false);
-    for (Activations* buffer : {&attention_input, &mlp_input, &attention, &head_input})
-      buffer->reserve(rows, hidden, quantized);
+    const int64_t normalized_rows = std::max(rows, threads * std::min(rows, kFewRows));
+    for (Activations* buffer : {&attention_input, &mlp_input, &head_input}) buffer->reserve(normalized_rows, hidden, quantized);
+    attention.reserve(rows, hidden, quantized);
     query_key_value.reserve(rows, 3 * hidden, false);
     intermediate.reserve(rows, config.intermediate_size, quantized);
     scratch_floats = attention_scratch_floats(config.head_dim());
