@@ -148,15 +148,14 @@ def test_appended_bytes_are_found(refuses: Callable[..., None], tiny: bytes) -> 
 def test_every_flipped_bit_is_found(tmp_path: Path, tiny: bytes) -> None:
     """All bits of the header, and one of each byte after it: payload, padding, tokenizer, metadata, table."""
     path = tmp_path / "flipped.pcpu"
-    data = bytearray(tiny)
+    path.write_bytes(tiny)
     bits = [*range(256 * 8), *(8 * byte + byte % 8 for byte in range(256, len(tiny)))]
-    for bit in bits:
-        data[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(data)
-        with pytest.raises(FormatError, match=r"flipped\.pcpu: "):
-            _core.PcpuFile.open(str(path))
-        data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
+    with path.open("r+b", buffering=0) as file:
+        for byte, bit in (divmod(bit, 8) for bit in bits):
+            os.pwrite(file.fileno(), bytes([tiny[byte] ^ 1 << bit]), byte)
+            with pytest.raises(FormatError, match=r"flipped\.pcpu: "):
+                _core.PcpuFile.open(str(path))
+            os.pwrite(file.fileno(), tiny[byte : byte + 1], byte)
     _core.PcpuFile.open(str(path))
 
 

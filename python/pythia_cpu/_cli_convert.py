@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.source is None) != (options.list or options.clear) or (options.source and options.output is None):
         parser.error("give SOURCE and -o FILE, or --list, or --clear")
-    signal.signal(signal.SIGTERM, _terminate)  # so that an interrupted conversion leaves nothing behind
+    before = signal.signal(signal.SIGTERM, _terminate)  # so that an interrupted conversion leaves nothing behind
     try:
         if options.list:
             _list_cache()
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         return _error(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
