@@ -29,7 +29,7 @@ inline SoftmaxState softmax_chunk(float* scores, int64_t n, float scale) {
   const float largest = reduce_max(top);
   Vec sum = zero();
   for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec weight = select(first_lanes(n - i), exp(load(scores + i) - set1(largest)), zero());
+    const Vec weight = select(first_lanes(n - i), exp_nonpositive(load(scores + i) - set1(largest)), zero());
     store(scores + i, weight);
     sum = sum + weight;
   }
@@ -41,7 +41,7 @@ inline void merge_chunk(SoftmaxState& state, float* values, SoftmaxState chunk, 
                         int64_t value_stride) {
   const float largest = chunk.largest > state.largest ? chunk.largest : state.largest;
   float factors[kLanes] = {state.largest - largest, chunk.largest - largest};
-  store(factors, exp(load(factors)));
+  store(factors, exp_nonpositive(load(factors)));
   const Vec keep = set1(factors[0]), add = set1(factors[1]);
   for (int64_t d = 0; d < value_stride; d += kLanes)
     store(values + d, fma(load(values + d), keep, load(chunk_values + d) * add));

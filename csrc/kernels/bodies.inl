@@ -7,6 +7,7 @@
 #include "kernels/elementwise.inl"
 #include "kernels/kernels.h"
 #include "kernels/matmul.inl"
+#include "kernels/peak.inl"
 #include "kernels/rows.inl"
 
 namespace pythia {
@@ -25,7 +26,10 @@ constexpr KernelTable make_table(const char* isa) {
           .exp = exp_kernel,
           .log = log_kernel,
           .erf = erf_kernel,
-          .tanh = tanh_kernel};
+          .tanh = tanh_kernel,
+          .peak_fma = peak_fma_kernel,
+          .peak_int8 = peak_int8_kernel,
+          .peak_read = peak_read_kernel};
 }
 
 }  // namespace

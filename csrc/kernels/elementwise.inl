@@ -32,17 +32,37 @@ inline Vec abs(Vec x) { return from_bits(bits(x) & set1_i(0x7fffffff)); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits((bits(magnitude) & set1_i(0x7fffffff)) | (bits(sign) & set1_i(INT32_MIN)));
 }
-inline Vec power_of_two(IVec n) { return from_bits(shift_left<23>(n + set1_i(127))); }  // n in [-126, 127]
 
-// exp(x) for finite or infinite x: 0 below ln(2^-126), infinity above ln(FLT_MAX). NaN gives an unspecified fixed value.
+// exp(x) = p * 2^n, the two factors.
+struct ExpParts {
+  Vec p;        // in [0.7, 1.5)
+  Vec shifted;  // n + kRoundingMagic, whose low bits are n
+};
+inline ExpParts exp_parts(Vec x) {
+  const Vec shifted = fma(x, set1(1.44269504f), set1(kRoundingMagic));
+  const Vec n = shifted - set1(kRoundingMagic);
+  const Vec r = fma(n, set1(-1.42860677e-06f), fma(n, set1(-0.693145752f), x));  // ln 2 in two parts
+  return {fma(r * r, polynomial(kExpPoly, r), r) + set1(1.0f), shifted};
+}
+
+// ln(2^-126): exp is zero below.
+inline constexpr float kExpLow = -87.33654f;
+
+// exp(x) for x <= 0: 2^n multiplies by adding to the exponent.
+inline Vec exp_nonpositive(Vec x) {
+  const ExpParts parts = exp_parts(max(x, set1(kExpLow)));
+  return select(less(x, set1(kExpLow)), zero(), from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted))));
+}
+
+// exp(x) for finite or infinite x: 0 below kExpLow, infinity above ln(FLT_MAX). NaN gives an unspecified fixed value. The same
+// bits as exp_nonpositive where both are defined.
 inline Vec exp(Vec x) {
-  const Vec low = set1(-87.33654f), high = set1(88.72283f);
-  const Vec clamped = min(max(x, low), high);
-  const Vec n = round_even(clamped * set1(1.44269504f));
-  const Vec r = fma(n, set1(-1.42860677e-06f), fma(n, set1(-0.693145752f), clamped));  // ln 2 in two parts
-  const Vec p = fma(r * r, polynomial(kExpPoly, r), r) + set1(1.0f);
-  const IVec ni = to_int(n), half = shift_right<1>(ni);
-  const Vec y = (p * power_of_two(half)) * power_of_two(ni - half);
+  const Vec low = set1(kExpLow), high = set1(88.72283f);
+  const ExpParts parts = exp_parts(min(max(x, low), high));
+  // 2^n in two steps: n reaches 128.
+  const IVec n = to_int(parts.shifted - set1(kRoundingMagic)), half = shift_right<1>(n);
+  const auto power_of_two = [](IVec e) { return from_bits(shift_left<23>(e + set1_i(127))); };
+  const Vec y = (parts.p * power_of_two(half)) * power_of_two(n - half);
   const Vec infinity = from_bits(set1_i(0x7f800000));
   return select(less(x, low), zero(), select(less(high, x), infinity, y));
 }
@@ -68,7 +88,7 @@ inline Vec log(Vec x) {
 inline Vec erf(Vec x) {
   const Vec a = min(abs(x), set1(4.0f));
   const Vec small = fma(a, polynomial(kErfSmallPoly, a * a), a);
-  const Vec large = set1(1.0f) - exp(zero() - polynomial(kErfLargePoly, a));
+  const Vec large = set1(1.0f) - exp_nonpositive(zero() - polynomial(kErfLargePoly, a));
   return copy_sign(select(less(a, set1(kErfSplit)), small, large), x);
 }
 

@@ -99,6 +99,13 @@ struct KernelTable {
   void (*log)(const float* x, int64_t n, float* y) noexcept;
   void (*erf)(const float* x, int64_t n, float* y) noexcept;
   void (*tanh)(const float* x, int64_t n, float* y) noexcept;
+
+  // The machine's limits under this instruction set, for `pythia-cpu bench`. The first two do multiply-adds on as many
+  // registers as a matmul tile has and return the operations done, two a multiply-add; the last reads memory (64-byte aligned,
+  // a multiple of 512 bytes).
+  int64_t (*peak_fma)(int64_t rounds) noexcept;
+  int64_t (*peak_int8)(int64_t rounds) noexcept;
+  void (*peak_read)(const void* data, int64_t size_bytes) noexcept;
 };
 
 }  // namespace pythia

@@ -39,10 +39,12 @@ struct TileEnds {
 
 // y[r][16 p + lane] = sum_k x[r][k] w(k, p, lane) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Weights>
-inline void float_tile(const float* x, int64_t x_stride, const Weights& w, int64_t k_begin, int64_t k_end, TileEnds ends,
-                       float* y, int64_t y_stride, int64_t columns) {
+__attribute__((noinline)) void float_tile(const float* x, int64_t x_stride, const Weights& w, int64_t k_begin, int64_t k_end,
+                                          TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p)
       sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
   for (int64_t k = k_begin; k < k_end; ++k) {
@@ -56,7 +58,9 @@ inline void float_tile(const float* x, int64_t x_stride, const Weights& w, int64
       for (int p = 0; p < kPanels; ++p) sum[r][p] = fma(value, weights[p], sum[r][p]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
       const int64_t left = columns - p * kLanes;
       const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
@@ -83,19 +87,17 @@ inline void float_tiles(const float* x, int64_t x_stride, int64_t num_rows, cons
     float_tile<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
                                  y + row * y_stride + panel * kLanes, y_stride, left);
   };
-  constexpr std::integral_constant<int, kTilePanels> wide;
-  constexpr std::integral_constant<int, kSingleRowPanels> single_wide;
-  constexpr std::integral_constant<int, 1> one;
-  int64_t panel = 0;
   if (num_rows == 1) {
-    for (; panel + single_wide() <= num_panels; panel += single_wide()) run(one, single_wide, 0, panel);
+    for (int64_t panel = 0; panel < num_panels; panel += kSingleRowPanels)
+      with_constant<kSingleRowPanels>(num_panels - panel,
+                                      [&](auto panels) { run(std::integral_constant<int, 1>{}, panels, 0, panel); });
+    return;
   }
-  for (; panel + wide() <= num_panels; panel += wide())
-    for (int64_t row = 0; row < num_rows; row += kTileRows)
-      with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, wide, row, panel); });
-  for (; panel < num_panels; ++panel)
-    for (int64_t row = 0; row < num_rows; row += kTileRows)
-      with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, one, row, panel); });
+  for (int64_t panel = 0; panel < num_panels; panel += kTilePanels)
+    with_constant<kTilePanels>(num_panels - panel, [&](auto panels) {
+      for (int64_t row = 0; row < num_rows; row += kTileRows)
+        with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
+    });
 }
 
 // Inputs summed before the tile's accumulators rest in y, so that a group of panels stays in cache over all rows.

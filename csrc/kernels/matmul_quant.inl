@@ -129,15 +129,11 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
                                           args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
                                           columns - panel * kLanes);
     };
-    constexpr std::integral_constant<int, kQuantPanels> wide;
-    constexpr std::integral_constant<int, 1> one;
-    int64_t panel = 0;
-    for (; panel + wide() <= num_panels; panel += wide())
-      for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
-        with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, wide, row, panel); });
-    for (; panel < num_panels; ++panel)
-      for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
-        with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, one, row, panel); });
+    for (int64_t panel = 0; panel < num_panels; panel += kQuantPanels)
+      with_constant<kQuantPanels>(num_panels - panel, [&](auto panels) {
+        for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
+          with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
+      });
   }
 }
 

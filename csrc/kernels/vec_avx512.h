@@ -12,8 +12,8 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int kSingleRowPanels = 8;
-constexpr int kQuantRows = 6;
-constexpr int kQuantPanels = 2;
+constexpr int kQuantRows = 4;
+constexpr int kQuantPanels = 3;
 
 struct Vec {
   __m512 v;

@@ -72,40 +72,35 @@ void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
                                 {layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
   const int64_t input_row = normalize_all(team, both);
 
-  const int64_t groups = ceil_div(config_.num_attention_heads, heads_per_group_);
-  const int64_t blocks = ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size));
-  team.for_each(groups + blocks, [&](int64_t i) {
-    if (i < groups)
+  const Tiling intermediate(config_.intermediate_size, num_rows_, team.size());
+  const int64_t project_tasks = num_project_tasks();
+  team.for_each(project_tasks + intermediate.size(), [&](int64_t i) {
+    if (i < project_tasks)
       project_heads(i, layer, index, input_row);
     else
-      expand(i - groups, layer, input_row);
+      expand(intermediate[i - project_tasks], layer, input_row);
   });
-
-  const int64_t attend_groups = ceil_div(config_.num_attention_heads, heads_per_attend_);
-  team.for_each(query_blocks_ * attend_groups, [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
-
-  team.for_each(ceil_div(num_panels(config_.hidden_size), panels_per_task(config_.hidden_size)),
-                [&](int64_t block) { contract(block, layer, true, true); });
+  team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+  const Tiling hidden(config_.hidden_size, num_rows_, team.size());
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, true); });
 }
 
 // x = x + attention(ln1(x)); x = x + mlp(ln2(x)).
 void ForwardPass::sequential_layer(Team& team, int64_t index) const noexcept {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
-  const int64_t contract_blocks = ceil_div(num_panels(config_.hidden_size), panels_per_task(config_.hidden_size));
+  const Tiling hidden(config_.hidden_size, num_rows_, team.size());
+  const Tiling intermediate(config_.intermediate_size, num_rows_, team.size());
 
   const Normalization first[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
   const int64_t attention_row = normalize_all(team, first);
-  team.for_each(ceil_div(config_.num_attention_heads, heads_per_group_),
-                [&](int64_t i) { project_heads(i, layer, index, attention_row); });
-  team.for_each(query_blocks_ * ceil_div(config_.num_attention_heads, heads_per_attend_),
-                [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
-  team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, true, false); });
+  team.for_each(num_project_tasks(), [&](int64_t i) { project_heads(i, layer, index, attention_row); });
+  team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, false); });
 
   const Normalization second[] = {{layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
   const int64_t mlp_row = normalize_all(team, second);
-  team.for_each(ceil_div(num_panels(config_.intermediate_size), panels_per_task(config_.intermediate_size)),
-                [&](int64_t block) { expand(block, layer, mlp_row); });
-  team.for_each(contract_blocks, [&](int64_t block) { contract(block, layer, false, true); });
+  team.for_each(intermediate.size(), [&](int64_t i) { expand(intermediate[i], layer, mlp_row); });
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, false, true); });
 }
 
 void ForwardPass::head(Team& team) const noexcept {
@@ -123,10 +118,9 @@ void ForwardPass::head(Team& team) const noexcept {
   }
   if (!few) team.barrier();
 
-  const int64_t panels = num_panels(config_.vocab_size), step = panels_per_task(config_.vocab_size);
-  team.for_each(ceil_div(panels, step), [&](int64_t block) {
-    matmul(weights_.embed_out, workspace_.head_input, input_row, block * step, std::min(panels, (block + 1) * step), logits_,
-           config_.vocab_size, num_logits_);
+  const Tiling vocab(config_.vocab_size, num_logits_, team.size());
+  team.for_each(vocab.size(), [&](int64_t i) {
+    matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], logits_, config_.vocab_size);
   });
 }
 
@@ -152,19 +146,34 @@ int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> no
   return 0;
 }
 
-// query_key_value for a group of heads, rotated; keys and values go to the caches.
-void ForwardPass::project_heads(int64_t group, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept {
+int64_t ForwardPass::num_project_tasks() const noexcept {
+  return ceil_div(config_.num_attention_heads, heads_per_group_) * ceil_div(num_rows_, kRowsPerTile);
+}
+
+// query_key_value for a group of heads and a block of rows, rotated; keys and values go to the caches.
+void ForwardPass::project_heads(int64_t task, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept {
   const Activations& output = workspace_.query_key_value;
   const int64_t head_dim = config_.head_dim(), head_outputs = 3 * head_dim;
-  const int64_t head_begin = group * heads_per_group_;
+  const int64_t row_blocks = ceil_div(num_rows_, kRowsPerTile);
+  const int64_t head_begin = task / row_blocks * heads_per_group_;
   const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_group_);
-  matmul(layer.query_key_value, workspace_.attention_input, input_row, head_begin * head_outputs / kPanelWidth,
-         ceil_div(head_end * head_outputs, kPanelWidth), output.row(0), output.stride(), num_rows_);
+  const int64_t row_begin = task % row_blocks * kRowsPerTile, row_end = std::min(num_rows_, row_begin + kRowsPerTile);
+  const Tile tile = {head_begin * head_outputs / kPanelWidth, ceil_div(head_end * head_outputs, kPanelWidth), row_begin,
+                     row_end};
+  matmul(layer.query_key_value, workspace_.attention_input, input_row, tile, output.row(0), output.stride());
 
-  for (const Segment& segment : segments_) {
+  for (const Segment& whole : segments_) {
+    const int64_t begin = std::max(row_begin, whole.first_row);
+    const int64_t end = std::min(row_end, whole.first_row + static_cast<int64_t>(whole.tokens.size()));
+    if (begin >= end) continue;
+    Segment segment = whole;  // its rows within the block
+    segment.tokens =
+        whole.tokens.subspan(static_cast<std::size_t>(begin - whole.first_row), static_cast<std::size_t>(end - begin));
+    segment.first_position = whole.first_position + (begin - whole.first_row);
+    segment.first_row = begin;
     for (int64_t head = head_begin; head < head_end; ++head) {
-      for (int64_t i = 0; i < static_cast<int64_t>(segment.tokens.size()); ++i) {
-        float* query = output.row(segment.first_row + i) + head * head_outputs;
+      for (int64_t i = 0; i < end - begin; ++i) {
+        float* query = output.row(begin + i) + head * head_outputs;
         const float* cos = rotary_.cos(segment.first_position + i);
         const float* sin = rotary_.sin(segment.first_position + i);
         kernels_.rotary(query, cos, sin, rotary_.half());
@@ -194,6 +203,10 @@ void ForwardPass::store_keys_values(int64_t layer, int64_t head, const Segment& 
     key += count * rows.stride();
     position += count;
   }
+}
+
+int64_t ForwardPass::num_attend_tasks() const noexcept {
+  return query_blocks_ * ceil_div(config_.num_attention_heads, heads_per_attend_);
 }
 
 // A block of queries of one segment against the cache, for a group of heads. Later blocks see more keys and go first.
@@ -227,31 +240,28 @@ void ForwardPass::attend(int64_t task, int64_t index, const LinearWeights& next,
       workspace_.attention.quantize(kernels_, r, head_begin * head_dim, head_end * head_dim);
 }
 
-// dense_h_to_4h and the activation, for a block of outputs.
-void ForwardPass::expand(int64_t block, const LayerWeights& layer, int64_t input_row) const noexcept {
+// dense_h_to_4h and the activation, for a tile of outputs.
+void ForwardPass::expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept {
   const Activations& output = workspace_.intermediate;
-  const int64_t step = panels_per_task(config_.intermediate_size);
-  const int64_t panel_end = std::min(num_panels(config_.intermediate_size), (block + 1) * step);
-  const int64_t begin = block * step * kPanelWidth, end = std::min<int64_t>(config_.intermediate_size, panel_end * kPanelWidth);
-  matmul(layer.dense_h_to_4h, workspace_.mlp_input, input_row, block * step, panel_end, output.row(0), output.stride(),
-         num_rows_);
-  for (int64_t row = 0; row < num_rows_; ++row) {
+  const int64_t begin = tile.panel_begin * kPanelWidth;
+  const int64_t end = std::min<int64_t>(config_.intermediate_size, tile.panel_end * kPanelWidth);
+  matmul(layer.dense_h_to_4h, workspace_.mlp_input, input_row, tile, output.row(0), output.stride());
+  for (int64_t row = tile.row_begin; row < tile.row_end; ++row) {
     kernels_.activation(config_.hidden_act, output.row(row) + begin, end - begin);
     if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, row, begin, end);
   }
 }
 
-// attention.dense, dense_4h_to_h or both, added to the residual stream, for a block of outputs. With both, the sums go in
+// attention.dense, dense_4h_to_h or both, added to the residual stream, for a tile of outputs. With both, the sums go in
 // transformers' order: (mlp + attention) + residual.
-void ForwardPass::contract(int64_t block, const LayerWeights& layer, bool attention, bool mlp) const noexcept {
-  const int64_t step = panels_per_task(config_.hidden_size);
-  const int64_t panel_end = std::min(num_panels(config_.hidden_size), (block + 1) * step);
-  const int64_t begin = block * step * kPanelWidth, n = std::min<int64_t>(config_.hidden_size, panel_end * kPanelWidth) - begin;
+void ForwardPass::contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp) const noexcept {
+  const int64_t begin = tile.panel_begin * kPanelWidth;
+  const int64_t n = std::min<int64_t>(config_.hidden_size, tile.panel_end * kPanelWidth) - begin;
   const Activations& a = workspace_.attention_output;
   const Activations& m = workspace_.mlp_output;
-  if (attention) matmul(layer.dense, workspace_.attention, 0, block * step, panel_end, a.row(0), a.stride(), num_rows_);
-  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, 0, block * step, panel_end, m.row(0), m.stride(), num_rows_);
-  for (int64_t row = 0; row < num_rows_; ++row) {
+  if (attention) matmul(layer.dense, workspace_.attention, 0, tile, a.row(0), a.stride());
+  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, 0, tile, m.row(0), m.stride());
+  for (int64_t row = tile.row_begin; row < tile.row_end; ++row) {
     float* update = (mlp ? m : a).row(row) + begin;
     if (attention && mlp) kernels_.add(update, a.row(row) + begin, n, update);
     float* residual = workspace_.residual.row(row) + begin;
@@ -259,24 +269,19 @@ void ForwardPass::contract(int64_t block, const LayerWeights& layer, bool attent
   }
 }
 
-void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t panel_begin,
-                         int64_t panel_end, float* output, int64_t output_stride, int64_t num_rows) const noexcept {
+void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, const Tile& tile,
+                         float* output, int64_t output_stride) const noexcept {
+  const int64_t first = input_row + tile.row_begin;
   kernels_.matmul({.weights = linear.weight,
-                   .panel_begin = panel_begin,
-                   .panel_end = panel_end,
-                   .num_rows = num_rows,
-                   .x = input.row(input_row),
+                   .panel_begin = tile.panel_begin,
+                   .panel_end = tile.panel_end,
+                   .num_rows = tile.num_rows(),
+                   .x = input.row(first),
                    .x_stride = input.stride(),
-                   .quantized_x = quantizes(linear) ? input.quantized(input_row) : QuantizedRows{},
+                   .quantized_x = quantizes(linear) ? input.quantized(first) : QuantizedRows{},
                    .bias = linear.bias,
-                   .y = output,
+                   .y = output + tile.row_begin * output_stride,
                    .y_stride = output_stride});
-}
-
-// Enough tasks for threads to share evenly, in multiples of the kernels' widest run of panels.
-int64_t ForwardPass::panels_per_task(int64_t outputs) const noexcept {
-  constexpr int64_t kWidestRun = 8, kTasks = 16, kMostPanels = 64;
-  return std::clamp(round_up(num_panels(outputs) / kTasks, kWidestRun), kWidestRun, kMostPanels);
 }
 
 }  // namespace pythia

@@ -8,6 +8,7 @@
 #include "common/thread_pool.h"
 #include "model/kv_cache.h"
 #include "model/rotary.h"
+#include "model/tiling.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 
@@ -49,17 +50,19 @@ class ForwardPass {
   // Normalizes all rows and returns the first output row that this thread reads.
   int64_t normalize_all(Team& team, std::span<const Normalization> normalizations) const noexcept;
 
-  // Steps of a layer. A step over panels or heads is a number of tasks and a function of one, so that two can share a phase.
-  // `input_row` is the first row of the normalized input.
-  void project_heads(int64_t group, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept;
+  // Steps of a layer. A step is a number of tasks and a function of one, so that two can share a phase. `input_row` is the
+  // first row of the normalized input.
+  int64_t num_project_tasks() const noexcept;
+  void project_heads(int64_t task, const LayerWeights& layer, int64_t index, int64_t input_row) const noexcept;
+  int64_t num_attend_tasks() const noexcept;
   void attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept;
-  void expand(int64_t block, const LayerWeights& layer, int64_t input_row) const noexcept;
-  void contract(int64_t block, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
+  void expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept;
+  void contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
 
-  void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t panel_begin, int64_t panel_end,
-              float* output, int64_t output_stride, int64_t num_rows) const noexcept;
+  // output [rows of the pass, outputs] at the tile; `input_row` is the input's row for the pass's first row.
+  void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, const Tile& tile, float* output,
+              int64_t output_stride) const noexcept;
   void store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept;
-  int64_t panels_per_task(int64_t outputs) const noexcept;
 
   const Config& config_;
   const ModelWeights& weights_;
