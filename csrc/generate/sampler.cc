@@ -13,6 +13,9 @@ namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
+// How far below the best score keep_top_p looks, one try after the other.
+constexpr float kTopPDepths[] = {2, 4, 6, 8, 10, 13, 16, -kLowest};
+
 [[noreturn]] void throw_no_token() {
   throw std::invalid_argument(
       "[generate] the model gave no usable logits (all are NaN or -infinity), expected numbers: check the checkpoint's "
@@ -69,15 +72,12 @@ std::span<const float> Sampler::apply_penalties(std::span<const float> logits, c
 
 void Sampler::apply_filters(std::span<const float> scores, const SamplingOptions& options) {
   scores_ = scores;
+  temperature_ = options.temperature;
   listed_ = false;
-  if (options.temperature != 1.0f) {
-    scaled_.resize(scores.size());
-    for (size_t i = 0; i < scores.size(); ++i) scaled_[i] = scores[i] / options.temperature;
-    scores_ = scaled_;
-  }
-  largest_ = block_maxima(scores_, maxima_);
+  // Division keeps the order of scores, so it can wait until a score is looked at: quotients of maxima are maxima of quotients.
+  largest_ = block_maxima(scores_, maxima_) / temperature_;
+  for (float& maximum : maxima_) maximum /= temperature_;
   if (!std::isfinite(largest_)) {
-    scores_ = scores;
     keep_largest();
     return;
   }
@@ -91,17 +91,24 @@ void Sampler::apply_filters(std::span<const float> scores, const SamplingOptions
 void Sampler::collect(float threshold) {
   candidates_.ids.clear();
   candidates_.scores.clear();
+  int32_t ids[kScoreBlock];
+  float scores[kScoreBlock];
   for (size_t b = 0; b < maxima_.size(); ++b) {
     if (!(maxima_[b] >= threshold)) continue;
-    const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, scores_.size());
-    for (size_t i = begin; i < end; ++i) {
-      if (!(scores_[i] >= threshold && scores_[i] > kLowest)) continue;
-      candidates_.ids.push_back(static_cast<int32_t>(i));
-      candidates_.scores.push_back(scores_[i]);
+    const size_t begin = b * kScoreBlock, size = std::min<size_t>(kScoreBlock, scores_.size() - begin);
+    for (size_t i = 0; i < size; ++i) scores[i] = scores_[begin + i] / temperature_;
+    size_t found = 0;
+    for (size_t i = 0; i < size; ++i) {
+      const float score = scores[i];
+      ids[found] = static_cast<int32_t>(begin + i);
+      scores[found] = score;                              // found <= i: in place
+      found += (score >= threshold) & (score > kLowest);  // no branch: which scores pass cannot be predicted
     }
+    candidates_.ids.insert(candidates_.ids.end(), ids, ids + found);
+    candidates_.scores.insert(candidates_.scores.end(), scores, scores + found);
   }
   candidates_.exps.resize(candidates_.ids.size());
-  exp_scores(kernels_, candidates_.scores.data(), static_cast<int64_t>(candidates_.scores.size()), largest_,
+  exp_scores(kernels_, candidates_.scores.data(), static_cast<int64_t>(candidates_.scores.size()), 1.0f, largest_,
              candidates_.exps.data());
   listed_ = true;
 }
@@ -125,34 +132,28 @@ void Sampler::compact(Keep&& keep) {
 // Where infinite logits, or a temperature so low that the scores overflow, leave no finite maximum: the limit, a draw among the
 // equal largest scores.
 void Sampler::keep_largest() {
+  temperature_ = 1.0f;
   largest_ = block_maxima(scores_, maxima_);
   if (largest_ == kLowest) throw_no_token();
   collect(largest_);
   std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
 }
 
-void Sampler::keep_top_k(int64_t k) { collect(kth_largest(scores_, maxima_, k, scratch_)); }
-
-// A score below that of every token at least `ratio` times as likely as the most likely one; for skipping the rest early.
-float Sampler::score_of_probability_ratio(double ratio) const {
-  const float ratio32 = std::max(static_cast<float>(ratio), std::numeric_limits<float>::min());
-  float log_ratio = 0;
-  kernels_.log(&ratio32, 1, &log_ratio);
-  const float margin = 1e-3f + 1e-6f * std::abs(largest_);  // far above the rounding of exp, log and this sum
-  return largest_ + log_ratio - margin;
-}
+void Sampler::keep_top_k(int64_t k) { collect(kth_largest(scores_, temperature_, maxima_, k, scratch_)); }
 
 void Sampler::keep_top_p(double top_p) {
-  int64_t total = 0;
-  if (listed_) {
-    total = total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
-  } else {
-    // Tokens lighter than (1 - top_p) / vocab_size of the total weigh less than 1 - top_p of it together: none is kept.
-    total = softmax_total(kernels_, scores_, largest_);
-    const double lightest = (1.0 - top_p) * static_cast<double>(total) / static_cast<double>(scores_.size());
-    collect(score_of_probability_ratio(std::ldexp(lightest, -kWeightBits)));
-  }
+  const auto listed_total = [&] {
+    return total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
+  };
+  const int64_t total = listed_ ? listed_total() : softmax_total(kernels_, scores_, temperature_, largest_);
   const int64_t target = std::clamp(static_cast<int64_t>(std::ceil(top_p * static_cast<double>(total))), int64_t{1}, total);
+  if (!listed_) {
+    // Where the tokens above a threshold have the mass, those below are not kept. Few need to be looked at, most of the time.
+    for (const float depth : kTopPDepths) {
+      collect(largest_ - depth);
+      if (listed_total() >= target) break;
+    }
+  }
   elements_.clear();
   for (size_t i = 0; i < candidates_.ids.size(); ++i)
     elements_.push_back({-candidates_.scores[i], to_weight(candidates_.exps[i])});
@@ -171,8 +172,14 @@ void Sampler::keep_top_p(double top_p) {
 }
 
 void Sampler::keep_min_p(double min_p) {
-  if (!listed_) collect(score_of_probability_ratio(min_p));
   const float min_exp = static_cast<float>(min_p);  // the most likely token's is 1
+  if (!listed_) {
+    // A threshold below the exact one, which the exps decide, by far more than exp, log and this sum round.
+    const float positive = std::max(min_exp, std::numeric_limits<float>::min());
+    float log_min = 0;
+    kernels_.log(&positive, 1, &log_min);
+    collect(largest_ + log_min - (1e-3f + 1e-6f * std::abs(largest_)));
+  }
   compact([&](size_t i) { return candidates_.exps[i] >= min_exp; });
 }
 
@@ -197,13 +204,13 @@ void Sampler::keep_typical(double typical_p) {
 
 // Draws walk the tokens in order of their ids: the token whose weights hold the drawn integer.
 int32_t Sampler::draw_from_all(const DrawKey& draw) {
-  const int64_t total = softmax_total(kernels_, scores_, largest_, &chunk_totals_);
+  const int64_t total = softmax_total(kernels_, scores_, temperature_, largest_, &chunk_totals_);
   int64_t remaining = static_cast<int64_t>(uniform_below(static_cast<uint64_t>(total), draw));
   size_t chunk = 0;
   while (remaining >= chunk_totals_[chunk]) remaining -= chunk_totals_[chunk++];
   const size_t begin = chunk * kSoftmaxChunk, size = std::min<size_t>(kSoftmaxChunk, scores_.size() - begin);
   alignas(64) float exps[kSoftmaxChunk];
-  exp_scores(kernels_, scores_.data() + begin, static_cast<int64_t>(size), largest_, exps);
+  exp_scores(kernels_, scores_.data() + begin, static_cast<int64_t>(size), temperature_, largest_, exps);
   size_t i = 0;
   while (remaining >= to_weight(exps[i])) remaining -= to_weight(exps[i++]);
   return static_cast<int32_t>(begin + i);

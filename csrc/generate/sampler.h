@@ -67,14 +67,13 @@ class Sampler {
   void keep_typical(double typical_p);
   template <class Keep>
   void compact(Keep&& keep);
-  float score_of_probability_ratio(double ratio) const;
   int32_t draw_from_all(const DrawKey& draw);
   int32_t draw_from_candidates(const DrawKey& draw) const;
 
   const KernelTable& kernels_;
   std::vector<float> edited_;  // logits with biases and penalties, where there are any
-  std::vector<float> scaled_;  // scores over the temperature, where it is not 1
   std::span<const float> scores_;
+  float temperature_ = 1;      // what follows is about scores_ / temperature_
   std::vector<float> maxima_;  // of scores_, by block
   float largest_ = 0;          // of scores_
   bool listed_ = false;        // candidates_ holds what is left; otherwise all tokens are

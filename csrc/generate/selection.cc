@@ -9,7 +9,26 @@ namespace pythia {
 namespace {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-constexpr int64_t kLanes = 16;  // enough independent maxima for any vector width
+
+// b where a is NaN.
+float larger(float a, float b) { return a > b ? a : b; }
+
+template <int64_t kWidth>
+void fold(float* maxima) {
+  for (int64_t i = 0; i < kWidth; ++i) maxima[i] = larger(maxima[i + kWidth], maxima[i]);
+  if constexpr (kWidth > 1) fold<kWidth / 2>(maxima);
+}
+
+// Many lanes side by side, then halved until one is left: short loops that compilers vectorize for any machine.
+float block_max(const float* x) {
+  constexpr int64_t kLanes = 32;
+  float maxima[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) maxima[i] = kLowest;
+  for (int64_t begin = 0; begin < kScoreBlock; begin += kLanes)
+    for (int64_t i = 0; i < kLanes; ++i) maxima[i] = larger(x[begin + i], maxima[i]);
+  fold<kLanes / 2>(maxima);
+  return maxima[0];
+}
 
 // 2^14 as a double has its unit in the last place at 2^-38, so e + 2^14 has round_half_even(2^38 e) in its low bits.
 static_assert(kWeightBits == 38);
@@ -20,15 +39,10 @@ int64_t shifted_bits(float e) { return std::bit_cast<int64_t>(static_cast<double
 }  // namespace
 
 float max_score(const float* x, int64_t n) {
-  float lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, kLowest);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (int64_t j = 0; j < kLanes; ++j) lanes[j] = x[i + j] > lanes[j] ? x[i + j] : lanes[j];
-  for (; i < n; ++i) lanes[0] = x[i] > lanes[0] ? x[i] : lanes[0];
-  for (int64_t width = kLanes / 2; width > 0; width /= 2)
-    for (int64_t j = 0; j < width; ++j) lanes[j] = lanes[j + width] > lanes[j] ? lanes[j + width] : lanes[j];
-  return lanes[0];
+  float largest = kLowest;
+  for (; n >= kScoreBlock; x += kScoreBlock, n -= kScoreBlock) largest = larger(block_max(x), largest);
+  for (int64_t i = 0; i < n; ++i) largest = larger(x[i], largest);
+  return largest;
 }
 
 float block_maxima(std::span<const float> scores, std::vector<float>& maxima) {
@@ -55,7 +69,8 @@ int64_t argmax(std::span<const float> scores) {
   return std::find(scores.begin() + best_block, scores.end(), largest) - scores.begin();
 }
 
-float kth_largest(std::span<const float> scores, std::span<const float> maxima, int64_t k, std::vector<float>& scratch) {
+float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,
+                  std::vector<float>& scratch) {
   scratch.clear();
   float bound = kLowest;
   if (k <= static_cast<int64_t>(maxima.size())) {
@@ -69,7 +84,7 @@ float kth_largest(std::span<const float> scores, std::span<const float> maxima, 
     if (maxima[b] < bound) continue;
     const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, scores.size());
     for (size_t i = begin; i < end; ++i)
-      if (scores[i] >= bound) scratch.push_back(scores[i]);
+      if (const float score = scores[i] / divisor; score >= bound) scratch.push_back(score);
   }
   if (k > static_cast<int64_t>(scratch.size())) return kLowest;  // only with NaN among the scores
   std::nth_element(scratch.begin(), scratch.begin() + (k - 1), scratch.end(), std::greater<>());
@@ -85,35 +100,35 @@ int64_t total_weight(const float* e, int64_t n) {
   return static_cast<int64_t>(total - static_cast<uint64_t>(n) * std::bit_cast<uint64_t>(kWeightShift));
 }
 
-MassThreshold select_by_mass(std::span<WeightedKey> elements, int64_t target) {
+MassThreshold select_by_mass(std::vector<WeightedKey>& elements, int64_t target) {
+  std::vector<WeightedKey> smaller, larger;
   int64_t mass_before = 0;
   for (;;) {
-    // Median of three as the pivot; then [smaller | equal | greater], as in quickselect, with the masses of the parts.
+    // Quickselect with masses, the pivot a median of three. No branch looks at a key: none could be predicted.
     const float a = elements.front().key, b = elements[elements.size() / 2].key, c = elements.back().key;
     const float pivot = std::max(std::min(a, b), std::min(std::max(a, b), c));
-    size_t equal_begin = 0, equal_end = 0;
+    smaller.resize(elements.size());
+    larger.resize(elements.size());
+    size_t num_smaller = 0, num_larger = 0;
     int64_t smaller_mass = 0, equal_mass = 0;
-    for (size_t i = 0; i < elements.size(); ++i) {
-      const WeightedKey element = elements[i];
-      if (element.key > pivot) continue;
-      elements[i] = elements[equal_end];
-      if (element.key < pivot) {
-        elements[equal_end] = elements[equal_begin];
-        elements[equal_begin++] = element;
-        smaller_mass += element.weight;
-      } else {
-        elements[equal_end] = element;
-        equal_mass += element.weight;
-      }
-      ++equal_end;
+    for (const WeightedKey element : elements) {
+      const bool is_smaller = element.key<pivot, is_larger = element.key> pivot;
+      smaller[num_smaller] = element;
+      larger[num_larger] = element;
+      num_smaller += is_smaller;
+      num_larger += is_larger;
+      smaller_mass += is_smaller ? element.weight : 0;
+      equal_mass += is_smaller || is_larger ? 0 : element.weight;
     }
     if (mass_before + smaller_mass >= target) {
-      elements = elements.first(equal_begin);
-    } else if (mass_before + smaller_mass + equal_mass >= target || equal_end == elements.size()) {
+      smaller.resize(num_smaller);
+      elements.swap(smaller);
+    } else if (mass_before + smaller_mass + equal_mass >= target || num_larger == 0) {
       return {pivot, mass_before + smaller_mass};
     } else {
       mass_before += smaller_mass + equal_mass;
-      elements = elements.subspan(equal_end);
+      larger.resize(num_larger);
+      elements.swap(larger);
     }
   }
 }

@@ -20,8 +20,10 @@ float block_maxima(std::span<const float> scores, std::vector<float>& maxima);
 // The lowest index of the largest score, as torch.argmax; NaN is ignored. -1 if no score is above -infinity.
 int64_t argmax(std::span<const float> scores);
 
-// The k-th largest score (1 <= k <= size), ignoring NaN. `maxima` are the scores' block maxima, `scratch` is overwritten.
-float kth_largest(std::span<const float> scores, std::span<const float> maxima, int64_t k, std::vector<float>& scratch);
+// The k-th largest of scores[i] / divisor (1 <= k <= size, divisor > 0), ignoring NaN. `maxima` are the block maxima of these
+// quotients, `scratch` is overwritten.
+float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,
+                  std::vector<float>& scratch);
 
 // Probabilities as integers: probability i is weight i / (sum of weights). Sums of integers do not depend on their order, so
 // whatever is decided by a mass is the same on every machine. 2^38 keeps the sum over 2^24 tokens, the format's largest
@@ -45,7 +47,7 @@ struct MassThreshold {
 };
 
 // Adds weights in ascending order of keys until `target` (1 <= target <= sum) is reached, in linear time on average.
-// Reorders `elements`, which must not be empty and must not hold NaN.
-MassThreshold select_by_mass(std::span<WeightedKey> elements, int64_t target);
+// Destroys `elements`, which must not be empty and must not hold NaN.
+MassThreshold select_by_mass(std::vector<WeightedKey>& elements, int64_t target);
 
 }  // namespace pythia

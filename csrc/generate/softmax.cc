@@ -8,15 +8,20 @@
 
 namespace pythia {
 
-void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float largest, float* exps) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float difference = scores[i] - largest;
-    exps[i] = difference <= 0.0f ? difference : -std::numeric_limits<float>::infinity();  // NaN compares false
+void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float temperature, float largest, float* exps) {
+  const auto exponent = [largest](float score) {
+    const float difference = score - largest;
+    return difference <= 0.0f ? difference : -std::numeric_limits<float>::infinity();  // NaN compares false
+  };
+  if (temperature == 1.0f) {  // the same without the slow division
+    for (int64_t i = 0; i < n; ++i) exps[i] = exponent(scores[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) exps[i] = exponent(scores[i] / temperature);
   }
   kernels.exp(exps, n, exps);
 }
 
-int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float largest,
+int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float temperature, float largest,
                       std::vector<int64_t>* chunk_totals) {
   if (chunk_totals) chunk_totals->clear();
   const int64_t n = static_cast<int64_t>(scores.size());
@@ -24,7 +29,7 @@ int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores,
   alignas(64) float exps[kSoftmaxChunk];
   for (int64_t begin = 0; begin < n; begin += kSoftmaxChunk) {
     const int64_t size = std::min(kSoftmaxChunk, n - begin);
-    exp_scores(kernels, scores.data() + begin, size, largest, exps);
+    exp_scores(kernels, scores.data() + begin, size, temperature, largest, exps);
     const int64_t chunk_total = total_weight(exps, size);
     if (chunk_totals) chunk_totals->push_back(chunk_total);
     total += chunk_total;
@@ -42,14 +47,14 @@ float log_total(const KernelTable& kernels, int64_t total) {
 LogSoftmax::LogSoftmax(const KernelTable& kernels, std::span<const float> logits, std::vector<float>& maxima)
     : logits_(logits), largest_(block_maxima(logits, maxima)) {
   maxima_ = maxima;
-  log_total_ = log_total(kernels, softmax_total(kernels, logits, largest_));
+  log_total_ = log_total(kernels, softmax_total(kernels, logits, 1.0f, largest_));
 }
 
 std::vector<TokenLogprob> LogSoftmax::top(int64_t n, std::vector<float>& scratch) const {
   n = std::min(n, static_cast<int64_t>(logits_.size()));
   std::vector<TokenLogprob> best;
   if (n <= 0) return best;
-  const float bound = kth_largest(logits_, maxima_, n, scratch);
+  const float bound = kth_largest(logits_, 1.0f, maxima_, n, scratch);
   for (size_t b = 0; b < maxima_.size(); ++b) {
     if (maxima_[b] < bound) continue;
     const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, logits_.size());

@@ -12,12 +12,12 @@ namespace pythia {
 // Scores are exponentiated in chunks of this many, which stay in the first-level cache.
 inline constexpr int64_t kSoftmaxChunk = 1024;
 
-// exp(scores[i] - largest) for i in [0, n), none above `largest`; 0 for NaN.
-void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float largest, float* exps);
+// exp(scores[i] / temperature - largest) for i in [0, n), where no quotient is above `largest`; 0 for NaN.
+void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float temperature, float largest, float* exps);
 
-// The sum of to_weight(exp(score - largest)) over all scores; `largest` is their finite maximum. With `chunk_totals`, the sum
-// of each chunk too.
-int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float largest,
+// The sum of to_weight of exp_scores over all scores; `largest` is the finite maximum of the quotients. With `chunk_totals`,
+// the sum of each chunk too.
+int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float temperature, float largest,
                       std::vector<int64_t>* chunk_totals = nullptr);
 
 // log(total / 2^kWeightBits).
