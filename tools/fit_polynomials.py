@@ -1,0 +1,82 @@
+#!/usr/bin/env python3
+"""Fit the polynomials of csrc/kernels/elementwise.inl and print them as C++ constants.
+
+Near-minimax fits by Lawson's iteratively reweighted least squares on a Chebyshev grid, in float64 from 40-digit
+references, then rounded to float32. Needs numpy and mpmath. The committed constants came from this script.
+"""
+
+import mpmath
+import numpy as np
+
+mpmath.mp.dps = 40
+
+
+def fit(function, low, high, degree, weight=None, nodes=400):
+    """Coefficients c of sum c[i] t**i closest to function(t) on [low, high], relative to weight(t)."""
+    t = (low + high) / 2 + (high - low) / 2 * np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
+    target = np.array([float(function(mpmath.mpf(float(v)))) for v in t])
+    scale = np.array([float(weight(mpmath.mpf(float(v)))) if weight else 1.0 for v in t])
+    basis = np.vander(t, degree + 1, increasing=True)
+    lawson = np.ones(nodes) / nodes
+    best, best_error = None, np.inf
+    for _ in range(200):
+        w = np.sqrt(lawson) * scale
+        c, *_ = np.linalg.lstsq(basis * w[:, None], target * w, rcond=None)
+        error = np.abs((basis @ c - target) * scale)
+        if error.max() < best_error:
+            best, best_error = c, error.max()
+        lawson *= error + 1e-300
+        lawson /= lawson.sum()
+    return best, best_error
+
+
+def show(name, coefficients, error):
+    """Print one C++ array, lowest power first, with the fit's own weighted error."""
+    values = ", ".join(np.format_float_scientific(np.float32(c), unique=True) + "f" for c in coefficients)
+    print(f"// weighted error of the fit {error:.2g}\ninline constexpr float {name}[] = {{{values}}};")
+
+
+def main():
+    """Print every polynomial."""
+    half_ln2 = float(mpmath.log(2) / 2) * 1.0005
+    # exp(r) = 1 + r + r^2 P(r)
+    show(
+        "kExp",
+        *fit(
+            lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 5, lambda r: r * r
+        ),
+    )
+    # erf(x) = x + x P(x^2), |x| < kErfSplit
+    split = 0.9375
+    show(
+        "kErfSmall",
+        *fit(
+            lambda s: mpmath.erf(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1 if s else 2 / mpmath.sqrt(mpmath.pi) - 1,
+            1e-30,
+            split**2,
+            6,
+            lambda s: mpmath.sqrt(s) / mpmath.erf(mpmath.sqrt(s)),
+        ),
+    )
+    # erf(x) = 1 - exp(-P(x)), kErfSplit <= x < 4
+    show("kErfLarge", *fit(lambda x: -mpmath.log(mpmath.erfc(x)), split, 4.0, 9, lambda x: mpmath.erfc(x)))
+    # tanh(x) = x + x^3 P(x^2), |x| < 0.625
+    show(
+        "kTanh", *fit(lambda s: (mpmath.tanh(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1) / s, 1e-12, 0.625**2, 4, lambda s: s)
+    )
+    # log(1 + f) = f - f^2/2 + f^3 P(f)
+    low, high = float(mpmath.sqrt(0.5)) - 1, float(mpmath.sqrt(2)) - 1
+    show(
+        "kLog",
+        *fit(
+            lambda f: (mpmath.log1p(f) - f + f * f / 2) / f**3 if abs(f) > 1e-9 else mpmath.mpf(1) / 3,
+            low,
+            high,
+            8,
+            lambda f: f**3 / mpmath.log1p(f),
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
