@@ -13,6 +13,7 @@ from pythia_cpu._convert import ConversionReport, convert
 from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._generation import Generation, Token, TokenStream
 from pythia_cpu._model import Config, Model, load
+from pythia_cpu._session import Session
 from pythia_cpu._tokenizer import Tokenizer
 
 __version__ = _version("pythia-cpu")
@@ -24,6 +25,7 @@ __all__ = [
     "FormatError",
     "Generation",
     "Model",
+    "Session",
     "Token",
     "TokenStream",
     "Tokenizer",

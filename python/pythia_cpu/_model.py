@@ -18,9 +18,9 @@ from pythia_cpu._arguments import Prompt, Prompts, TokenIds, integer, is_batch, 
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
 from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate
+from pythia_cpu._session import Session, append_in_chunks
 from pythia_cpu._tokenizer import Tokenizer
 
-_CHUNK_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
 _MAX_THREADS = 4096
 
 
@@ -139,11 +139,11 @@ class Model:
 
     def _logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         cache = _core.KvCache(self._core, len(ids))
-        logits = np.empty((len(ids), self._file.config["vocab_size"]), np.float32)
-        for begin in range(0, len(ids), _CHUNK_TOKENS):
-            chunk = ids[begin : begin + _CHUNK_TOKENS]
-            logits[begin : begin + len(chunk)] = self._core.forward([(cache, chunk, len(chunk))])
-        return logits
+        return append_in_chunks(self._core, cache, ids, self._file.config["vocab_size"])
+
+    def session(self) -> Session:
+        """An empty sequence that grows token by token, can be cut and copied, and never computes a token twice."""
+        return Session(self._core)
 
     def _sequence(self, name: str, tokens: object) -> npt.NDArray[np.int32]:
         """One sequence of ids that the model can read whole."""

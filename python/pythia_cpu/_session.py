@@ -1,0 +1,109 @@
+"""A sequence that grows: its keys and values are kept, so only new tokens are computed."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+from pythia_cpu._arguments import TokenIds, integer, token_ids
+
+CHUNK_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
+
+
+def append_in_chunks(
+    model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[np.int32], vocab_size: int
+) -> npt.NDArray[np.float32]:
+    """Logits ``[len(ids), vocab_size]`` of ids that go into a cache. On an error the cache is as it was."""
+    logits = np.empty((len(ids), vocab_size), np.float32)
+    length = cache.length
+    try:
+        for begin in range(0, len(ids), CHUNK_TOKENS):
+            chunk = ids[begin : begin + CHUNK_TOKENS]
+            logits[begin : begin + len(chunk)] = model.forward([(cache, chunk, len(chunk))])
+    except BaseException:
+        cache.truncate(length)
+        raise
+    return logits
+
+
+class Session:
+    """A growing sequence of tokens; ``Model.session`` makes these.
+
+    The logits are, bit for bit, those of ``Model.logits`` for the whole sequence, however it was cut into calls. Memory
+    follows the length: 2 x layers x hidden_size float32 numbers for each token. Safe to use from several threads, whose
+    calls run one after the other; sessions of one model do not touch each other.
+    """
+
+    def __init__(self, model: _core.Model) -> None:
+        """An empty sequence."""
+        self._model = model
+        config = model.file.config
+        self._vocab_size: int = config["vocab_size"]
+        self._context_length: int = config["max_position_embeddings"]
+        self._cache = _core.KvCache(model)
+        self._tokens: list[int] = []
+        self._lock = threading.RLock()
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids so far, a copy."""
+        with self._lock:
+            return list(self._tokens)
+
+    def __len__(self) -> int:
+        """How many tokens there are so far."""
+        return len(self._tokens)
+
+    def append(self, tokens: TokenIds) -> npt.NDArray[np.float32]:
+        """Adds tokens to the end.
+
+        Args:
+            tokens: token ids ``[n]``; n may be 0.
+
+        Returns:
+            float32 ``[n, vocab_size]``; row i is the prediction after all tokens up to the i-th new one.
+
+        Raises:
+            ValueError: an id that is not one of the model's, or more tokens than the context holds; nothing is added.
+        """
+        ids = token_ids("tokens", tokens, self._vocab_size)
+        with self._lock:
+            if len(self._tokens) + len(ids) > self._context_length:
+                raise ValueError(
+                    f"the session has {len(self._tokens)} tokens and tokens holds {len(ids)} more, but the model's "
+                    f"context holds {self._context_length}: append fewer, or truncate first"
+                )
+            logits = append_in_chunks(self._model, self._cache, ids, self._vocab_size)
+            self._tokens += ids.tolist()
+        return logits
+
+    def truncate(self, n: int) -> None:
+        """Forgets all tokens but the first ``n``.
+
+        Raises:
+            ValueError: ``n`` is no whole number from 0 to ``len(session)``.
+        """
+        with self._lock:
+            length = integer("n", n, 0, len(self._tokens))
+            self._cache.truncate(length)
+            del self._tokens[length:]
+
+    def fork(self) -> Session:
+        """A second session with the same tokens, independent of this one. Copies the keys and values and computes
+        nothing.
+        """
+        copy = Session.__new__(Session)
+        copy._model = self._model
+        copy._vocab_size, copy._context_length = self._vocab_size, self._context_length
+        copy._lock = threading.RLock()
+        with self._lock:
+            copy._cache = self._model.fork(self._cache)
+            copy._tokens = list(self._tokens)
+        return copy
+
+    def __repr__(self) -> str:
+        """How full it is."""
+        return f"Session({len(self._tokens)} of {self._context_length} tokens)"

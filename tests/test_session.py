@@ -1,0 +1,121 @@
+"""Growing sequences: the same bits as the whole sequence at once, whatever was appended, cut and copied before."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pythia_cpu
+
+TOKENS = np.random.default_rng(3).integers(0, 4096, 2049).tolist()
+
+
+@pytest.fixture(scope="module")
+def model() -> pythia_cpu.Model:
+    return pythia_cpu.load()
+
+
+@pytest.fixture(scope="module")
+def whole(model: pythia_cpu.Model) -> np.ndarray:
+    """Logits of the first tokens of TOKENS."""
+    return model.logits(TOKENS[:700])
+
+
+@pytest.mark.parametrize("cuts", [[1, 2, 3], [17], [512], [511, 513], [16, 32, 33, 600], list(range(1, 40))], ids=str)
+def test_however_it_is_cut(model: pythia_cpu.Model, whole: np.ndarray, cuts: list[int]) -> None:
+    session = model.session()
+    parts = [session.append(TOKENS[a:b]) for a, b in zip([0, *cuts], [*cuts, 700], strict=True)]
+    assert all(part.dtype == np.float32 for part in parts)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert session.tokens == TOKENS[:700]
+    assert len(session) == 700
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(["append", "truncate", "fork"]), st.integers(0, 40)), max_size=12))
+def test_any_history_gives_the_logits_of_the_tokens(model: pythia_cpu.Model, steps: list[tuple[str, int]]) -> None:
+    rng = np.random.default_rng(len(steps))
+    session, tokens = model.session(), []
+    for step, n in steps:
+        if step == "append":
+            new = rng.integers(0, 4096, n).tolist()
+            tokens += new
+            logits = session.append(new)
+            assert logits.shape == (n, 4096)
+            if n:
+                np.testing.assert_array_equal(logits, model.logits(tokens)[len(tokens) - n :])
+        elif step == "truncate":
+            n = min(n, len(tokens))
+            session.truncate(n)
+            del tokens[n:]
+        else:
+            other = session.fork()
+            session.append([1, 2, 3])  # leaves the fork alone
+            session = other
+        assert session.tokens == tokens
+
+
+def test_forks_go_their_own_ways(model: pythia_cpu.Model) -> None:
+    trunk = model.session()
+    trunk.append(TOKENS[:50])
+    forks = [trunk.fork() for _ in range(3)]
+    trunk.truncate(10)
+    for i, fork in enumerate(forks):
+        tokens = [i, i + 1]
+        np.testing.assert_array_equal(fork.append(tokens), model.logits(TOKENS[:50] + tokens)[50:])
+        assert fork.tokens == TOKENS[:50] + tokens
+    np.testing.assert_array_equal(trunk.append(TOKENS[10:12]), model.logits(TOKENS[:12])[10:])
+
+
+def test_full_context(model: pythia_cpu.Model) -> None:
+    session = model.session()
+    session.append(TOKENS[:2047])
+    with pytest.raises(ValueError, match=r"2047 tokens and tokens holds 2 more.*2048"):
+        session.append(TOKENS[:2])
+    session.append(TOKENS[2047:2048])
+    assert len(session) == model.context_length
+    with pytest.raises(ValueError, match="truncate first"):
+        session.append([1])
+    assert session.append([]).shape == (0, 4096)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [("text", "encode it first"), ([4096], "4096"), ([-1], "-1"), ([1.5], "1.5"), (None, "NoneType"), ([[1]], "list")],
+    ids=str,
+)
+def test_errors_change_nothing(model: pythia_cpu.Model, tokens: Any, message: str) -> None:
+    session = model.session()
+    session.append(TOKENS[:5])
+    with pytest.raises(ValueError, match=message):
+        session.append(tokens)
+    for n in (-1, 6, 2.0, True, None):
+        with pytest.raises(ValueError, match="n is"):
+            session.truncate(n)  # type: ignore[arg-type]
+    assert session.tokens == TOKENS[:5]
+    session.tokens.append(3)  # a copy
+    np.testing.assert_array_equal(session.append([7]), model.logits([*TOKENS[:5], 7])[5:])
+
+
+def test_threads_share_a_session(model: pythia_cpu.Model) -> None:
+    session = model.session()
+    rows: list[tuple[int, np.ndarray]] = []
+
+    def work(token: int) -> None:
+        for _ in range(20):
+            rows.append((token, session.append([token])))
+
+    threads = [threading.Thread(target=work, args=(token,)) for token in (5, 9, 13)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tokens = session.tokens
+    assert sorted(tokens) == [5] * 20 + [9] * 20 + [13] * 20
+    found = {(token, row.tobytes()) for token, row in rows}
+    assert found == {(token, row.tobytes()) for token, row in zip(tokens, model.logits(tokens), strict=True)}
