@@ -134,6 +134,23 @@ def test_quantized_weights_are_near(tmp_path: Path, weights: str) -> None:
     assert 0 < error < {"q8": 0.006, "q4": 0.09}[weights]
 
 
+@pytest.mark.parametrize(("hidden_size", "head"), [(504, "q8"), (512, "q4")])
+def test_a_small_models_q4_head_is_q8(tmp_path: Path, hidden_size: int, head: str) -> None:
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": 1,
+        "num_hidden_layers": 1,
+        "intermediate_size": 32,
+        "rotary_pct": 1.0,
+    }
+    folder = write_small(tmp_path / "c", **sizes)
+    stored = {weights: opened(folder, tmp_path / f"{weights}.pcpu", weights=weights) for weights in ("q4", "q8", "f32")}
+    assert {weights: formats(file)[HEAD] for weights, file in stored.items()} == {"q4": head, "q8": "q8", "f32": "f32"}
+    assert formats(stored["q4"])[QKV] == "q4"
+    if head == "q8":
+        np.testing.assert_array_equal(stored["q4"].read(HEAD), stored["q8"].read(HEAD))
+
+
 def test_overflow_is_refused(tmp_path: Path) -> None:
     tensors = small_tensors("float32")
     tensors[QKV][5, 7] = -70000

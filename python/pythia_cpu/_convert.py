@@ -21,7 +21,7 @@ from pythia_cpu import _core
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
-from pythia_cpu._plan import PANELS, VECTOR, TensorPlan, plan_tensors
+from pythia_cpu._plan import PANELS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._source import resolve_source
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
@@ -81,7 +81,8 @@ def convert(
 ) -> ConversionReport:
     """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint gives the same bytes on every machine.
 
-    Norms and biases are stored in float32, the embedding in the smallest lossless format.
+    Norms and biases are stored in float32, the embedding in the smallest lossless format; the output head of a small
+    model is q8 where ``weights`` is "q4".
 
     Args:
         source: a local checkpoint folder or a hub id, as in ``open_checkpoint``.
@@ -123,14 +124,14 @@ def convert_checkpoint(
             weights = _smallest_exact_format(checkpoint, [p for p in plans if p.layout == PANELS], workers)
         embedding = next(p for p in plans if p.name == _EMBEDDING)
         embedding_format = _smallest_exact_format(checkpoint, [embedding], workers)
-        formats = {VECTOR: "f32", PANELS: weights}
         with _core.PcpuWriter(str(Path(output)), config.to_core(), weights) as writer:
             writer.set_tokenizer(tokenizer_section)
             writer.set_metadata(_metadata(checkpoint, config_text, tokenizer_json))
             for plan in plans:
-                _write_tensor(checkpoint, plan, formats.get(plan.layout, embedding_format), writer, workers, bar)
+                stored = stored_format(plan, config.hidden_size, weights, embedding_format)
+                _write_tensor(checkpoint, plan, stored, writer, workers, bar)
             writer.finish()
-    stored = [plan for plan in plans if not plan.derived]
+    originals = [plan for plan in plans if not plan.derived]
     source = checkpoint.source
     return ConversionReport(
         output=os.fspath(output),
@@ -140,8 +141,8 @@ def convert_checkpoint(
         weights=weights,
         embedding_format=embedding_format,
         num_tensors=len(plans),
-        num_parameters=sum(plan.rows * plan.cols for plan in stored),
-        source_size_bytes=sum(checkpoint.info(plan.source_name).size_bytes for plan in stored),
+        num_parameters=sum(plan.rows * plan.cols for plan in originals),
+        source_size_bytes=sum(checkpoint.info(plan.source_name).size_bytes for plan in originals),
         size_bytes=os.path.getsize(output),
         tokenizer_revision=source.tokenizer_revision,
         time_s=time.monotonic() - start_s,

