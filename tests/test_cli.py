@@ -165,7 +165,7 @@ def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path) -> None:
 def test_help_for_everything(run: Run) -> None:
     overview = output(run("--help"))
     assert output(run("-h")) == output(run("help")) == overview
-    for command in ("generate", "tokenize", "info"):
+    for command in ("generate", "tokenize", "info", "bench"):
         assert f"  {command}" in overview
         text = output(run(command, "--help"))
         assert text.startswith(f"usage: pythia-cpu {command} ")

@@ -14,7 +14,7 @@
 namespace pythia::cli {
 namespace {
 
-const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand};
+const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand, &kBenchCommand};
 
 std::string overview() {
   std::string text =

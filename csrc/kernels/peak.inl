@@ -13,14 +13,17 @@ inline void keep(int32_t value) {
   static_cast<void>(kept);
 }
 
+// Every loop over registers is unrolled: an array that is indexed lives in memory.
 inline int64_t peak_fma_kernel(int64_t rounds) noexcept {
   constexpr int kChains = kTileRows * kTilePanels;
   Vec sum[kChains];
+#pragma GCC unroll 32
   for (int i = 0; i < kChains; ++i) sum[i] = set1(static_cast<float>(i));
   const Vec factor = set1(0.999f), addend = set1(0.001f);  // values stay normal
   for (int64_t round = 0; round < rounds; ++round)
 #pragma GCC unroll 32
     for (int i = 0; i < kChains; ++i) sum[i] = fma(sum[i], factor, addend);
+#pragma GCC unroll 32
   for (int i = 1; i < kChains; ++i) sum[0] = sum[0] + sum[i];
   keep(static_cast<int32_t>(reduce_add(sum[0])));
   return rounds * kChains * kLanes * 2;
@@ -35,8 +38,10 @@ inline int64_t peak_int8_kernel(int64_t rounds) noexcept {
     for (int i = 0; i < 4 * kLanes; ++i) weights[p][i] = static_cast<uint8_t>(129 + p);
   for (int r = 0; r < kRows; ++r)
     for (int i = 0; i < 4; ++i) inputs[r][i] = static_cast<int8_t>(i % 2 ? -1 - r : 1 + r);  // sums stay small
-  for (auto& row : sum)
-    for (IVec& s : row) s = set1_i(0);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) sum[r][p] = set1_i(0);
   for (int64_t round = 0; round < rounds; ++round) {
     asm volatile("" : : "r"(weights), "r"(inputs) : "memory");  // may differ in every round, so products cannot be hoisted
     Codes codes[kPanels];
@@ -48,8 +53,10 @@ inline int64_t peak_int8_kernel(int64_t rounds) noexcept {
       for (int p = 0; p < kPanels; ++p) sum[r][p] = dot_step(sum[r][p], codes[p], inputs[r]);
   }
   IVec total = set1_i(0);
-  for (const auto& row : sum)
-    for (const IVec s : row) total = total + s;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) total = total + sum[r][p];
   keep(reduce_add_i(total));
   return rounds * kRows * kPanels * kLanes * 4 * 2;
 }

@@ -1,0 +1,46 @@
+// The three things a language model is used for, timed: reading a prompt, writing on, scoring texts.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "format/reader.h"
+#include "model/model.h"
+
+namespace pythia {
+
+// What one token costs in the model's matmuls, its embedding, norms and attention left out.
+struct MatmulCost {
+  int64_t layer_operations = 0;  // two a weight
+  int64_t head_operations = 0;   // of one row of logits
+  int64_t size_bytes = 0;        // weights read for one token with logits
+};
+MatmulCost matmul_cost(const PcpuFile& file);
+
+// Seconds of each repetition; one more ran before them. `tokens` are those of one repetition.
+struct Timing {
+  int64_t tokens = 0;
+  int64_t logit_rows = 0;
+  std::vector<double> seconds;
+
+  double best_seconds() const;
+  double tokens_per_second() const { return static_cast<double>(tokens) / best_seconds(); }
+  double matmul_operations_per_second(const MatmulCost& cost) const;
+  double weight_bytes_per_second(const MatmulCost& cost) const;  // of decoding, where every token reads all weights
+};
+
+// All throw std::invalid_argument if the tokens do not fit the model's context.
+
+// A prompt of `tokens` random tokens in one call, logits of the last.
+Timing time_prefill(Model& model, int64_t tokens, int64_t repetitions);
+
+// `tokens` tokens after a prompt of one, greedily, as Generator does it, detokenization included.
+Timing time_decode(const std::shared_ptr<Model>& model, int64_t tokens, int64_t repetitions);
+
+// `sequences` texts of `tokens` random tokens, one after the other, logits of every position. The logits of a text are never
+// held at once: it is read in pieces of kScoringRows.
+inline constexpr int64_t kScoringRows = 128;
+Timing time_scoring(Model& model, int64_t sequences, int64_t tokens, int64_t repetitions);
+
+}  // namespace pythia
