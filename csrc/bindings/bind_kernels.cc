@@ -92,6 +92,14 @@ struct Kernels {
     return out;
   }
 
+  // (largest, sum of exp(logit - largest), index of the largest) of one chunk.
+  py::tuple summarize_logits(const Floats& logits) const {
+    require(logits.size() >= 1, "[summarize_logits] needs a logit");
+    const FpEnvironment environment;
+    const LogitSummary summary = table->summarize_logits(logits.data(), logits.size());
+    return py::make_tuple(summary.largest, summary.sum, summary.argmax);
+  }
+
   Floats layer_norm(const Floats& x, const Floats& weight, const Floats& bias, float eps) const {
     require(weight.size() == x.size() && bias.size() == x.size(), "[layer_norm] x, weight and bias must have one length");
     Floats y(x.size());
@@ -177,6 +185,7 @@ void bind_kernels(py::module_& m) {
            py::arg("bias") = py::none())
       .def("attention", &Kernels::attention, py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("first_position"),
            py::arg("scale"))
+      .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"))
       .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"))
       .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"))
       .def("rotary", &Kernels::rotary, py::arg("x"), py::arg("cos"), py::arg("sin"))

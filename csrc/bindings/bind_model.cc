@@ -39,6 +39,29 @@ py::array_t<float> forward(Model& model, const std::vector<std::tuple<KvCache*, 
   return logits;
 }
 
+// (cache, tokens, targets) for each sequence -> (logprobs float32, argmax int32), [sum of targets].
+py::tuple score(Model& model, const std::vector<std::tuple<KvCache*, TokenArray, TokenArray>>& sequences) {
+  std::vector<SequenceSlice> slices;
+  std::vector<int32_t> targets;
+  for (const auto& [cache, tokens, next] : sequences) {
+    const std::span<const int32_t> wanted = token_span(next);
+    slices.push_back({cache, token_span(tokens), static_cast<int64_t>(wanted.size())});
+    targets.insert(targets.end(), wanted.begin(), wanted.end());
+  }
+  std::vector<TokenScore> scores(targets.size());
+  {
+    const py::gil_scoped_release unlocked;
+    model.score(slices, targets, scores.data());
+  }
+  py::array_t<float> logprobs(static_cast<py::ssize_t>(scores.size()));
+  py::array_t<int32_t> argmax(static_cast<py::ssize_t>(scores.size()));
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    logprobs.mutable_data()[i] = scores[i].logprob;
+    argmax.mutable_data()[i] = scores[i].argmax;
+  }
+  return py::make_tuple(logprobs, argmax);
+}
+
 std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
   const py::gil_scoped_release unlocked;
   auto copy = std::make_unique<KvCache>(model.config(), cache.capacity());
@@ -76,6 +99,9 @@ void bind_model(py::module_& m) {
       .def("forward", &forward, py::arg("sequences"),
            "Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits "
            "[sum of num_logits, vocab_size] of each one's last tokens, in order.")
+      .def("score", &score, py::arg("sequences"),
+           "Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the "
+           "targets following the last tokens; returns (log-probabilities float32, most likely ids int32) of all targets.")
       .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/matmul.inl"
 #include "kernels/peak.inl"
 #include "kernels/rows.inl"
+#include "kernels/scoring.inl"
 
 namespace pythia {
 namespace {
@@ -17,6 +18,7 @@ constexpr KernelTable make_table(const char* isa) {
   return {.isa = isa,
           .matmul = matmul_kernel,
           .attention = attention_kernel,
+          .summarize_logits = summarize_logits_kernel,
           .layer_norm = layer_norm_kernel,
           .activation = activation_kernel,
           .rotary = rotary_kernel,

@@ -15,6 +15,10 @@ namespace pythia {
 // Keys per softmax chunk: a row of attention is cut at multiples of this, and chunks are combined in order.
 inline constexpr int64_t kAttentionChunk = 256;
 
+// Logits per chunk when rows of them are reduced: a row is cut at multiples of this, and chunks are combined in order. Whole
+// register tiles of panels for every kernel.
+inline constexpr int64_t kLogitChunk = 768;
+
 // A weight matrix as it lies in the file, [outputs, inputs] in panels of 16 outputs.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
@@ -61,6 +65,13 @@ struct AttentionArgs {
   float* scratch = nullptr;  // attention_scratch_floats(head_dim), 64-byte aligned
 };
 
+// What log-softmax and arg-max need of one chunk of a row's logits.
+struct LogitSummary {
+  float largest = 0;   // the largest logit
+  float sum = 0;       // of exp(logit - largest)
+  int32_t argmax = 0;  // index of the largest in the chunk, the lowest of equals
+};
+
 // Floats of scratch that one attention call needs.
 int64_t attention_scratch_floats(int64_t head_dim) noexcept;
 
@@ -73,6 +84,10 @@ struct KernelTable {
 
   // out = softmax(scale q k^T) v over the positions each query may see.
   void (*attention)(const AttentionArgs& args) noexcept;
+
+  // The summary of n >= 1 finite logits; the sum runs over 16 virtual lanes (logit i in lane i mod 16), folded by the fixed
+  // tree.
+  LogitSummary (*summarize_logits)(const float* logits, int64_t n) noexcept;
 
   // y = (x - mean) / sqrt(var + eps) * weight + bias over n elements (torch.nn.LayerNorm). y may be x.
   void (*layer_norm)(const float* x, const float* weight, const float* bias, int64_t n, float eps, float* y) noexcept;

@@ -25,14 +25,15 @@ int64_t num_query_blocks(const Segment& segment) {
 }  // namespace
 
 ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels,
-                         const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments, float* logits)
+                         const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments,
+                         const HeadOutput& output)
     : config_(config),
       weights_(weights),
       kernels_(kernels),
       rotary_(rotary),
       workspace_(workspace),
       segments_(segments),
-      logits_(logits),
+      output_(output),
       heads_per_group_(pieces_to_fill(3 * config.head_dim(), kPanelWidth, config.num_attention_heads)),
       heads_per_attend_(pieces_to_fill(config.head_dim(), kQuantGroup, config.num_attention_heads)) {
   for (const Segment& segment : segments) {
@@ -117,11 +118,43 @@ void ForwardPass::head(Team& team) const noexcept {
       if (few || output_row % team.size() == team.rank()) normalize(row, output_row, last);
   }
   if (!few) team.barrier();
+  if (output_.logits == nullptr) return score(team, input_row);
 
   const Tiling vocab(config_.vocab_size, num_logits_, team.size());
   team.for_each(vocab.size(), [&](int64_t i) {
-    matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], logits_, config_.vocab_size);
+    matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], output_.logits, config_.vocab_size);
   });
+}
+
+// Tasks are chunks of outputs by blocks of rows; blocks of the same chunk follow each other, so that the weights are read from
+// memory once.
+void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
+  const int64_t chunks = ceil_div(config_.vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
+  team.for_each(chunks * blocks,
+                [&](int64_t i) { summarize_chunk(i / blocks, i % blocks * kScoreRows, input_row, team.rank()); });
+  team.for_each(blocks, [&](int64_t block) {
+    const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
+    for (int64_t row = block * kScoreRows; row < end; ++row)
+      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row));
+  });
+}
+
+// The summaries of one chunk of outputs, for the block of rows from row_begin.
+void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept {
+  static_assert(kLogitChunk % kPanelWidth == 0);
+  const int64_t first = chunk * kLogitChunk, outputs = std::min(kLogitChunk, config_.vocab_size - first);
+  const int64_t rows = std::min(kScoreRows, num_logits_ - row_begin);
+  LinearWeights part = weights_.embed_out;
+  part.weight.data += first / kPanelWidth * panel_size_bytes(part.weight.format, part.weight.inputs);
+  part.weight.outputs = outputs;
+  if (part.bias) part.bias += first;
+  float* logits = workspace_.scores.logits(rank);
+  matmul(part, workspace_.head_input, input_row + row_begin, {0, num_panels(outputs), 0, rows}, logits, kLogitChunk);
+  for (int64_t row = row_begin; row < row_begin + rows; ++row, logits += kLogitChunk) {
+    workspace_.scores.summaries(row)[static_cast<std::size_t>(chunk)] = kernels_.summarize_logits(logits, outputs);
+    const int64_t target = output_.targets[row] - first;
+    if (target >= 0 && target < outputs) workspace_.scores.target_logit(row) = logits[target];
+  }
 }
 
 void ForwardPass::normalize(int64_t row, int64_t output_row, const Normalization& to) const noexcept {

@@ -8,6 +8,7 @@
 #include "common/thread_pool.h"
 #include "model/kv_cache.h"
 #include "model/rotary.h"
+#include "model/scoring.h"
 #include "model/tiling.h"
 #include "model/weights.h"
 #include "model/workspace.h"
@@ -23,12 +24,24 @@ struct Segment {
   int64_t num_logits = 0;  // for its last rows
 };
 
+// What the head makes of the rows that have logits, segment after segment: either the logits, or how likely given tokens are.
+struct HeadOutput {
+  float* logits = nullptr;           // [rows, vocab_size]; null: scores
+  const int32_t* targets = nullptr;  // [rows], what follows each row's token
+  TokenScore* scores = nullptr;      // [rows], of the targets
+
+  // The output of the rows from `rows` on.
+  HeadOutput rows_from(int64_t rows, int64_t vocab_size) const {
+    return logits ? HeadOutput{.logits = logits + rows * vocab_size}
+                  : HeadOutput{.targets = targets + rows, .scores = scores + rows};
+  }
+};
+
 class ForwardPass {
  public:
-  // All references outlive the pass. `workspace` has room for all rows of `segments`; `logits` is [sum of num_logits,
-  // vocab_size], segment after segment.
+  // All references outlive the pass. `workspace` has room for all rows of `segments`, and for scores where they are asked for.
   ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
-              Workspace& workspace, std::span<const Segment> segments, float* logits);
+              Workspace& workspace, std::span<const Segment> segments, const HeadOutput& output);
 
   // The whole pass. Called once by every thread of the team.
   void run(Team& team) const noexcept;
@@ -38,6 +51,8 @@ class ForwardPass {
   void parallel_layer(Team& team, int64_t index) const noexcept;
   void sequential_layer(Team& team, int64_t index) const noexcept;
   void head(Team& team) const noexcept;
+  void score(Team& team, int64_t input_row) const noexcept;
+  void summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept;
 
   // A LayerNorm of residual rows into `output`, ready for `next`.
   struct Normalization {
@@ -70,7 +85,7 @@ class ForwardPass {
   const RotaryTable& rotary_;
   Workspace& workspace_;
   std::span<const Segment> segments_;
-  float* logits_;
+  HeadOutput output_;
   int64_t num_rows_ = 0;
   int64_t num_logits_ = 0;
   int64_t query_blocks_ = 0;  // over all segments

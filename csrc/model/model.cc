@@ -22,6 +22,13 @@ int checked_threads(int threads) {
   return threads;
 }
 
+void validate_ids(const char* what, std::span<const int32_t> ids, const Config& config) {
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    if (ids[i] < 0 || ids[i] >= config.vocab_size)
+      throw std::invalid_argument("[forward] " + std::string(what) + " " + std::to_string(i) + " is " + std::to_string(ids[i]) +
+                                  ", expected an id in 0.." + std::to_string(config.vocab_size - 1));
+}
+
 void validate(const SequenceSlice& slice, const Config& config) {
   const auto count = static_cast<int64_t>(slice.tokens.size());
   if (slice.cache == nullptr || count == 0)
@@ -37,10 +44,7 @@ void validate(const SequenceSlice& slice, const Config& config) {
                                 " tokens do not fit " + (whole ? "the model's context of " : "the cache's capacity of ") +
                                 std::to_string(slice.cache->capacity()) + "; pass fewer tokens or truncate");
   }
-  for (std::size_t i = 0; i < slice.tokens.size(); ++i)
-    if (slice.tokens[i] < 0 || slice.tokens[i] >= config.vocab_size)
-      throw std::invalid_argument("[forward] token " + std::to_string(i) + " is " + std::to_string(slice.tokens[i]) +
-                                  ", expected an id in 0.." + std::to_string(config.vocab_size - 1));
+  validate_ids("token", slice.tokens, config);
 }
 
 }  // namespace
@@ -68,9 +72,10 @@ struct Model::Impl {
         pool(std::make_unique<ThreadPool>(threads)) {}
 
   // Runs the segments made up so far, `rows` rows in all.
-  void run(int64_t rows, float* logits) {
+  void run(int64_t rows, const HeadOutput& output) {
     workspace.reserve(file->config(), rows, pool->size(), quantized);
-    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, logits);
+    if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
+    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output);
     pool->run([&pass](Team& team) { pass.run(team); });
     segments.clear();
   }
@@ -104,6 +109,21 @@ void Model::set_threads(int threads) {
 
 void Model::forward(std::span<const SequenceSlice> slices, float* logits) {
   const std::lock_guard lock(impl_->mutex);
+  run(slices, {.logits = logits});
+}
+
+void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores) {
+  int64_t rows = 0;
+  for (const SequenceSlice& slice : slices) rows += slice.num_logits;
+  if (rows != static_cast<int64_t>(targets.size()))
+    throw std::invalid_argument("[score] found " + std::to_string(targets.size()) + " targets, expected " +
+                                std::to_string(rows) + ", one for each token with logits");
+  validate_ids("target", targets, config());
+  const std::lock_guard lock(impl_->mutex);
+  run(slices, {.targets = targets.data(), .scores = scores});
+}
+
+void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
   impl_->caches.clear();
   for (const SequenceSlice& slice : slices) {
     validate(slice, config());
@@ -117,8 +137,8 @@ void Model::forward(std::span<const SequenceSlice> slices, float* logits) {
   impl_->segments.clear();
   int64_t rows = 0, rows_with_logits = 0;
   const auto flush = [&] {
-    if (rows > 0) impl_->run(rows, logits);
-    logits += rows_with_logits * config().vocab_size;
+    if (rows > 0) impl_->run(rows, output);
+    output = output.rows_from(rows_with_logits, config().vocab_size);
     rows = rows_with_logits = 0;
   };
   for (const SequenceSlice& slice : slices) {

@@ -11,8 +11,11 @@
 #include "format/reader.h"
 #include "kernels/kernels.h"
 #include "model/kv_cache.h"
+#include "model/scoring.h"
 
 namespace pythia {
+
+struct HeadOutput;
 
 // One sequence's part of a forward pass: `tokens` are appended at cache->length().
 struct SequenceSlice {
@@ -41,7 +44,13 @@ class Model {
   // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice.
   void forward(std::span<const SequenceSlice> slices, float* logits);
 
+  // As forward, but writes how likely `targets` [sum num_logits] are, one after each token that has logits, to `scores` [sum
+  // num_logits]. The logits never exist as a whole. What forward says of bits holds here too.
+  void score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores);
+
  private:
+  void run(std::span<const SequenceSlice> slices, HeadOutput output);  // impl_->mutex is held
+
   Model();
   struct Impl;
   std::unique_ptr<Impl> impl_;

@@ -7,6 +7,7 @@
 #include "common/aligned_buffer.h"
 #include "format/config.h"
 #include "kernels/kernels.h"
+#include "model/scoring.h"
 
 namespace pythia {
 
@@ -65,6 +66,7 @@ struct Workspace {
   Activations head_input;        // [rows with logits, hidden_size], after final_layer_norm
   AlignedBuffer<float> scratch;  // attention's, one part a thread
   int64_t scratch_floats = 0;
+  ScoreWorkspace scores;  // of passes that score
 
   // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread.
   void reserve(const Config& config, int64_t rows, int threads, bool quantized) {

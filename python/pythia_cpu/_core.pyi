@@ -39,7 +39,9 @@ __all__: list[str] = [
 ]
 
 class FormatError(ValueError):
-    pass
+    """
+    A damaged or foreign ``.pcpu`` file; the message says which file, which field and what to do.
+    """
 
 class PcpuFile:
     """
@@ -148,6 +150,9 @@ class Kernels:
         cos: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         sin: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     ) -> numpy.typing.NDArray[numpy.float32]: ...
+    def summarize_logits(
+        self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ) -> tuple[typing.Any, ...]: ...
     def tanh(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -240,6 +245,19 @@ class Model:
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
         Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits [sum of num_logits, vocab_size] of each one's last tokens, in order.
+        """
+    def score(
+        self,
+        sequences: collections.abc.Sequence[
+            tuple[
+                KvCache,
+                typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+                typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+            ]
+        ],
+    ) -> tuple[typing.Any, ...]:
+        """
+        Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the targets following the last tokens; returns (log-probabilities float32, most likely ids int32) of all targets.
         """
     @property
     def file(self) -> PcpuFile:

@@ -1,0 +1,44 @@
+#include "model/scoring.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace pythia {
+
+double log_exact(double x) noexcept {
+  // x = m * 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.172.
+  constexpr double kSqrt2 = 0x1.6a09e667f3bcdp0, kLn2 = 0x1.62e42fefa39efp-1;
+  const auto bits = std::bit_cast<uint64_t>(x);
+  auto exponent = static_cast<int64_t>(bits >> 52) - 1023;
+  double m = std::bit_cast<double>((bits & 0x000fffffffffffffu) | 0x3ff0000000000000u);
+  if (m >= kSqrt2) {
+    m *= 0.5;
+    ++exponent;
+  }
+  const double s = (m - 1.0) / (m + 1.0), square = s * s;
+  double tail = 0;  // s^2/3 + s^4/5 + ...; terms beyond s^22 are below half an ulp
+  for (int k = 23; k >= 3; k -= 2) tail = (tail + 1.0 / k) * square;
+  return static_cast<double>(exponent) * kLn2 + (2.0 * s + 2.0 * s * tail);
+}
+
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept {
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < chunks.size(); ++i)
+    if (chunks[i].largest > chunks[best].largest) best = i;
+  const float largest = chunks[best].largest;
+
+  double total = 0;  // of exp(logit - largest)
+  constexpr std::size_t kBlock = 64;
+  float factors[kBlock];
+  for (std::size_t begin = 0; begin < chunks.size(); begin += kBlock) {
+    const std::span<const LogitSummary> block = chunks.subspan(begin, std::min(kBlock, chunks.size() - begin));
+    for (std::size_t i = 0; i < block.size(); ++i) factors[i] = block[i].largest - largest;
+    kernels.exp(factors, static_cast<int64_t>(block.size()), factors);
+    for (std::size_t i = 0; i < block.size(); ++i) total += static_cast<double>(block[i].sum) * static_cast<double>(factors[i]);
+  }
+  const double difference = static_cast<double>(target_logit) - static_cast<double>(largest);
+  return {static_cast<float>(difference - log_exact(total)),
+          static_cast<int32_t>(static_cast<int64_t>(best) * kLogitChunk) + chunks[best].argmax};
+}
+
+}  // namespace pythia

@@ -1,0 +1,56 @@
+// Log-probabilities of given tokens, without the logits in memory: the head's outputs are computed chunk by chunk, each chunk
+// of each row is summarized, and summaries are merged in order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "common/aligned_buffer.h"
+#include "kernels/kernels.h"
+
+namespace pythia {
+
+// What the model says of one token in its place.
+struct TokenScore {
+  float logprob = 0;   // log p(token | the tokens before it), natural
+  int32_t argmax = 0;  // the most likely token in its place, the lowest id of equals
+};
+
+// Rows of logits that one task computes at a time: a multiple of every kernel's register tile, and few enough that a chunk of
+// them stays in the second-level cache.
+inline constexpr int64_t kScoreRows = 96;
+
+// Buffers of a scoring pass, allocated once for the largest and used again.
+class ScoreWorkspace {
+ public:
+  void reserve(int64_t vocab_size, int64_t rows, int threads) {
+    chunks_ = ceil_div(vocab_size, kLogitChunk);
+    summaries_.reserve(rows * chunks_);
+    target_logits_.reserve(rows);
+    logits_.reserve(threads * kScoreRows * kLogitChunk);
+  }
+
+  // One row's chunks in order.
+  std::span<LogitSummary> summaries(int64_t row) const {
+    return {summaries_.data() + row * chunks_, static_cast<std::size_t>(chunks_)};
+  }
+  float& target_logit(int64_t row) const { return target_logits_.data()[row]; }
+
+  // A thread's [kScoreRows, kLogitChunk] logits.
+  float* logits(int rank) const { return logits_.data() + rank * kScoreRows * kLogitChunk; }
+
+ private:
+  int64_t chunks_ = 0;
+  AlignedBuffer<LogitSummary> summaries_;
+  AlignedBuffer<float> target_logits_;
+  AlignedBuffer<float> logits_;
+};
+
+// The score of a row from its chunks: exact arithmetic but for the chunks' float sums and the factors between chunks, so that
+// the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), and the float result's own rounding.
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept;
+
+// log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
+double log_exact(double x) noexcept;
+
+}  // namespace pythia

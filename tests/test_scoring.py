@@ -1,0 +1,130 @@
+"""The fused head: log-probabilities and arg-max without logits, against the logits themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bits import assert_same_bits
+from pythia_cpu import _core
+
+ISAS = _core.supported_isas()
+PORTABLE = _core.Kernels("portable")
+# The fused sums' own error: float32 sums of 48 terms in each lane, and the rounding of the result.
+SUM_ERROR = 5e-7
+# Whole chunks of 768 logits, one logit more, and a part; tokens over a block of rows (96) and a pass (512).
+VOCAB_SIZES = (4099, 4608, 4609)
+NUM_TOKENS = 600
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64, by rows."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
+def score(
+    model: _core.Model, tokens: np.ndarray, targets: np.ndarray, splits: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the targets after all tokens, given to the model in calls that end at `splits`."""
+    cache = _core.KvCache(model)
+    ends = [*splits, len(tokens)]
+    parts = [
+        model.score([(cache, tokens[begin:end], targets[begin:end])])
+        for begin, end in zip([0, *splits], ends, strict=True)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+@pytest.fixture(scope="module", params=[(v, w) for v in VOCAB_SIZES for w in ("f32", "q8")], ids=str)
+def path(
+    request: pytest.FixtureRequest, make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
+) -> Path:
+    vocab_size, weights = request.param
+    checkpoint = make_checkpoint(
+        hidden_size=96, num_attention_heads=2, num_hidden_layers=2, vocab_size=vocab_size, dtype="float32"
+    )
+    return make_model_file(checkpoint, weights)
+
+
+def sequence(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    vocab_size = _core.PcpuFile.open(str(path)).config["vocab_size"]
+    rng = np.random.default_rng(vocab_size)
+    ids = rng.integers(0, vocab_size, NUM_TOKENS + 1).astype(np.int32)
+    ids[1:20] = [0, vocab_size - 1, *range(max(0, 768 - 17), 768)]  # the edges of chunks are targets too
+    return ids[:-1], ids[1:]
+
+
+def test_against_the_logits(path: Path) -> None:
+    model = _core.Model.open(str(path), 2)
+    tokens, targets = sequence(path)
+    logits = model.forward([(_core.KvCache(model), tokens, len(tokens))])
+    logprobs, argmax = score(model, tokens, targets)
+    assert (logprobs.dtype, argmax.dtype) == (np.float32, np.int32)
+    np.testing.assert_array_equal(argmax, logits.argmax(1))  # NumPy's is the lowest index too
+    expected = log_softmax(logits)[np.arange(len(targets)), targets]
+    rounding = np.spacing(np.abs(expected).astype(np.float32)) / 2
+    assert (np.abs(logprobs - expected) <= rounding + SUM_ERROR).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_same_bits_over_threads_instruction_sets_and_splits(path: Path, isa: str) -> None:
+    tokens, targets = sequence(path)
+    tokens, targets = tokens[:200], targets[:200]
+    expected = score(_core.Model.open(str(path), 1), tokens, targets)
+    for threads in (1, 3):
+        model = _core.Model.open(str(path), threads, isa)
+        for splits in ((), (1, 2, 7, 100), (97,)):
+            for actual, wanted in zip(score(model, tokens, targets, splits), expected, strict=True):
+                assert_same_bits(actual, wanted, f"{threads} threads, split at {splits}")
+
+
+def test_company_in_a_call(path: Path) -> None:
+    model = _core.Model.open(str(path), 2)
+    tokens, targets = sequence(path)
+    cuts = [(0, 300, 300), (5, 3, 1), (100, 150, 0), (40, 97, 97), (0, 1, 1)]  # begin, tokens, targets
+    slices = [(_core.KvCache(model), tokens[b : b + n], targets[b + n - k : b + n]) for b, n, k in cuts]
+    together = model.score(slices)
+    alone = [model.score([(_core.KvCache(model), t, wanted)]) for _, t, wanted in slices]
+    for i in range(2):
+        assert_same_bits(together[i], np.concatenate([one[i] for one in alone]))
+    assert [slice[0].length for slice in slices] == [300, 3, 150, 97, 1]
+
+
+def test_bad_targets(path: Path) -> None:
+    model = _core.Model.open(str(path), 1)
+    cache = _core.KvCache(model)
+    one, two = np.array([1], np.int32), np.array([1, 2], np.int32)
+    with pytest.raises(ValueError, match="logits of 2 tokens"):
+        model.score([(cache, one, two)])
+    for bad in (-1, 2**31 - 1):
+        with pytest.raises(ValueError, match=f"target 0 is {bad}"):
+            model.score([(cache, one, np.array([bad], np.int32))])
+    assert cache.length == 0
+    assert len(model.score([])[0]) == 0
+
+
+class TestSummarizeLogits:
+    @pytest.mark.parametrize("isa", ISAS)
+    def test_against_numpy(self, isa: str) -> None:
+        kernels = _core.Kernels(isa)
+        rng = np.random.default_rng(3)
+        for n in [*range(1, 70), 767, 768]:
+            x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 40.0])).astype(np.float32)
+            largest, total, argmax = kernels.summarize_logits(x)
+            assert kernels.summarize_logits(x) == PORTABLE.summarize_logits(x)
+            assert (largest, argmax) == (x.max(), x.argmax())
+            assert total == pytest.approx(np.exp(x.astype(np.float64) - x.max()).sum(), rel=SUM_ERROR)
+
+    @pytest.mark.parametrize("isa", ISAS)
+    def test_the_lowest_of_equals(self, isa: str) -> None:
+        kernels = _core.Kernels(isa)
+        rng = np.random.default_rng(4)
+        for n in (1, 15, 16, 17, 40, 100):
+            for _ in range(30):
+                x = rng.integers(-3, 0, n).astype(np.float32)
+                assert kernels.summarize_logits(x)[2] == x.argmax()
+        assert kernels.summarize_logits(np.array([-0.0, 0.0, -0.0], np.float32))[2] == 0
