@@ -14,7 +14,9 @@ from safetensors.numpy import load_file
 GROUP = 32
 LARGEST = 127.0
 DIVISORS = np.arange(90.0, 150.0, 5.0)
-START = np.linspace(-LARGEST, 0.85 * LARGEST, 16)
+# Denser around zero, and lopsided, so that a scale of either sign has something to choose.
+POSITIONS = np.linspace(-1.0, 0.9, 16)
+START = LARGEST * np.sign(POSITIONS) * np.abs(POSITIONS) ** 1.15
 
 
 def assign(groups: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
