@@ -146,6 +146,17 @@ def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
     return path.parent, "main"
 
 
+def tokenizer_file(revision: Revision) -> Path:
+    """``tokenizer.json`` of a revision, or main's where it has none, without its weights.
+
+    Raises:
+        CheckpointError: neither has one.
+        OSError: the hub cannot be reached, and the file is not in the cache.
+    """
+    folder, _ = _tokenizer(revision)
+    return _file(revision, "tokenizer.json") if folder is None else folder / "tokenizer.json"
+
+
 def _file(revision: Revision, name: str) -> Path:
     path = _optional_file(revision, name)
     if path is None:

@@ -1,0 +1,64 @@
+"""numpy and, where it is installed, torch: what comes in and what goes out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def is_torch(value: object) -> bool:
+    """Whether this is a torch tensor; does not import torch."""
+    return type(value).__module__.partition(".")[0] == "torch" and hasattr(value, "detach")
+
+
+def to_torch(array: npt.NDArray[Any]) -> Any:
+    """A torch tensor over the array's memory.
+
+    Raises:
+        ImportError: torch is not installed.
+    """
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        raise ImportError(
+            "torch tensors were asked for, but torch is not installed: install it, or use return_tensors='np'"
+        ) from None
+    return torch.from_numpy(array)
+
+
+def id_rows(name: str, value: object) -> npt.NDArray[np.int64]:
+    """Whole numbers ``[batch, length]`` of a list, array or tensor on the CPU; one row may come without its batch.
+
+    Raises:
+        ValueError: anything else, rows of different lengths included.
+    """
+    try:
+        rows = np.asarray(value.detach().cpu() if is_torch(value) else value)  # type: ignore[attr-defined]
+    except ValueError:
+        raise ValueError(
+            f"{name} has rows of different lengths: pad them, with tokenizer.padding_side = 'left' and padding=True"
+        ) from None
+    if rows.dtype.kind not in "iub" or rows.ndim not in (1, 2) or rows.size == 0:
+        raise ValueError(
+            f"{name} is an array of {rows.dtype} with shape {list(rows.shape)}, expected whole numbers [batch, length]"
+        )
+    return np.atleast_2d(rows).astype(np.int64)
+
+
+def refuse_unknown(call: str, arguments: Mapping[str, object], no_effect: Mapping[str, tuple[object, ...]]) -> None:
+    """Passes arguments that change nothing here; ``no_effect`` has the values each may have, none for any value.
+
+    Raises:
+        ValueError: an argument that would be ignored.
+    """
+    for name, value in arguments.items():
+        allowed = no_effect.get(name)
+        if allowed is None and value is not None:
+            raise ValueError(f"{call}: {name}={value!r} is not supported by pythia_cpu: leave it out")
+        if allowed and value is not None and not any(value is a or value == a for a in allowed):
+            values = ", ".join(map(repr, allowed))
+            raise ValueError(f"{call}: {name} is {value!r}, but pythia_cpu supports only {values}: leave it out")
