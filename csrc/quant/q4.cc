@@ -10,11 +10,14 @@ namespace pythia {
 namespace {
 
 constexpr float kLargest = 127.0f;
-constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, half to even
 
-// The code whose level is nearest to an integer in [-128, 127]; the lower level where two are.
-constexpr std::array<uint8_t, 256> kNearest = [] {
-  std::array<uint8_t, 256> nearest = {};
+// Which code and which level stand for the integers -128 to 127, by their low byte.
+struct NearestTable {
+  std::array<uint8_t, 256> code = {};  // the lower one where two levels are as near
+  std::array<float, 256> level = {};
+};
+constexpr NearestTable kNearest = [] {
+  NearestTable table;
   for (int x = -128; x < 128; ++x) {
     int best = 0;
     for (int code = 1; code < 16; ++code) {
@@ -22,24 +25,16 @@ constexpr std::array<uint8_t, 256> kNearest = [] {
       const int best_distance = x > kQ4Levels[best] ? x - kQ4Levels[best] : kQ4Levels[best] - x;
       if (distance < best_distance) best = code;
     }
-    nearest[static_cast<std::size_t>(x + 128)] = static_cast<uint8_t>(best);
+    const auto index = static_cast<std::size_t>(x & 255);
+    table.code[index] = static_cast<uint8_t>(best);
+    table.level[index] = static_cast<float>(kQ4Levels[best]);
   }
-  return nearest;
+  return table;
 }();
 
-// Divisors of the group's largest magnitude: the levels reach -127 and 106, so a negative scale suits some groups.
+// Divisors of the group's largest magnitude: the levels reach further down than up, so a negative scale suits some groups.
 constexpr float kCandidates[] = {127.0f, -127.0f, 106.0f, -106.0f, 98.0f,  -98.0f,  110.0f, -110.0f, 114.0f, -114.0f,
                                  118.0f, -118.0f, 122.0f, -122.0f, 131.0f, -131.0f, 135.0f, -135.0f, 140.0f, -140.0f};
-
-uint8_t nearest_code(float x, float inverse_scale) {
-  const float scaled = std::min(std::max(x * inverse_scale, -kLargest - 1.0f), kLargest);
-  const float rounded = (scaled + kRoundingMagic) - kRoundingMagic;
-  return kNearest[static_cast<std::size_t>(static_cast<int>(rounded) + 128)];
-}
-
-void round_to_levels(const float* x, float inverse_scale, float* levels) {
-  for (int64_t i = 0; i < kQuantGroup; ++i) levels[i] = static_cast<float>(kQ4Levels[nearest_code(x[i], inverse_scale)]);
-}
 
 // Byte and shift of input i of a group.
 struct CodePlace {
@@ -54,18 +49,30 @@ CodePlace code_place(int64_t group, int64_t output, int64_t i) {
 Unpackable pack(const PanelBlock& block, const float* values) {
   const Unpackable bad = find_unquantizable(values, block.end - block.begin, kLargest);
   if (bad.output >= 0) return bad;
+  const Clip4 clip(-kLargest - 1.0f, kLargest);
+  const auto nearest_index = [&clip](Float4 y) { return std::bit_cast<Int4>(clip(y) + kRoundingMagic) & 255; };
+  const auto nearest_level = [&nearest_index](Float4 y) {
+    const Int4 index = nearest_index(y);
+    return Float4{kNearest.level[index[0]], kNearest.level[index[1]], kNearest.level[index[2]], kNearest.level[index[3]]};
+  };
   auto* scales = reinterpret_cast<uint16_t*>(block.panel);
   auto* codes = reinterpret_cast<uint8_t*>(block.panel + scales_size_bytes(block.inputs));
   for (int64_t begin = block.begin; begin < block.end; begin += kQuantGroup) {
     const int64_t group = begin / kQuantGroup;
-    for (int64_t output = 0; output < kPanelWidth; ++output) {
-      const float* x = values + output * kBlockInputs + (begin - block.begin);
-      const StoredScale scale = search_scale(x, kCandidates, round_to_levels);
-      scales[group * kPanelWidth + output] = scale.bits;
-      const float inverse = scale.value == 0.0f ? 0.0f : 1.0f / scale.value;
-      for (int64_t i = 0; i < kQuantGroup; ++i) {
-        const CodePlace place = code_place(group, output, i);
-        codes[place.byte] = static_cast<uint8_t>(codes[place.byte] | nearest_code(x[i], inverse) << place.shift);
+    for (int64_t output = 0; output < kPanelWidth; output += kGroupLanes) {
+      const GroupValues x(values + output * kBlockInputs + (begin - block.begin));
+      const Lanes scale = search_scales(x, kCandidates, nearest_level);
+      for (int64_t part = 0; part < kLaneParts; ++part) {
+        const Float4 inverse = invert_scale(scale[part]);
+        for (int64_t lane = 0; lane < 4; ++lane)
+          scales[group * kPanelWidth + output + 4 * part + lane] = scale_bits(scale[part][lane]);
+        for (int64_t i = 0; i < kQuantGroup; ++i) {
+          const Int4 index = nearest_index(x.x[i][part] * inverse);
+          for (int64_t lane = 0; lane < 4; ++lane) {
+            const CodePlace place = code_place(group, output + 4 * part + lane, i);
+            codes[place.byte] = static_cast<uint8_t>(codes[place.byte] | kNearest.code[index[lane]] << place.shift);
+          }
+        }
       }
     }
   }
