@@ -85,6 +85,11 @@ def test_instruction_set_is_the_one_asked_for(binary: Path, shipped_model: Path)
             assert rates[0] > 1.5 * rates[1]
 
 
+def test_scoring_can_be_left_out(binary: Path, shipped_model: Path) -> None:
+    assert report(binary, "-m", shipped_model, "--score-texts", "0")["scoring"] is None
+    assert "scoring" not in bench(binary, *SIZES, "-m", shipped_model, "--score-texts", "0").stdout
+
+
 def test_table_for_people(binary: Path, shipped_model: Path) -> None:
     result = bench(binary, *SIZES, "-m", shipped_model)
     assert (result.returncode, result.stderr) == (0, "")

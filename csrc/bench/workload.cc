@@ -92,19 +92,16 @@ Timing time_decode(const std::shared_ptr<Model>& model, int64_t tokens, int64_t 
 
 Timing time_scoring(Model& model, int64_t sequences, int64_t tokens, int64_t repetitions) {
   check_context(model, "texts", tokens);
-  const std::vector<int32_t> text = random_tokens(model, tokens);
+  const std::vector<int32_t> text = random_tokens(model, tokens + 1);
   KvCache cache(model.config(), tokens);
-  AlignedBuffer<float> logits(std::min(kScoringRows, tokens) * model.config().vocab_size);
+  const std::span<const int32_t> inputs(text.data(), text.size() - 1), targets(text.data() + 1, text.size() - 1);
+  std::vector<TokenScore> scores(inputs.size());
   const int64_t all_tokens = sequences * tokens;
   return time_repetitions(all_tokens, all_tokens, repetitions, [&] {
     for (int64_t sequence = 0; sequence < sequences; ++sequence) {
       cache.truncate(0);
-      for (std::span<const int32_t> rest(text); !rest.empty();) {
-        const auto piece = rest.first(std::min(rest.size(), static_cast<std::size_t>(kScoringRows)));
-        const SequenceSlice slice{&cache, piece, static_cast<int64_t>(piece.size())};
-        model.forward({&slice, 1}, logits.data());
-        rest = rest.subspan(piece.size());
-      }
+      const SequenceSlice slice{&cache, inputs, tokens};
+      model.score({&slice, 1}, targets, scores.data());
     }
   });
 }

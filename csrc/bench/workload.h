@@ -38,9 +38,7 @@ Timing time_prefill(Model& model, int64_t tokens, int64_t repetitions);
 // `tokens` tokens after a prompt of one, greedily, as Generator does it, detokenization included.
 Timing time_decode(const std::shared_ptr<Model>& model, int64_t tokens, int64_t repetitions);
 
-// `sequences` texts of `tokens` random tokens, one after the other, logits of every position. The logits of a text are never
-// held at once: it is read in pieces of kScoringRows.
-inline constexpr int64_t kScoringRows = 128;
+// `sequences` texts of `tokens` random tokens, one after the other: the log-probability of the next token at every position.
 Timing time_scoring(Model& model, int64_t sequences, int64_t tokens, int64_t repetitions);
 
 }  // namespace pythia

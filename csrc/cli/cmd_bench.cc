@@ -1,6 +1,8 @@
 // pythia-cpu bench: the engine's speed beside this machine's limits.
+#include <algorithm>
 #include <array>
 #include <charconv>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +22,7 @@ constexpr std::string_view kDescription =
     "Measures how fast a model runs on this machine, and how much of the machine that is.\n\n"
     "  prefill   reads a prompt of random tokens, logits of the last: bound by arithmetic\n"
     "  decode    writes on from one token, the most likely each time: bound by reading the weights\n"
-    "  scoring   reads 8 texts of random tokens, logits of every position: bound by arithmetic\n\n"
+    "  scoring   reads texts of random tokens, log-probabilities at every position: bound by arithmetic\n\n"
     "Figures are tokens per second of the best repetition, after one that does not count. Beside them stand\n"
     "the operations of the matmuls (two for each weight and token) and the bytes of weights read, as fractions\n"
     "of what the machine can do, measured in the same run with the same threads and instruction set: reading\n"
@@ -31,13 +33,12 @@ constexpr std::string_view kDescription =
     "  pythia-cpu bench -m pythia-410m.pcpu\n"
     "  pythia-cpu bench -m pythia-410m.pcpu --json > record.json\n";
 
-constexpr int64_t kScoringTexts = 8;
-
 struct BenchOptions {
   std::string model_path;  // empty: the shipped model
   int64_t threads = 0;     // 0: all physical cores
   int64_t prompt_tokens = 512;
   int64_t decode_tokens = 128;
+  int64_t score_texts = 8;  // 0: scoring is left out
   int64_t repetitions = 3;
   bool json = false;
 };
@@ -56,7 +57,8 @@ struct Report {
   MatmulCost cost;
   bool is_int8 = false;  // which arithmetic the matmuls use
   Limits limits;
-  Timing prefill, decode, scoring;
+  Timing prefill, decode;
+  std::optional<Timing> scoring;
 
   double peak() const { return is_int8 ? limits.int8 : limits.fp32; }
   const char* peak_name() const { return is_int8 ? "int8" : "fp32"; }
@@ -85,7 +87,8 @@ Report measure(const BenchOptions& options) {
   report.is_int8 = find_weight_format(file.header().weight_format)->quantized_activations;
   report.prefill = time_prefill(*model, options.prompt_tokens, options.repetitions);
   report.decode = time_decode(model, options.decode_tokens, options.repetitions);
-  report.scoring = time_scoring(*model, kScoringTexts, options.prompt_tokens, options.repetitions);
+  if (options.score_texts > 0)
+    report.scoring = time_scoring(*model, options.score_texts, options.prompt_tokens, options.repetitions);
   report.limits = measure_limits(select_kernels(model->isa()), model->threads(), report.cost.size_bytes);
   return report;
 }
@@ -125,7 +128,10 @@ std::string to_json(const Report& report) {
   json.key("fraction_of_read_1gib").number(read_rate / limits.read_1gib);
   json.key("fraction_of_read_weights_size").number(read_rate / limits.read_weights).end_object();
   json.key("scoring");
-  write_arithmetic(json, report, report.scoring);
+  if (report.scoring)
+    write_arithmetic(json, report, *report.scoring);
+  else
+    json.null();
   json.end_object();
   return json.text() + "\n";
 }
@@ -169,7 +175,7 @@ std::string to_text(const Report& report) {
                      giga(read_rate, "B"),
                      percent(read_rate / limits.read_1gib) + " of read 1 GiB, " + percent(read_rate / limits.read_weights) +
                          " of read " + size}) +
-         arithmetic("scoring", report.scoring);
+         (report.scoring ? arithmetic("scoring", *report.scoring) : "");
 }
 
 int run_bench(const Command& command, std::span<const std::string_view> arguments) {
@@ -181,6 +187,7 @@ int run_bench(const Command& command, std::span<const std::string_view> argument
       integer_option("--prompt-tokens", 0, "N", "tokens of a prompt, and of a text to score (default 512)", 1, kMostTokens,
                      o.prompt_tokens),
       integer_option("--decode-tokens", 0, "N", "tokens to write (default 128)", 1, kMostTokens, o.decode_tokens),
+      integer_option("--score-texts", 0, "N", "texts to score (default 8; 0: none)", 0, kMostTokens, o.score_texts),
       integer_option("--repetitions", 0, "N", "runs of each, of which the best counts (default 3)", 1, kMostRepetitions,
                      o.repetitions),
       flag("--json", 0, "print a JSON object, with every repetition's seconds", o.json),
