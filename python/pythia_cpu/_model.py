@@ -18,6 +18,7 @@ from pythia_cpu._arguments import Prompt, Prompts, TokenIds, integer, is_batch, 
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
 from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate
+from pythia_cpu._memorization import Memorization, MemorizationScorer
 from pythia_cpu._session import Session, append_in_chunks
 from pythia_cpu._tokenizer import Tokenizer
 
@@ -145,6 +146,7 @@ class Model:
         """An empty sequence that grows token by token, can be cut and copied, and never computes a token twice."""
         return Session(self._core)
 
+
     def _sequence(self, name: str, tokens: object) -> npt.NDArray[np.int32]:
         """One sequence of ids that the model can read whole."""
         ids = token_ids(name, tokens, self._file.config["vocab_size"])
@@ -266,6 +268,34 @@ class Model:
             )
         options = GenerationArguments(**arguments)
         return TokenStream(self._engine, self._prompt("prompt", prompt), options, self.config.eos_token_id)
+
+    def memorization(
+        self,
+        rows: Sequence[TokenIds] | npt.NDArray[np.integer[Any]],
+        *,
+        prefix_length: int = 32,
+        continuation_length: int = 32,
+        suppress_eos: bool = False,
+    ) -> Memorization:
+        """How much of each row greedy decoding writes, given the row's beginning. Ctrl-C ends it between passes.
+
+        Rows are read with teacher forcing first; only rows that differ are decoded, from their first difference. The
+        result is that of ``generate`` with ``ignore_eos``, token by token.
+
+        Args:
+            rows: token ids ``[num_rows, length]``, e.g. a ``np.memmap`` of training data, or a list of rows. The first
+                ``prefix_length + continuation_length`` of each count.
+            prefix_length: tokens that are given.
+            continuation_length: tokens after them, which are compared.
+            suppress_eos: never write the end-of-text token. The Pythia paper's own script does that, through
+                ``min_length``; it matters for rows that hold the end of a document.
+
+        Raises:
+            ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context.
+        """
+        if isinstance(rows, str) or not hasattr(rows, "__len__") or (len(rows) and not is_batch("rows", rows)):
+            raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
+        return MemorizationScorer(self._core, prefix_length, continuation_length, suppress_eos).score(rows)
 
     def __repr__(self) -> str:
         """The file, its weights' format and how it runs."""

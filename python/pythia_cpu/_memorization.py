@@ -1,0 +1,130 @@
+"""How much of its training text a model writes down again (Biderman et al. 2023, arXiv:2304.11158)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+from pythia_cpu._arguments import boolean, integer, token_ids
+
+_MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
+_MAX_ROWS = 64  # decoded together: weights are read once for all of them
+_MAX_LOGITS_BYTES = 1 << 26  # of one forward pass
+
+
+@dataclass(frozen=True)
+class Memorization:
+    """How well rows were reproduced.
+
+    Attributes:
+        exact_match: bool ``[num_rows]``: the whole continuation is what greedy decoding writes.
+        matches: int64 ``[num_rows]``: how many tokens of the continuation greedy decoding writes in their places. It
+            goes on from its own tokens, so a token may match after one that did not.
+        continuation_length: the most that ``matches`` can be.
+    """
+
+    exact_match: npt.NDArray[np.bool_]
+    matches: npt.NDArray[np.int64]
+    continuation_length: int
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The memorization score of each row, ``matches / continuation_length``, 0 to 1."""
+        return self.matches / self.continuation_length
+
+
+class MemorizationScorer:
+    """Scores rows by a model; holds the caches of the rows that run together."""
+
+    def __init__(
+        self, model: _core.Model, prefix_length: object, continuation_length: object, suppress_eos: object
+    ) -> None:
+        """Checks the lengths against the model's context."""
+        config = model.file.config
+        self._model = model
+        self._vocab_size: int = config["vocab_size"]
+        self._prefix = integer("prefix_length", prefix_length, 1)
+        self._length = integer("continuation_length", continuation_length, 1)
+        positions = self._prefix + self._length - 1  # the last token is only compared
+        if positions > config["max_position_embeddings"]:
+            raise ValueError(
+                f"prefix_length {self._prefix} and continuation_length {self._length} need {positions} positions, but "
+                f"the model's context holds {config['max_position_embeddings']}: shorten one of them"
+            )
+        self._banned: int | None = None
+        if boolean("suppress_eos", suppress_eos):
+            if config["eos_token_id"] < 0:
+                raise ValueError("suppress_eos is True, but the checkpoint has no end-of-text token: leave it out")
+            self._banned = config["eos_token_id"]
+        row_bytes = 2 * 4 * config["num_hidden_layers"] * config["hidden_size"] * positions
+        self._num_caches = max(1, min(_MAX_ROWS, _MAX_KV_BYTES // row_bytes))
+        self._positions = positions
+        self._caches: list[_core.KvCache] = []
+
+    def score(self, rows: Any) -> Memorization:
+        """Scores rows, an array ``[n, length]`` or a sequence of sequences; a group of them is in memory at a time."""
+        total = len(rows)
+        exact_match, matches = np.zeros(total, np.bool_), np.zeros(total, np.int64)
+        for begin in range(0, total, self._num_caches):
+            end = min(total, begin + self._num_caches)
+            group = np.stack([self._row(i, rows[i]) for i in range(begin, end)])
+            while len(self._caches) < len(group):
+                self._caches.append(_core.KvCache(self._model, self._positions))
+            written = self._teacher_forced(group)
+            self._decode_from_first_mismatch(group, written)
+            equal = written == group[:, self._prefix :]
+            matches[begin:end], exact_match[begin:end] = equal.sum(axis=1), equal.all(axis=1)
+        return Memorization(exact_match, matches, self._length)
+
+    def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
+        need = self._prefix + self._length
+        if len(row) < need:
+            raise ValueError(
+                f"rows[{number}] has {len(row)} tokens, expected prefix_length + continuation_length = {need} or more"
+            )
+        return token_ids(f"rows[{number}]", row[:need], self._vocab_size)
+
+    def _choose(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """The greedy token of each row of logits; changes the logits."""
+        if self._banned is not None:
+            logits[:, self._banned] = -np.inf
+        chosen: npt.NDArray[np.int32] = logits.argmax(axis=1).astype(np.int32)
+        return chosen
+
+    def _teacher_forced(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """The greedy token in each place of the continuation, given the row's own tokens before it. Up to the first
+        difference from the row, this is what greedy decoding writes, since both have the same bits of logits.
+        """
+        written = np.empty((len(group), self._length), np.int32)
+        places = max(1, _MAX_LOGITS_BYTES // (4 * self._vocab_size))  # in one pass
+        rows_together = max(1, places // self._length)
+        for first in range(0, len(group), rows_together):
+            rows = group[first : first + rows_together]
+            caches = self._caches[first : first + len(rows)]
+            for cache in caches:
+                cache.truncate(0)
+            begin = 0
+            for column in range(0, self._length, places):
+                count = min(places, self._length - column)
+                end = self._prefix - 1 + column + count
+                passes = [(cache, row[begin:end], count) for cache, row in zip(caches, rows, strict=True)]
+                chosen = self._choose(self._model.forward(passes)).reshape(len(rows), count)
+                written[first : first + len(rows), column : column + count] = chosen
+                begin = end
+        return written
+
+    def _decode_from_first_mismatch(self, group: npt.NDArray[np.int32], written: npt.NDArray[np.int32]) -> None:
+        """Replaces what follows each row's first difference by what greedy decoding writes from there."""
+        differs = written != group[:, self._prefix :]
+        columns = np.where(differs.any(axis=1), differs.argmax(axis=1), self._length)
+        for i, column in enumerate(columns):
+            if column < self._length - 1:
+                self._caches[i].truncate(self._prefix + int(column))
+        while len(running := np.flatnonzero(columns < self._length - 1)):
+            passes = [(self._caches[i], written[i, columns[i] : columns[i] + 1], 1) for i in running]
+            columns[running] += 1
+            written[running, columns[running]] = self._choose(self._model.forward(passes))

@@ -1,0 +1,136 @@
+"""Memorization scores are those of plain greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+from pythia_cpu import _memorization
+
+
+@pytest.fixture(scope="module")
+def model() -> pythia_cpu.Model:
+    return pythia_cpu.load()
+
+
+def make_rows(model: pythia_cpu.Model, prefix: int, continuation: int) -> np.ndarray:
+    """Rows of every kind: written by the model itself, with a token changed here and there, and random."""
+    rng = np.random.default_rng(prefix)
+    prefixes = rng.integers(1, 4096, (30, prefix))
+    greedy = [g.tokens for g in model.generate(prefixes, max_new_tokens=continuation, ignore_eos=True)]
+    rows = np.concatenate([prefixes, np.array(greedy)], axis=1)
+    for i in range(8, 24):
+        rows[i, prefix + i % continuation] = rng.integers(0, 4096)
+    rows[24, -1] = (rows[24, -1] + 1) % 4096
+    rows[25, prefix] = (rows[25, prefix] + 1) % 4096
+    rows[26:, prefix:] = rng.integers(0, 4096, (4, continuation))
+    return rows
+
+
+def expected(model: pythia_cpu.Model, rows: np.ndarray, prefix: int, length: int, **options: Any) -> np.ndarray:
+    """Bool [rows, length]: places where generate writes the row's token."""
+    texts = model.generate(rows[:, :prefix], max_new_tokens=length, ignore_eos=True, **options)
+    return np.array([text.tokens for text in texts]) == rows[:, prefix : prefix + length]
+
+
+@pytest.mark.parametrize(("prefix", "length"), [(32, 32), (1, 1), (5, 40), (64, 2), (16, 1)])
+def test_equals_generate(model: pythia_cpu.Model, prefix: int, length: int) -> None:
+    rows = make_rows(model, prefix, length)
+    result = model.memorization(rows, prefix_length=prefix, continuation_length=length)
+    equal = expected(model, rows, prefix, length)
+    assert (result.exact_match.dtype, result.matches.dtype) == (np.bool_, np.int64)
+    np.testing.assert_array_equal(result.matches, equal.sum(1))
+    np.testing.assert_array_equal(result.exact_match, equal.all(1))
+    np.testing.assert_array_equal(result.scores, equal.mean(1))
+    assert 8 <= result.exact_match.sum() < 30
+
+
+def test_tokens_match_again_after_a_difference(model: pythia_cpu.Model) -> None:
+    """A count that stopped at the first difference, or that went on with the row's own tokens, would be another."""
+    rows = make_rows(model, 32, 32)
+    result = model.memorization(rows)
+    equal = expected(model, rows, 32, 32)
+    until_first = np.where(equal.all(1), 32, (~equal).argmax(1))
+    choices = np.array([logits[31:63].argmax(1) for logits in model.logits(rows)])
+    teacher_forced = (choices == rows[:, 32:64]).sum(1)
+    assert (result.matches > until_first).any()
+    assert (result.matches != teacher_forced).any()
+
+
+def test_memory_limits_change_nothing(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows(model, 32, 32)
+    whole = model.memorization(rows)
+    for limits in (
+        {"_MAX_ROWS": 7},
+        {"_MAX_KV_BYTES": 1},
+        {"_MAX_LOGITS_BYTES": 4 * 4096 * 5},
+        {"_MAX_LOGITS_BYTES": 1},
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in limits.items():
+                patch.setattr(_memorization, name, value)
+            result = model.memorization(rows)
+        np.testing.assert_array_equal(result.matches, whole.matches)
+        np.testing.assert_array_equal(result.exact_match, whole.exact_match)
+
+
+def test_each_row_is_on_its_own(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    rows = make_rows(model, 32, 32)
+    whole = model.memorization(rows)
+    assert [int(model.memorization(rows[i : i + 1]).matches[0]) for i in range(30)] == whole.matches.tolist()
+    longer = np.concatenate([rows, rows[:, :9]], axis=1)
+    mapped = np.memmap(tmp_path / "rows.bin", np.uint16, "w+", shape=longer.shape)
+    mapped[:] = longer
+    for form in (longer, rows.tolist(), mapped, [*rows[:15].tolist(), *longer[15:]]):
+        result = model.memorization(form)
+        np.testing.assert_array_equal(result.matches, whole.matches)
+    empty = model.memorization(rows[:0])
+    assert empty.matches.shape == empty.exact_match.shape == empty.scores.shape == (0,)
+    assert model.memorization([]).matches.shape == (0,)
+
+
+def test_suppress_eos(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]) -> None:
+    """A model that writes its end-of-text token often."""
+    checkpoint = make_checkpoint(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=5)
+    model = pythia_cpu.load(make_model_file(checkpoint))
+    rows = np.random.default_rng(1).integers(0, 5, (20, 24))
+    options: dict[str, Any] = {"prefix_length": 8, "continuation_length": 16}
+    equal = expected(model, rows, 8, 16)
+    np.testing.assert_array_equal(model.memorization(rows, **options).matches, equal.sum(1))
+    banned = expected(model, rows, 8, 16, logit_bias={0: -np.inf})
+    result = model.memorization(rows, **options, suppress_eos=True)
+    np.testing.assert_array_equal(result.matches, banned.sum(1))
+    assert (banned.sum(1) != equal.sum(1)).any()
+
+
+def test_full_context(model: pythia_cpu.Model) -> None:
+    row = np.random.default_rng(0).integers(1, 4096, 2049)
+    row[-1] = int(model.logits(row[:-1])[-1].argmax())
+    assert model.memorization(row[None], prefix_length=2048, continuation_length=1).exact_match.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([[1] * 63], {}, r"rows\[0\] has 63 tokens.*= 64"),
+        ([[1] * 64, [5000] * 64], {}, r"rows\[1\] holds token id 5000"),
+        ([1] * 64, {}, "not a list of rows"),
+        ("text", {}, "not a list of rows"),
+        (None, {}, "not a list of rows"),
+        ([["a"] * 64], {}, "of type str"),
+        ([[1] * 64], {"prefix_length": 0}, "prefix_length is 0"),
+        ([[1] * 64], {"continuation_length": 0}, "continuation_length is 0"),
+        ([[1] * 64], {"continuation_length": 2.0}, "continuation_length is 2.0"),
+        ([[1] * 64], {"prefix_length": 2048, "continuation_length": 2}, "2049 positions.*2048"),
+        ([[1] * 64], {"suppress_eos": 1}, "suppress_eos is 1"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_errors(model: pythia_cpu.Model, rows: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.memorization(rows, **options)
