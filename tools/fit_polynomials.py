@@ -43,7 +43,7 @@ def main():
     show(
         "kExp",
         *fit(
-            lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 5, lambda r: r * r
+            lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 4, lambda r: r * r
         ),
     )
     # erf(x) = x + x P(x^2), |x| < kErfSplit
@@ -59,7 +59,7 @@ def main():
         ),
     )
     # erf(x) = 1 - exp(-P(x)), kErfSplit <= x < 4
-    show("kErfLarge", *fit(lambda x: -mpmath.log(mpmath.erfc(x)), split, 4.0, 9, lambda x: mpmath.erfc(x)))
+    show("kErfLarge", *fit(lambda x: -mpmath.log(mpmath.erfc(x)), split, 4.0, 6, lambda x: mpmath.erfc(x)))
     # tanh(x) = x + x^3 P(x^2), |x| < 0.625
     show(
         "kTanh", *fit(lambda s: (mpmath.tanh(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1) / s, 1e-12, 0.625**2, 4, lambda s: s)

@@ -17,20 +17,27 @@ struct SoftmaxState {
   float sum;
 };
 
-// Turns `n` raw scores into exp(scale * score - largest) in place; sums run over 16 virtual lanes.
+// Turns `n` raw scores into exp(scale * score - largest) in place, largest being the rounded product scale * (largest score);
+// sums run over 16 virtual lanes. Weights below 2^-126 are 2^-126.
 inline SoftmaxState softmax_chunk(float* scores, int64_t n, float scale) {
-  const Vec factor = set1(scale), lowest = from_bits(set1_i(-8388608));  // -infinity
+  const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
+  const int64_t whole = n / kLanes * kLanes;
+  const Mask rest = first_lanes(n - whole);
   Vec top = lowest;
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec scaled = load(scores + i) * factor;
-    store(scores + i, scaled);
-    top = max(select(first_lanes(n - i), scaled, lowest), top);
-  }
-  const float largest = reduce_max(top);
+  for (int64_t i = 0; i < whole; i += kLanes) top = max(load(scores + i), top);
+  if (whole < n) top = max(select(rest, load(scores + whole), lowest), top);
+
+  const float largest = reduce_max(top) * scale;
+  const Vec factor = set1(scale), shift = set1(-largest);
   Vec sum = zero();
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec weight = select(first_lanes(n - i), exp_nonpositive(load(scores + i) - set1(largest)), zero());
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Vec weight = exp_clamped(fma(load(scores + i), factor, shift));
     store(scores + i, weight);
+    sum = sum + weight;
+  }
+  if (whole < n) {
+    const Vec weight = select(rest, exp_clamped(fma(load(scores + whole), factor, shift)), zero());
+    store(scores + whole, weight);
     sum = sum + weight;
   }
   return {largest, reduce_add(sum)};
@@ -41,7 +48,7 @@ inline void merge_chunk(SoftmaxState& state, float* values, SoftmaxState chunk, 
                         int64_t value_stride) {
   const float largest = chunk.largest > state.largest ? chunk.largest : state.largest;
   float factors[kLanes] = {state.largest - largest, chunk.largest - largest};
-  store(factors, exp_nonpositive(load(factors)));
+  store(factors, exp_clamped(load(factors)));
   const Vec keep = set1(factors[0]), add = set1(factors[1]);
   for (int64_t d = 0; d < value_stride; d += kLanes)
     store(values + d, fma(load(values + d), keep, load(chunk_values + d) * add));

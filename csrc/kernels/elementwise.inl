@@ -7,11 +7,11 @@
 namespace pythia {
 namespace {
 
-inline constexpr float kExpPoly[] = {5.e-01f, 1.6666667e-01f, 4.166627e-02f, 8.333264e-03f, 1.394612e-03f, 1.9918424e-04f};
+inline constexpr float kExpPoly[] = {5.e-01f, 1.6666518e-01f, 4.1666206e-02f, 8.368918e-03f, 1.3950539e-03f};
 inline constexpr float kErfSmallPoly[] = {1.2837917e-01f, -3.7612632e-01f, 1.1283679e-01f, -2.6858497e-02f,
                                           5.19883e-03f,   -8.118075e-04f,  8.267462e-05f};
-inline constexpr float kErfLargePoly[] = {-9.9565594e-05f, 1.129059e+00f,  6.3455254e-01f,  1.0645918e-01f, -2.3389658e-02f,
-                                          3.1001987e-03f,  -2.766537e-06f, -8.8097986e-05f, 1.571355e-05f,  -9.795252e-07f};
+inline constexpr float kErfLargePoly[] = {2.350762e-04f,   1.1275126e+00f, 6.374571e-01f,  1.0369008e-01f,
+                                          -2.2110356e-02f, 3.0139436e-03f, -1.9295013e-04f};
 inline constexpr float kTanhPoly[] = {-3.3333284e-01f, 1.3331491e-01f, -5.3743497e-02f, 2.0650586e-02f, -5.7170447e-03f};
 inline constexpr float kLogPoly[] = {3.3333313e-01f,  -2.500001e-01f, 2.0002119e-01f,  -1.6667996e-01f, 1.4219551e-01f,
                                      -1.2405592e-01f, 1.1888178e-01f, -1.1675639e-01f, 6.746592e-02f};
@@ -48,11 +48,14 @@ inline ExpParts exp_parts(Vec x) {
 // ln(2^-126): exp is zero below.
 inline constexpr float kExpLow = -87.33654f;
 
-// exp(x) for x <= 0: 2^n multiplies by adding to the exponent.
-inline Vec exp_nonpositive(Vec x) {
+// exp(x) for x <= 1, taken at kExpLow below that: 2^n multiplies by adding to the exponent.
+inline Vec exp_clamped(Vec x) {
   const ExpParts parts = exp_parts(max(x, set1(kExpLow)));
-  return select(less(x, set1(kExpLow)), zero(), from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted))));
+  return from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted)));
 }
+
+// exp(x) for x <= 1; 0 below kExpLow.
+inline Vec exp_nonpositive(Vec x) { return select(less(x, set1(kExpLow)), zero(), exp_clamped(x)); }
 
 // exp(x) for finite or infinite x: 0 below kExpLow, infinity above ln(FLT_MAX). NaN gives an unspecified fixed value. The same
 // bits as exp_nonpositive where both are defined.
@@ -88,7 +91,7 @@ inline Vec log(Vec x) {
 inline Vec erf(Vec x) {
   const Vec a = min(abs(x), set1(4.0f));
   const Vec small = fma(a, polynomial(kErfSmallPoly, a * a), a);
-  const Vec large = set1(1.0f) - exp_nonpositive(zero() - polynomial(kErfLargePoly, a));
+  const Vec large = set1(1.0f) - exp_clamped(zero() - polynomial(kErfLargePoly, a));
   return copy_sign(select(less(a, set1(kErfSplit)), small, large), x);
 }
 

@@ -31,6 +31,16 @@ struct BF16Weights {
   BF16Weights panels_from(int64_t p) const { return {data + p * panel_stride, panel_stride, step}; }
 };
 
+// A panel's columns of a row, `left` of which (or all sixteen) are real. Whole ones take the plain instructions: loads wait for
+// masked stores.
+inline Vec load_columns(const float* p, int64_t left) { return left >= kLanes ? load(p) : load_n(p, left); }
+inline void store_columns(float* p, Vec a, int64_t left) {
+  if (left >= kLanes)
+    store(p, a);
+  else
+    store_n(p, a, left);
+}
+
 // What happens to a tile before and after the sum over [k_begin, k_end).
 struct TileEnds {
   bool resume = false;          // start from y instead of zero
@@ -46,7 +56,7 @@ __attribute__((noinline)) void float_tile(const float* x, int64_t x_stride, cons
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p)
-      sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
   for (int64_t k = k_begin; k < k_end; ++k) {
     Vec weights[kPanels];
 #pragma GCC unroll 8
@@ -63,8 +73,8 @@ __attribute__((noinline)) void float_tile(const float* x, int64_t x_stride, cons
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
       const int64_t left = columns - p * kLanes;
-      const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
-      store_n(y + r * y_stride + p * kLanes, out, left);
+      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
+      store_columns(y + r * y_stride + p * kLanes, out, left);
     }
 }
 

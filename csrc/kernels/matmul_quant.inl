@@ -58,7 +58,7 @@ __attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPan
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p)
-      sum[r][p] = ends.resume ? load_n(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
   for (int64_t group = group_begin; group < group_end; ++group) {
     IVec dots[kRows][kPanels];
 #pragma GCC unroll 8
@@ -96,8 +96,8 @@ __attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPan
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       const int64_t left = columns - p * kLanes;
-      const Vec out = ends.bias ? sum[r][p] + load_n(ends.bias + p * kLanes, left) : sum[r][p];
-      store_n(y + r * y_stride + p * kLanes, out, left);
+      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
+      store_columns(y + r * y_stride + p * kLanes, out, left);
     }
 }
 
