@@ -91,6 +91,9 @@ def _keep_state(model: Any) -> None:
     """Makes the keys and values variables of the model, empty at first."""
     from openvino._offline_transformations import apply_make_stateful_transformation
 
+    # Which sequence each row continues, here always its own: OpenVINO fuses states with attention around this Gather.
+    beams = ops.parameter([1], np.int32, name="beams")
+    beams.output(0).set_names({"beams"})
     pairs = {}
     model.inputs[0].set_names({"ids"})
     model.outputs[0].set_names({"logits"})
@@ -98,6 +101,11 @@ def _keep_state(model: Any) -> None:
         past.set_names({f"past.{i}"})
         present.set_names({f"present.{i}"})
         pairs[f"past.{i}"] = f"present.{i}"
+        readers = past.get_target_inputs()
+        chosen = ops.gather(past.node, beams, ops.constant(0, np.int64))
+        for reader in readers:
+            reader.replace_source_output(chosen.output(0))
+    model.add_parameters([beams])
     apply_make_stateful_transformation(model, pairs)
     for node in model.get_ops():
         if node.get_type_name() == "ReadValue":
@@ -125,7 +133,7 @@ def measure(path: Path, variant: str, workload: Workload) -> dict[str, Any]:
     prompt = np.array([workload.prompt()], np.int64)
 
     def run(ids: np.ndarray) -> np.ndarray:
-        request.infer({"ids": ids}, share_inputs=True)
+        request.infer({"ids": ids, "beams": np.zeros(1, np.int32)}, share_inputs=True)
         return request.get_output_tensor(0).data
 
     def prefill() -> None:

@@ -34,7 +34,7 @@ class Workload:
 
     def prompt(self) -> list[int]:
         """Random token ids, the same for every engine."""
-        return [random.Random(0).randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(self.prompt_tokens)]
+        return random.Random(0).choices(range(FIRST_TOKEN, LAST_TOKEN), k=self.prompt_tokens)
 
 
 def rates(run: Callable[[], object], tokens: int, repetitions: int) -> list[float]:
