@@ -16,6 +16,7 @@
 #include "bindings/bindings.h"
 #include "format/reader.h"
 #include "format/writer.h"
+#include "model/fingerprint.h"
 #include "quant/pack.h"
 
 namespace py = pybind11;
@@ -307,8 +308,15 @@ void bind_format(py::module_& m) {
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", [](PcpuWriter& writer, const py::args&) { writer.discard(); })
       .def("discard", &PcpuWriter::discard, "Gives up: removes the temporary file.")
-      .def("finish", &PcpuWriter::finish, py::call_guard<py::gil_scoped_release>(),
-           "Writes the tables and the header, syncs and renames. Raises ValueError if something is missing, OSError.");
+      .def(
+          "finish",
+          [](PcpuWriter& writer, bool fingerprint, int threads) {
+            const auto compute = [&](const std::string& path) { return logits_fingerprint(*Model::open(path, threads)); };
+            fingerprint ? writer.finish(compute) : writer.finish();
+          },
+          py::arg("fingerprint") = false, py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),
+          "Writes the tables and the header, syncs and renames; `fingerprint` runs the model on `threads` threads (0: all "
+          "physical cores) and stores its logits' fingerprint. Raises ValueError if something is missing, OSError.");
 
   m.def(
       "expected_tensors",

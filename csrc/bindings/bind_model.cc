@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "model/fingerprint.h"
 #include "model/model.h"
 
 namespace py = pybind11;
@@ -102,6 +103,8 @@ void bind_model(py::module_& m) {
       .def("score", &score, py::arg("sequences"),
            "Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the "
            "targets following the last tokens; returns (log-probabilities float32, most likely ids int32) of all targets.")
+      .def("fingerprint", &logits_fingerprint, py::call_guard<py::gil_scoped_release>(),
+           "The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.")
       .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
 }
 

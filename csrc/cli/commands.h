@@ -8,6 +8,7 @@ namespace pythia::cli {
 extern const Command kGenerateCommand;
 extern const Command kTokenizeCommand;
 extern const Command kInfoCommand;
+extern const Command kVerifyCommand;
 extern const Command kBenchCommand;
 
 // The option every command has.

@@ -14,7 +14,7 @@
 namespace pythia::cli {
 namespace {
 
-const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand, &kBenchCommand};
+const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand, &kVerifyCommand, &kBenchCommand};
 
 std::string overview() {
   std::string text =

@@ -120,6 +120,13 @@ struct PcpuWriter::Impl {
     return section;
   }
 
+  // In place of what is at the start of the file.
+  void write_header() {
+    header.header_checksum = checksum64(&header, sizeof(FileHeader) - sizeof(uint64_t));
+    if (::lseek(fd, 0, SEEK_SET) != 0) throw_errno(path);
+    write(&header, sizeof(header));
+  }
+
   void sync_and_rename() {
     if (::fsync(fd) != 0) throw_errno(path);
     const int closed = ::close(fd);
@@ -231,7 +238,7 @@ void PcpuWriter::set_metadata(const std::map<std::string, std::string, std::less
 
 void PcpuWriter::set_fingerprint(uint64_t fingerprint) { impl_->header.fingerprint = fingerprint; }
 
-void PcpuWriter::finish() {
+void PcpuWriter::finish(const std::function<uint64_t(const std::string& temporary_path)>& compute_fingerprint) {
   Impl& file = *impl_;
   file.require_open();
   if (file.in_tensor || file.records.size() != file.expected.size())
@@ -245,9 +252,11 @@ void PcpuWriter::finish() {
   header.tensor_table = file.write_section(file.records.data(), file.records.size() * sizeof(TensorRecord));
   header.num_tensors = static_cast<uint32_t>(file.records.size());
   header.file_size_bytes = file.position;
-  header.header_checksum = checksum64(&header, sizeof(FileHeader) - sizeof(uint64_t));
-  if (::lseek(file.fd, 0, SEEK_SET) != 0) throw_errno(file.path);
-  file.write(&header, sizeof(header));
+  file.write_header();
+  if (compute_fingerprint) {
+    header.fingerprint = compute_fingerprint(file.temporary_path);
+    file.write_header();
+  }
   file.sync_and_rename();
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -34,9 +35,10 @@ class PcpuWriter {
   void set_metadata(const std::map<std::string, std::string, std::less<>>& metadata);
   void set_fingerprint(uint64_t fingerprint);
 
-  // Writes the tables and the header, syncs and renames over `path`. Throws std::invalid_argument if a tensor or the tokenizer
-  // is missing, std::system_error.
-  void finish();
+  // Writes the tables and the header, syncs and renames over `path`. If `compute_fingerprint` is given, it is called with the
+  // path of the temporary file, complete but for the fingerprint, and what it returns is stored as such. Throws
+  // std::invalid_argument if a tensor or the tokenizer is missing, std::system_error, what `compute_fingerprint` throws.
+  void finish(const std::function<uint64_t(const std::string& temporary_path)>& compute_fingerprint = {});
 
   // Gives up: removes the temporary file. After finish(), does nothing. All other calls then throw std::invalid_argument.
   void discard() noexcept;

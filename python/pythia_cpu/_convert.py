@@ -27,7 +27,7 @@ from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
 # Stored in every file. Raise it when the same checkpoint gives other bytes than before.
-CONVERTER_VERSION = "1"
+CONVERTER_VERSION = "2"
 
 _CHUNK_BYTES = 1 << 24  # of source read at a time
 _PANEL_WIDTH = 16
@@ -82,7 +82,8 @@ def convert(
     """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint gives the same bytes on every machine.
 
     Norms and biases are stored in float32, the embedding in the smallest lossless format; the output head of a small
-    model is q8 where ``weights`` is "q4".
+    model is q8 where ``weights`` is "q4". At the end the model is run once, on 32 tokens, for the fingerprint that
+    ``Model.verify`` computes again.
 
     Args:
         source: a local checkpoint folder or a hub id, as in ``open_checkpoint``.
@@ -130,7 +131,7 @@ def convert_checkpoint(
             for plan in plans:
                 stored = stored_format(plan, config.hidden_size, weights, embedding_format)
                 _write_tensor(checkpoint, plan, stored, writer, workers, bar)
-            writer.finish()
+            writer.finish(fingerprint=True, threads=threads or 0)
     originals = [plan for plan in plans if not plan.derived]
     source = checkpoint.source
     return ConversionReport(

@@ -116,6 +116,17 @@ class Model:
         length: int = self._file.config["max_position_embeddings"]
         return length
 
+    def verify(self) -> bool:
+        """Whether this machine computes the bits that the converter did: runs the file's fixed prompt of 32 tokens and
+        compares the hash of its logits with the one stored in the file.
+
+        Raises:
+            ValueError: the file stores none.
+        """
+        if self._file.fingerprint == 0:
+            raise ValueError(f"{self._file.path} has no fingerprint to compare with: convert the checkpoint again")
+        return self._core.fingerprint() == self._file.fingerprint
+
     @overload
     def logits(self, tokens: TokenIds) -> npt.NDArray[np.float32]: ...
     @overload

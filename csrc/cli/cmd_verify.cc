@@ -1,0 +1,62 @@
+// pythia-cpu verify: does this machine compute the bits that the converter did?
+#include <charconv>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/io.h"
+#include "cli/shipped_model.h"
+#include "model/fingerprint.h"
+
+namespace pythia::cli {
+namespace {
+
+constexpr std::string_view kDescription =
+    "Checks a .pcpu file, all of it, then runs its model on a fixed prompt of 32 tokens and compares the\n"
+    "hash of the logits with the one that was stored when the file was made. Exit status 0: the same\n"
+    "bits; 1: not. Without FILE: the model that is used when none is named.\n\n"
+    "  pythia-cpu verify pythia-70m.pcpu\n";
+
+std::string hexadecimal(uint64_t value) {
+  char digits[16];
+  const std::string text(digits, std::to_chars(digits, digits + sizeof digits, value, 16).ptr);
+  return std::string(sizeof digits - text.size(), '0') + text;
+}
+
+int run_verify(const Command& command, std::span<const std::string_view> arguments) {
+  std::string model_path;
+  int64_t threads = 0;
+  const std::vector<Option> table = {
+      model_option(model_path),
+      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the bits are the same", 1, 1024,
+                     threads),
+  };
+  if (wants_help(arguments)) {
+    write_output(help_text(command, table));
+    return 0;
+  }
+  const std::vector<std::string_view> rest = parse(arguments, table);
+  if (rest.size() + !model_path.empty() > 1)
+    throw UsageError("found " + std::to_string(rest.size() + !model_path.empty()) + " files, expected one");
+  if (!rest.empty()) model_path = rest[0];
+
+  const auto model = Model::open(model_path.empty() ? shipped_model_path() : model_path, static_cast<int>(threads));
+  const std::string& path = model->file().path();
+  const uint64_t stored = model->file().header().fingerprint;
+  if (stored == 0) throw std::runtime_error(path + ": no fingerprint is stored; convert the checkpoint again");
+  const uint64_t computed = logits_fingerprint(*model);
+  if (computed != stored)
+    throw std::runtime_error(path + ": the logits' fingerprint is " + hexadecimal(computed) + " on this machine (" +
+                             model->isa() + "), expected " + hexadecimal(stored) +
+                             "; the file was made by another version, or one of the two machines computes wrongly");
+  write_output(path + ": same bits, fingerprint " + hexadecimal(stored) + " (" + model->isa() + ")\n");
+  return 0;
+}
+
+}  // namespace
+
+const Command kVerifyCommand = {"verify", "[OPTION]... [FILE]", "check that this machine computes the same bits", kDescription,
+                                &run_verify};
+
+}  // namespace pythia::cli
