@@ -10,5 +10,6 @@ void bind_kernels(pybind11::module_& m);   // supported ISAs; single kernels, fo
 void bind_text(pybind11::module_& m);      // Tokenizer
 void bind_model(pybind11::module_& m);     // Model, KvCache, forward
 void bind_generate(pybind11::module_& m);  // Generator, sampling
+void bind_score(pybind11::module_& m);     // scores of sequences, windows of perplexity
 
 }  // namespace pythia

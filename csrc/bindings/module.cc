@@ -27,4 +27,5 @@ PYBIND11_MODULE(_core, m) {
   pythia::bind_text(m);
   pythia::bind_model(m);
   pythia::bind_generate(m);
+  pythia::bind_score(m);
 }

@@ -14,6 +14,7 @@ from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._generation import Generation, Token, TokenStream
 from pythia_cpu._memorization import Memorization
 from pythia_cpu._model import Config, Model, load
+from pythia_cpu._scoring import Perplexity, Score
 from pythia_cpu._session import Session
 from pythia_cpu._tokenizer import Tokenizer
 
@@ -27,6 +28,8 @@ __all__ = [
     "Generation",
     "Memorization",
     "Model",
+    "Perplexity",
+    "Score",
     "Session",
     "Token",
     "TokenStream",

@@ -33,7 +33,10 @@ __all__: list[str] = [
     "holds_exactly",
     "pack_matrix",
     "philox4x32_10",
+    "rolling_windows",
     "sample_logits",
+    "score_sequences",
+    "strided_windows",
     "supported_isas",
     "unpack_matrix",
 ]
@@ -90,9 +93,9 @@ class PcpuWriter:
         Gives up: removes the temporary file.
         """
     def end_tensor(self, source_sha256: typing_extensions.Buffer) -> None: ...
-    def finish(self, fingerprint: bool = False, threads: int = 0) -> None:
+    def finish(self) -> None:
         """
-        Writes the tables and the header, syncs and renames; `fingerprint` runs the model on `threads` threads (0: all physical cores) and stores its logits' fingerprint. Raises ValueError if something is missing, OSError.
+        Writes the tables and the header, syncs and renames. Raises ValueError if something is missing, OSError.
         """
     def set_fingerprint(self, fingerprint: int) -> None: ...
     def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None: ...
@@ -234,10 +237,6 @@ class Model:
     def open(path: str, threads: int = 0, isa: str = "") -> Model:
         """
         Open a file; threads 0 means all physical cores, isa "" the environment's choice or the best.
-        """
-    def fingerprint(self) -> int:
-        """
-        The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.
         """
     def fork(self, cache: KvCache) -> KvCache:
         """
@@ -391,6 +390,13 @@ def philox4x32_10(
     One block of the Philox generator.
     """
 
+def rolling_windows(
+    tokens: collections.abc.Sequence[int], prefix_token: int, context_length: int
+) -> list[tuple[list[int], int]]:
+    """
+    Requests of score_sequences: lm-evaluation-harness's rolling windows.
+    """
+
 def sample_logits(
     logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     sampling: SamplingOptions,
@@ -404,6 +410,25 @@ def sample_logits(
 ) -> numpy.typing.NDArray[numpy.int32]:
     """
     Tokens drawn from one row of logits at `num_draws` steps, int32.
+    """
+
+def score_sequences(
+    model: Model,
+    requests: collections.abc.Sequence[tuple[collections.abc.Sequence[int], int]],
+    *,
+    share_prefixes: bool = True,
+    rows_per_pass: int = 512,
+    cache_bytes: int = 1073741824,
+) -> list[typing.Any]:
+    """
+    Score tokens[first_target:] of each (tokens, first_target); returns (log-probabilities float32, most likely ids int32) for each, in order. The options change speed and memory, never a bit.
+    """
+
+def strided_windows(
+    tokens: collections.abc.Sequence[int], context_length: int, stride: int
+) -> list[tuple[list[int], int]]:
+    """
+    Requests of score_sequences: the windows of Hugging Face's perplexity guide.
     """
 
 def supported_isas() -> list[str]:

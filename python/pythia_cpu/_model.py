@@ -19,6 +19,7 @@ from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
 from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate
 from pythia_cpu._memorization import Memorization, MemorizationScorer
+from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session, append_in_chunks
 from pythia_cpu._tokenizer import Tokenizer
 
@@ -38,7 +39,7 @@ class Config(dict[str, Any]):
             raise AttributeError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}") from None
 
 
-class Model:
+class Model(ScoresTexts):
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
 
     The bits of every result depend on the file and on the tokens before it in its own sequence: not on threads,
@@ -157,6 +158,8 @@ class Model:
         """An empty sequence that grows token by token, can be cut and copied, and never computes a token twice."""
         return Session(self._core)
 
+    def _scoring(self) -> ScoringModel:
+        return ScoringModel(self._core, self.tokenizer, self.config.eos_token_id)
 
     def _sequence(self, name: str, tokens: object) -> npt.NDArray[np.int32]:
         """One sequence of ids that the model can read whole."""

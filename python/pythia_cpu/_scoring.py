@@ -1,0 +1,240 @@
+"""Log-probabilities of texts, and perplexity."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+from pythia_cpu._arguments import Prompt, Prompts, integer, is_batch, token_ids
+from pythia_cpu._tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """How likely a text is.
+
+    Attributes:
+        tokens: the text's token ids; of a continuation its own, without the context's.
+        logprobs: float32, natural logarithms. Of a text ``[len(tokens) - 1]``: entry i is log p(token i+1 | tokens 0 to
+            i). Of a continuation ``[len(tokens)]``: entry i is log p(token i | the context and tokens 0 to i-1).
+        is_greedy: bool, same shape: the token is the most likely one in its place (the lowest id of equals).
+    """
+
+    tokens: list[int]
+    logprobs: npt.NDArray[np.float32]
+    is_greedy: npt.NDArray[np.bool_]
+
+    @property
+    def total(self) -> float:
+        """The sum of ``logprobs``, exact before its one rounding."""
+        return math.fsum(self.logprobs.tolist())
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text.
+
+    Attributes:
+        value: exp(nll / num_tokens), the perplexity per token.
+        nll: the negative log-likelihood of all scored tokens together, in nats.
+        num_tokens: how many tokens were scored.
+        num_words: pieces of the text between runs of white space, as lm-evaluation-harness counts them; None for token
+            ids.
+        num_bytes: the text's length in UTF-8; None for token ids.
+    """
+
+    value: float = field(init=False)
+    nll: float
+    num_tokens: int
+    num_words: int | None = None
+    num_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Sets ``value``."""
+        object.__setattr__(self, "value", _exp(self.nll / self.num_tokens))
+
+    @property
+    def word_perplexity(self) -> float | None:
+        """exp(nll / num_words); None for token ids."""
+        return _exp(self.nll / self.num_words) if self.num_words else None
+
+    @property
+    def byte_perplexity(self) -> float | None:
+        """exp(nll / num_bytes); None for token ids."""
+        return _exp(self.nll / self.num_bytes) if self.num_bytes else None
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits (not nats) of ``nll`` per byte; None for token ids."""
+        return self.nll / self.num_bytes / math.log(2) if self.num_bytes else None
+
+
+def _exp(x: float) -> float:
+    try:
+        return math.exp(x)
+    except OverflowError:
+        return math.inf
+
+
+class ScoringModel:
+    """What scoring needs of a model, and the ways to it; ``Model`` has one."""
+
+    def __init__(self, core: _core.Model, tokenizer: Tokenizer, eos_token_id: int | None) -> None:
+        """``Model`` makes these."""
+        self._core = core
+        self._tokenizer = tokenizer
+        self._eos_token_id = eos_token_id
+        config = core.file.config
+        self._vocab_size: int = config["vocab_size"]
+        self._context_length: int = config["max_position_embeddings"]
+
+    def score(self, text: Prompt | Prompts, continuation: Prompt | Prompts | None) -> Score | list[Score]:
+        """``Model.score``."""
+        batch = is_batch("text", text)
+        if continuation is None:
+            texts: Sequence[object] = list(text) if batch else [text]
+            names = [f"text[{i}]" for i in range(len(texts))] if batch else ["text"]
+            requests = [(self._ids(name, one), 1) for name, one in zip(names, texts, strict=True)]
+        else:
+            if is_batch("continuation", continuation) != batch:
+                raise ValueError("one of context and continuation is a list of texts and the other is not: pass pairs")
+            contexts, continuations = (list(text), list(continuation)) if batch else ([text], [continuation])
+            if len(contexts) != len(continuations):
+                raise ValueError(
+                    f"found {len(contexts)} contexts and {len(continuations)} continuations, expected as many of both"
+                )
+            requests = [self._pair(a, b) for a, b in zip(contexts, continuations, strict=True)]
+        scores = self._run(requests, whole=continuation is None)
+        return scores if batch else scores[0]
+
+    def perplexity(self, text: Prompt, context_length: int | None, stride: int | None) -> Perplexity:
+        """``Model.perplexity``."""
+        if is_batch("text", text):
+            raise ValueError("text is a list of texts, expected one: a str or a sequence of token ids")
+        ids = self._ids("text", text)
+        length = self._context_length
+        if context_length is not None:
+            length = integer("context_length", context_length, 2, self._context_length)
+        if stride is not None:
+            windows = _core.strided_windows(ids, length, integer("stride", stride, 1, length))
+        elif self._eos_token_id is None:
+            raise ValueError("the model has no end-of-text token to begin the text with: pass stride")
+        else:
+            windows = _core.rolling_windows(ids, self._eos_token_id, length)
+        scored = [logprobs for logprobs, _ in _core.score_sequences(self._core, windows)]
+        num_tokens = sum(map(len, scored))
+        if num_tokens == 0:
+            raise ValueError(f"text has {len(ids)} tokens and none of them has one before it: pass a longer text")
+        nll = -math.fsum(x for logprobs in scored for x in logprobs.tolist())
+        if not isinstance(text, str):
+            return Perplexity(nll=nll, num_tokens=num_tokens)
+        return Perplexity(
+            nll=nll, num_tokens=num_tokens, num_words=len(re.split(r"\s+", text)), num_bytes=len(text.encode("utf-8"))
+        )
+
+    def _ids(self, name: str, text: object) -> list[int]:
+        found: object = self._tokenizer.encode(text) if isinstance(text, str) else text
+        ids: list[int] = token_ids(name, found, self._vocab_size).tolist()
+        if not ids:
+            raise ValueError(f"{name} has no tokens, expected at least one")
+        return ids
+
+    def _pair(self, context: object, continuation: object) -> tuple[list[int], int]:
+        """Ids of both together, and where the continuation begins."""
+        if isinstance(context, str) != isinstance(continuation, str):
+            raise ValueError("one of context and continuation is a str and the other is not: pass two of a kind")
+        if isinstance(context, str) and isinstance(continuation, str):
+            # White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
+            start = context.rstrip()
+            before = self._tokenizer.encode(start)
+            after = self._tokenizer.encode(context + continuation)[len(before) :]
+        else:
+            before = token_ids("context", context, self._vocab_size).tolist()
+            after = token_ids("continuation", continuation, self._vocab_size).tolist()
+        if not before:
+            if self._eos_token_id is None:
+                raise ValueError("context has no tokens, and the model has no end-of-text token to stand for it")
+            before = [self._eos_token_id]
+        if not after:
+            raise ValueError("continuation has no tokens, expected at least one")
+        return before + after, len(before)
+
+    def _run(self, requests: list[tuple[list[int], int]], *, whole: bool) -> list[Score]:
+        for ids, _ in requests:
+            if len(ids) > self._context_length + 1:
+                raise ValueError(
+                    f"found {len(ids)} tokens, expected at most {self._context_length + 1}, the model's context and "
+                    "the token after it: shorten the text, or use perplexity, which cuts it into windows"
+                )
+        results = _core.score_sequences(self._core, requests)
+        return [
+            Score(ids if whole else ids[begin:], logprobs, argmax == np.array(ids[begin:], np.int32))
+            for (ids, begin), (logprobs, argmax) in zip(requests, results, strict=True)
+        ]
+
+
+class ScoresTexts(ABC):
+    """The scoring methods of ``Model``."""
+
+    @abstractmethod
+    def _scoring(self) -> ScoringModel:
+        """The model's parts that scoring uses."""
+
+    @overload
+    def score(self, text: Prompt, continuation: Prompt | None = None) -> Score: ...
+    @overload
+    def score(self, text: Prompts, continuation: Prompts | None = None) -> list[Score]: ...
+    def score(self, text: Prompt | Prompts, continuation: Prompt | Prompts | None = None) -> Score | list[Score]:
+        """How likely the model finds a text, token by token. Ctrl-C ends it within a pass of 512 tokens.
+
+        ``score(text)`` scores a text, all but its first token, which has nothing before it. ``score(context,
+        continuation)`` scores the continuation only. In lists, requests run together, and contexts that they share are
+        computed once; each Score is, bit for bit, what it would be alone.
+
+        Args:
+            text: a str, a sequence of token ids, or a list of these; with ``continuation`` the context.
+            continuation: what follows the context, of the same kind; for a list a list of equal length. Two str are
+                encoded as one text, whose tokens beyond the context's own are the continuation, as in
+                lm-evaluation-harness: white space at the context's end counts as the continuation's. A context without
+                tokens is the end-of-text token.
+
+        Returns:
+            a Score; for lists a list of them in the same order.
+
+        Raises:
+            ValueError: a text or continuation without tokens, more tokens than ``context_length`` and one that is only
+                predicted, or ids that are not the model's.
+        """
+        return self._scoring().score(text, continuation)
+
+    def perplexity(self, text: Prompt, *, context_length: int | None = None, stride: int | None = None) -> Perplexity:
+        """Perplexity of a text of any length, which is cut into windows. Ctrl-C ends it within a pass of 512 tokens.
+
+        Without ``stride``, the rolling windows of lm-evaluation-harness: every token is scored once. The first window
+        predicts ``context_length`` tokens, the text's first one from the end-of-text token; each window after it
+        predicts the next ``context_length``, from the token before them; the last one what is left, with as many
+        earlier tokens before as fit.
+
+        With ``stride``, the windows of Hugging Face's guide "Perplexity of fixed-length models": windows of
+        ``context_length`` tokens begin every ``stride`` tokens, and each scores the tokens that none before it held,
+        given all before them in the window. The first token of the text is not scored; with ``stride ==
+        context_length`` (disjoint windows) nor is the first of any window. The result is exp of the mean over all
+        scored tokens; the guide's own code gives a window's mean one token too little weight where windows overlap.
+
+        Args:
+            text: a str, or a sequence of token ids.
+            context_length: tokens of a window, 2 to the model's ``context_length``, which is the default.
+            stride: tokens between the beginnings of windows, 1 to ``context_length``.
+
+        Raises:
+            ValueError: an argument out of its range, or a text without a token to score.
+        """
+        return self._scoring().perplexity(text, context_length, stride)
