@@ -6,6 +6,7 @@
 namespace pythia::cli {
 
 extern const Command kGenerateCommand;
+extern const Command kScoreCommand;
 extern const Command kTokenizeCommand;
 extern const Command kInfoCommand;
 extern const Command kVerifyCommand;

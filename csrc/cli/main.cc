@@ -14,7 +14,8 @@
 namespace pythia::cli {
 namespace {
 
-const Command* const kCommands[] = {&kGenerateCommand, &kTokenizeCommand, &kInfoCommand, &kVerifyCommand, &kBenchCommand};
+const Command* const kCommands[] = {&kGenerateCommand, &kScoreCommand,  &kTokenizeCommand,
+                                    &kInfoCommand,     &kVerifyCommand, &kBenchCommand};
 
 std::string overview() {
   std::string text =

@@ -93,9 +93,9 @@ class PcpuWriter:
         Gives up: removes the temporary file.
         """
     def end_tensor(self, source_sha256: typing_extensions.Buffer) -> None: ...
-    def finish(self) -> None:
+    def finish(self, fingerprint: bool = False, threads: int = 0) -> None:
         """
-        Writes the tables and the header, syncs and renames. Raises ValueError if something is missing, OSError.
+        Writes the tables and the header, syncs and renames; `fingerprint` runs the model on `threads` threads (0: all physical cores) and stores its logits' fingerprint. Raises ValueError if something is missing, OSError.
         """
     def set_fingerprint(self, fingerprint: int) -> None: ...
     def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None: ...
@@ -237,6 +237,10 @@ class Model:
     def open(path: str, threads: int = 0, isa: str = "") -> Model:
         """
         Open a file; threads 0 means all physical cores, isa "" the environment's choice or the best.
+        """
+    def fingerprint(self) -> int:
+        """
+        The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.
         """
     def fork(self, cache: KvCache) -> KvCache:
         """
