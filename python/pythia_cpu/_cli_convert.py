@@ -10,13 +10,14 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from pythia_cpu import _core
 from pythia_cpu._cache import cache_folder, clear_cache, list_cache
 from pythia_cpu._convert import ConversionReport, convert, provenance
+from pythia_cpu._fidelity import Fidelity, TextFidelity
 
 _EPILOG = """\
 examples:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _convert(options)
     except KeyboardInterrupt:
-        return _error("interrupted; nothing was written", 130)
+        return _error("interrupted; no half-written file is left", 130)
     except OSError as error:
         return _error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
@@ -60,11 +61,15 @@ def _convert(options: argparse.Namespace) -> None:
         revision=int(revision) if revision is not None and re.fullmatch(r"\d{1,9}", revision) else revision,
         weights=options.weights,
         progress=not options.quiet,
+        fidelity=options.report is not None or options.report_text is not None,
+        fidelity_text=options.report_text,
     )
     if options.report:
         _write_text(options.report, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     if not options.quiet:
         print(_summary(report))
+        if report.fidelity:
+            print(_fidelity_table(report.fidelity))
 
 
 def _list_cache() -> None:
@@ -96,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="format of the matmul weights; auto (the default) is the smallest that holds every value exactly",
     )
-    parser.add_argument("--report", metavar="FILE", help="write what was converted as JSON")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write what was converted as JSON; for q8 and q4, also what quantization cost"
+    )
+    parser.add_argument("--report-text", metavar="FILE", help="measure that on this text too, beside a bundled one")
     parser.add_argument("--list", action="store_true", help="list the converted checkpoints that pythia_cpu.load keeps")
     parser.add_argument("--clear", action="store_true", help="remove them")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
@@ -109,6 +117,29 @@ def _summary(report: ConversionReport) -> str:
         f"{report.output}: {origin}, {report.num_parameters:,} parameters in {report.weights}, "
         f"{report.size_bytes / 1e6:.1f} MB, {report.time_s:.1f} s"
     )
+
+
+def _fidelity_table(fidelity: Fidelity) -> str:
+    """What quantization cost, for a terminal."""
+    worst = max(fidelity.relative_errors, key=lambda name: fidelity.relative_errors[name])
+    lines = [f"largest relative error of a tensor: {fidelity.relative_errors[worst]:.3%} ({worst})"]
+    if fidelity.not_compared:
+        return "\n".join([*lines, f"predictions not compared: {fidelity.not_compared}"])
+    names = "  ".join(f"{text.text:>12}" for text in fidelity.texts)
+    lines.append(f"{f'against {fidelity.lossless_weights}':16}  {names}")
+    rows: list[tuple[str, Callable[[TextFidelity], str]]] = [
+        ("tokens", lambda text: str(text.num_tokens)),
+        ("mean KL (nats)", lambda text: f"{text.mean_kl:.3g}"),
+        ("max KL (nats)", lambda text: f"{text.max_kl:.3g}"),
+        ("perplexity", lambda text: "-" if text.perplexity is None else f"{text.perplexity:.4f}"),
+        ("  change", lambda text: "-" if text.perplexity_change is None else f"{text.perplexity_change:+.3%}"),
+        ("top-1 agreement", lambda text: f"{text.top1_agreement:.2%}"),
+        ("max |logit diff|", lambda text: f"{text.max_logit_difference:.4g}"),
+    ]
+    for label, cell in rows:
+        columns = (f"{cell(text):>{max(12, len(text.text))}}" for text in fidelity.texts)
+        lines.append(f"{label:16}  " + "  ".join(columns))
+    return "\n".join(lines)
 
 
 def _write_text(path: str, text: str) -> None:

@@ -6,6 +6,7 @@ import collections
 import hashlib
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from pythia_cpu import _core
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, compare_models, read_texts
 from pythia_cpu._plan import PANELS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._source import resolve_source
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
@@ -32,6 +34,7 @@ CONVERTER_VERSION = "2"
 _CHUNK_BYTES = 1 << 24  # of source read at a time
 _PANEL_WIDTH = 16
 _NO_SHA256 = bytes(32)
+_QUANTIZED = ("q8", "q4")
 _EMBEDDING = "gpt_neox.embed_in.weight"
 
 _Item = TypeVar("_Item")
@@ -55,6 +58,7 @@ class ConversionReport:
         size_bytes: size of the file written.
         tokenizer_revision: the revision tokenizer.json came from, where that is another one.
         time_s: wall time.
+        fidelity: what quantization cost; None for lossless weights, or if it was not asked for.
     """
 
     output: str
@@ -69,6 +73,7 @@ class ConversionReport:
     size_bytes: int
     tokenizer_revision: str | None
     time_s: float
+    fidelity: Fidelity | None = None
 
 
 def convert(
@@ -78,6 +83,8 @@ def convert(
     revision: str | int | None = None,
     weights: str = "auto",
     progress: bool = True,
+    fidelity: bool = False,
+    fidelity_text: str | os.PathLike[str] | None = None,
 ) -> ConversionReport:
     """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint gives the same bytes on every machine.
 
@@ -92,6 +99,10 @@ def convert(
         weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds all of them
             exactly.
         progress: show a bar on standard error if that is a terminal.
+        fidelity: measure what q8 or q4 weights cost, for the report: each tensor's relative error, and both models'
+            predictions on a bundled text. For the latter the checkpoint is converted without loss too, to a temporary
+            file beside the output; not if that would take more than 4 GiB.
+        fidelity_text: a text file, in UTF-8, to measure on beside the bundled one; not read unless ``fidelity``.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or is not supported.
@@ -99,7 +110,10 @@ def convert(
         OSError: a file cannot be read or written, or the hub cannot be reached.
     """
     with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
-        return convert_checkpoint(checkpoint, output, weights=weights, progress=progress)
+        text = None if fidelity_text is None else Path(fidelity_text)
+        return convert_checkpoint(
+            checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
+        )
 
 
 def convert_checkpoint(
@@ -109,11 +123,14 @@ def convert_checkpoint(
     weights: str = "auto",
     progress: bool = True,
     threads: int | None = None,
+    fidelity: bool = False,
+    fidelity_text: Path | None = None,
 ) -> ConversionReport:
     """As ``convert``, for a checkpoint that is open; ``threads`` defaults to the processors this process may use."""
     start_s = time.monotonic()
     if weights != "auto":
         _core.pack_matrix(b"", "f32", 0, 0, weights)  # refuses a format that does not exist
+    texts = read_texts(fidelity_text) if fidelity else {}  # before the long work, so that a bad file is known at once
     config_text = checkpoint.config_text()
     config = parse_config(config_text, str(checkpoint.folder / "config.json"))
     tokenizer_json = checkpoint.tokenizer_json()
@@ -123,6 +140,7 @@ def convert_checkpoint(
     with _Progress(plans, enabled=progress) as bar, _Workers(threads) as workers:
         if weights == "auto":
             weights = _smallest_exact_format(checkpoint, [p for p in plans if p.layout == PANELS], workers)
+        errors: dict[str, TensorError] | None = {} if fidelity and weights in _QUANTIZED else None
         embedding = next(p for p in plans if p.name == _EMBEDDING)
         embedding_format = _smallest_exact_format(checkpoint, [embedding], workers)
         with _core.PcpuWriter(str(Path(output)), config.to_core(), weights) as writer:
@@ -130,8 +148,11 @@ def convert_checkpoint(
             writer.set_metadata(_metadata(checkpoint, config_text, tokenizer_json))
             for plan in plans:
                 stored = stored_format(plan, config.hidden_size, weights, embedding_format)
-                _write_tensor(checkpoint, plan, stored, writer, workers, bar)
+                _write_tensor(checkpoint, plan, stored, writer, workers, bar, errors)
             writer.finish(fingerprint=True, threads=threads or 0)
+    measured = None
+    if errors is not None:
+        measured = _measure(checkpoint, Path(output), texts, errors, plans, progress, threads)
     originals = [plan for plan in plans if not plan.derived]
     source = checkpoint.source
     return ConversionReport(
@@ -147,7 +168,29 @@ def convert_checkpoint(
         size_bytes=os.path.getsize(output),
         tokenizer_revision=source.tokenizer_revision,
         time_s=time.monotonic() - start_s,
+        fidelity=measured,
     )
+
+
+def _measure(
+    checkpoint: Checkpoint,
+    output: Path,
+    texts: dict[str, str],
+    errors: dict[str, TensorError],
+    plans: list[TensorPlan],
+    progress: bool,
+    threads: int | None,
+) -> Fidelity:
+    """Compares a quantized file with the lossless weights of its checkpoint, if these are small enough."""
+    relative_errors = {name: error.relative_error for name, error in errors.items()}
+    size_bytes = sum(plan.rows * plan.cols * DTYPE_SIZES[plan.dtype] for plan in plans)
+    if size_bytes > MAX_LOSSLESS_BYTES:
+        reason = f"the lossless weights take {size_bytes} bytes, more than {MAX_LOSSLESS_BYTES}: tensors only"
+        return Fidelity(None, [], reason, relative_errors)
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f"{output.name}.lossless-") as folder:
+        lossless = Path(folder) / "lossless.pcpu"
+        report = convert_checkpoint(checkpoint, lossless, progress=progress, threads=threads)
+        return Fidelity(report.weights, compare_models(lossless, output, texts, threads or 0), None, relative_errors)
 
 
 def provenance(file: _core.PcpuFile) -> dict[str, object]:
@@ -258,6 +301,7 @@ def _write_tensor(
     writer: _core.PcpuWriter,
     workers: _Workers,
     bar: _Progress,
+    errors: dict[str, TensorError] | None,
 ) -> None:
     dtype = WEIGHT_DTYPES[plan.dtype]
 
@@ -265,7 +309,10 @@ def _write_tensor(
         begin, end = rows
         data = checkpoint.read(plan.source_name, begin * plan.cols, end * plan.cols)
         if plan.layout == PANELS:
-            return data, _core.pack_matrix(data, dtype, end - begin, plan.cols, target)
+            packed = _core.pack_matrix(data, dtype, end - begin, plan.cols, target)
+            if errors is not None:
+                errors.setdefault(plan.name, TensorError()).measure(data, dtype, packed, target, end - begin, plan.cols)
+            return data, packed
         return data, _core.convert_elements(data, dtype, target)
 
     sha256 = hashlib.sha256()

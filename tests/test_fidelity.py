@@ -1,0 +1,107 @@
+"""What quantization cost, as the converter reports it, against the same numbers computed from the two files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+from checkpoints import MINI_PYTHIA
+from pythia_cpu import _core, convert, open_checkpoint
+from pythia_cpu._cli_convert import main
+
+TEXT = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals. " * 40
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "night.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("weights", ["q8", "q4"])
+def test_the_numbers_are_those_of_the_two_models(tmp_path: Path, text_file: Path, weights: str) -> None:
+    arguments = ["-q", "--weights", weights, "--report", str(tmp_path / "r.json"), "--report-text", str(text_file)]
+    assert main([str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), *arguments]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.pcpu", "r.json"]
+    fidelity = json.loads((tmp_path / "r.json").read_text())["fidelity"]
+    assert (fidelity["lossless_weights"], fidelity["not_compared"]) == ("f16", None)
+    assert [text["text"] for text in fidelity["texts"]] == ["bundled", "night.txt"]
+    assert 1000 < fidelity["texts"][0]["num_tokens"] < 8000
+
+    lossless, quantized = pythia_cpu.load(), pythia_cpu.load(tmp_path / "m.pcpu")
+    tokens = lossless.tokenizer.encode(TEXT)
+    windows = [tokens[i : i + 512] for i in range(0, len(tokens), 512)]
+    assert len(windows) > 1
+    before, after = (np.concatenate(model.logits(windows)) for model in (lossless, quantized))
+    p, q = log_softmax(before), log_softmax(after)
+    kl = (np.exp(p) * (p - q)).sum(-1)
+    scored = [i for i in range(len(tokens) - 1) if (i + 1) % 512]
+    following = [tokens[i + 1] for i in scored]
+    perplexities = [np.exp(-x[scored, following].mean()) for x in (p, q)]
+    expected = {
+        "text": "night.txt",
+        "num_tokens": len(tokens),
+        "mean_kl": pytest.approx(kl.mean(), rel=1e-9),
+        "max_kl": pytest.approx(kl.max(), rel=1e-9),
+        "lossless_perplexity": pytest.approx(perplexities[0], rel=1e-9),
+        "perplexity": pytest.approx(perplexities[1], rel=1e-9),
+        "perplexity_change": pytest.approx(perplexities[1] / perplexities[0] - 1, abs=1e-9),
+        "top1_agreement": (before.argmax(-1) == after.argmax(-1)).mean(),
+        "max_logit_difference": float(np.abs(before - after).max()),
+    }
+    assert fidelity["texts"][1] == expected
+    assert 0 < kl.mean() < {"q8": 5e-4, "q4": 0.02}[weights]
+
+    file = _core.PcpuFile.open(str(tmp_path / "m.pcpu"))
+    panels = {t["name"] for t in file.tensors if t["layout"] == "panels"}
+    assert set(fidelity["relative_errors"]) == panels
+    with open_checkpoint(MINI_PYTHIA) as checkpoint:
+        for name in panels:
+            original = checkpoint[name].astype(np.float64)
+            error = np.linalg.norm(file.read(name) - original) / np.linalg.norm(original)
+            assert fidelity["relative_errors"][name] == pytest.approx(error, rel=1e-9)
+
+
+def test_large_models_have_tensors_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pythia_cpu._convert.MAX_LOSSLESS_BYTES", 1_000_000)
+    assert main([str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8", "--report", f"{tmp_path}/r"]) == 0
+    fidelity = json.loads((tmp_path / "r").read_text())["fidelity"]
+    assert (fidelity["lossless_weights"], fidelity["texts"]) == (None, [])
+    assert "more than 1000000" in fidelity["not_compared"]
+    assert 0 < min(fidelity["relative_errors"].values()) < 0.01
+    assert "predictions not compared" in capsys.readouterr().out
+
+
+def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), "--weights", "q4", "--report", f"{tmp_path}/r"]) == 0
+    table = capsys.readouterr().out
+    for label in ("mean KL", "max KL", "perplexity", "top-1 agreement", "logit diff", "bundled", "largest relative"):
+        assert label in table
+
+
+def test_nothing_is_measured_unasked_or_without_loss(tmp_path: Path) -> None:
+    assert convert(MINI_PYTHIA, tmp_path / "m.pcpu", weights="q8", progress=False).fidelity is None
+    assert convert(MINI_PYTHIA, tmp_path / "m.pcpu", weights="f16", progress=False, fidelity=True).fidelity is None
+
+
+def test_a_text_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "latin.txt"
+    text.write_bytes(b"caf\xe9")
+    arguments = [str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8"]
+    assert main([*arguments, "--report-text", str(text)]) == 1
+    assert "latin.txt is not UTF-8 (byte 3)" in capsys.readouterr().err
+    assert main([*arguments, "--report-text", str(tmp_path / "missing.txt")]) == 1
+    assert "missing.txt" in capsys.readouterr().err
+    assert not (tmp_path / "m.pcpu").exists()
