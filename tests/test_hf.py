@@ -196,6 +196,7 @@ def test_forward_of_padded_rows(
         {"max_length": 30},
         {"max_new_tokens": 30, "repetition_penalty": 1.2},
         {"max_new_tokens": 30, "eos_token_id": 13},
+        {"max_new_tokens": 20, "num_beams": 3, "num_return_sequences": 2, "eos_token_id": 13, "early_stopping": True},
         {"max_new_tokens": 30, "eos_token_id": [13, 264], "pad_token_id": 1},
     ],
     ids=str,
@@ -215,7 +216,8 @@ def test_generate_left_padded(
         if "max_length" not in options:  # which counts the padding
             alone = model.generate(**tokenizer(text, return_tensors="np"), **options)[0]
             new = alone[len(tokenizer.encode(text)) :]
-            assert ours[i, width : width + len(new)].tolist() == new.tolist()
+            row = ours[i * options.get("num_return_sequences", 1)]
+            assert row[width : width + len(new)].tolist() == new.tolist()
 
 
 def test_generate_samples(model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer) -> None:

@@ -87,6 +87,25 @@ py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& 
   return ids;
 }
 
+// Log-softmax of each row of [num_rows, vocab_size].
+py::array_t<float> log_softmax(const Logits& logits) {
+  if (logits.ndim() != 2 || logits.shape(1) == 0)
+    throw std::invalid_argument("[log_softmax] logits have " + std::to_string(logits.ndim()) +
+                                " dimensions, expected rows of at least one");
+  py::array_t<float> logprobs({logits.shape(0), logits.shape(1)});
+  const auto num_rows = static_cast<size_t>(logits.shape(0)), vocab_size = static_cast<size_t>(logits.shape(1));
+  const float* in = logits.data();
+  float* out = logprobs.mutable_data();
+  const py::gil_scoped_release unlocked;
+  const FpEnvironment fp_environment;
+  std::vector<float> maxima;
+  for (size_t row = 0; row < num_rows; ++row, in += vocab_size, out += vocab_size) {
+    const LogSoftmax of_row(select_kernels(), {in, vocab_size}, maxima);
+    for (size_t id = 0; id < vocab_size; ++id) out[id] = of_row.of(static_cast<int32_t>(id));
+  }
+  return logprobs;
+}
+
 py::object to_python(const std::vector<TokenLogprob>& top) {
   py::list list;
   for (const auto& [id, logprob] : top) list.append(py::make_tuple(id, logprob));
@@ -210,6 +229,8 @@ void bind_generate(py::module_& m) {
         py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(), py::arg("seed") = 0,
         py::arg("sequence") = 0, py::arg("first_step") = 0, py::arg("num_draws") = 1,
         "Tokens drawn from one row of logits at `num_draws` steps, int32.");
+  m.def("log_softmax", &log_softmax, py::arg("logits"),
+        "Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.");
   m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "One block of the Philox generator.");
 }
 

@@ -31,6 +31,7 @@ __all__: list[str] = [
     "expected_tensors",
     "filter_logits",
     "holds_exactly",
+    "log_softmax",
     "pack_matrix",
     "philox4x32_10",
     "rolling_windows",
@@ -377,6 +378,13 @@ def filter_logits(
 def holds_exactly(array: typing_extensions.Buffer, dtype: str, format: str) -> bool:
     """
     True if `format` (f32, f16, bf16) holds every value of the array exactly. Raises ValueError.
+    """
+
+def log_softmax(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.
     """
 
 def pack_matrix(

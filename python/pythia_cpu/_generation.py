@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import biases, boolean, integer, number, strings
+from pythia_cpu._beam_search import BeamOptions, beam_search
+from pythia_cpu._tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 TopLogprobs: TypeAlias = list[tuple[int, float]]
 
 _SEED_BITS = 53  # of a random seed: a whole number for every reader of JSON
 _INT32_MAX = 2**31 - 1
+_MAX_LENGTH_PENALTY = 10  # powers of a context's length stay in float32's range
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class GenerationArguments:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] | None = None
     num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
     num_return_sequences: int = 1
     stop: str | Sequence[str] | None = None
     eos_token_id: int | Sequence[int] | None = None
@@ -103,14 +108,46 @@ class GenerationArguments:
 
     def num_sequences(self) -> int:
         """num_return_sequences, after a look at what it goes with."""
-        if integer("num_beams", self.num_beams, 1) > 1:
-            raise ValueError(f"num_beams is {self.num_beams}, but this version has no beam search: use 1")
+        num_beams = integer("num_beams", self.num_beams, 1)
         count = integer("num_return_sequences", self.num_return_sequences, 1)
-        if count > 1 and not self.do_sample:
+        if num_beams > 1:
+            self._check_goes_with_beams()
+            if count > num_beams:
+                raise ValueError(f"num_return_sequences is {count}, but num_beams is {num_beams}: use as many beams")
+        elif count > 1 and not self.do_sample:
             raise ValueError(
                 f"num_return_sequences is {count} with do_sample=False, which would give {count} equal texts: use 1"
             )
         return count
+
+    def _check_goes_with_beams(self) -> None:
+        for name, value, off in (
+            ("do_sample", self.do_sample, False),
+            ("stop", self.stop, None),
+            ("logprobs", self.logprobs, None),
+        ):
+            if value != off:
+                raise ValueError(f"{name} is {value!r} and num_beams is {self.num_beams}, expected one of them only")
+
+    def beams(self, eos_token_ids: list[int]) -> BeamOptions:
+        """Options of a beam search."""
+        length_penalty = number("length_penalty", self.length_penalty)
+        if not abs(length_penalty) <= _MAX_LENGTH_PENALTY:
+            limits = f"-{_MAX_LENGTH_PENALTY} to {_MAX_LENGTH_PENALTY}"
+            raise ValueError(f"length_penalty is {length_penalty}, expected {limits}; 0 is off")
+        if self.early_stopping not in (True, False, "never"):
+            raise ValueError(f"early_stopping is {self.early_stopping!r}, expected True, False or 'never'")
+        return BeamOptions(
+            num_beams=self.num_beams,
+            length_penalty=length_penalty,
+            early_stopping=self.early_stopping,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_ids=frozenset(eos_token_ids),
+            logit_bias=biases("logit_bias", self.logit_bias),
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        )
 
     def eos_token_ids(self, default: int | None) -> list[int]:
         """The ids that end a text; ``default`` is the checkpoint's."""
@@ -169,6 +206,34 @@ def generate(
     return [texts[i : i + count] for i in range(0, len(texts), count)]
 
 
+def generate_with_beams(
+    model: _core.Model,
+    engine: _core.GenerationEngine,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    arguments: GenerationArguments,
+) -> list[list[Generation]]:
+    """As ``generate``, by beam search: for each prompt its ``num_return_sequences`` best texts, best first."""
+    count = arguments.num_sequences()
+    request = arguments.request(tokenizer.eos_token_id)
+    generator = _core.Generator(engine)
+    for prompt in prompts:
+        generator.add(prompt, **request, seed=0)  # checks the request; nothing is run
+    options = arguments.beams(request["eos_token_ids"])
+    texts: list[list[Generation]] = [[] for _ in prompts]
+    for index, hypotheses in beam_search(model, prompts, options):
+        texts[index] = [
+            Generation(
+                text=tokenizer.decode(one.tokens[:-1] if one.finish_reason == "eos" else one.tokens),
+                tokens=one.tokens,
+                prompt_tokens=list(prompts[index]),
+                finish_reason=one.finish_reason,
+            )
+            for one in hypotheses[:count]
+        ]
+    return texts
+
+
 class TokenStream(Iterator[Token]):
     """Gives the tokens of one text as they come. Dropping it at any point is fine.
 
@@ -185,6 +250,11 @@ class TokenStream(Iterator[Token]):
         if arguments.num_sequences() != 1:
             raise ValueError(
                 f"num_return_sequences is {arguments.num_return_sequences}, but a stream gives one text: use 1"
+            )
+        if arguments.num_beams != 1:
+            raise ValueError(
+                f"num_beams is {arguments.num_beams}, but a stream writes text as it is found, which beam search knows "
+                "only in the end: use 1, or generate"
             )
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)

@@ -17,7 +17,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import Prompt, Prompts, TokenIds, integer, is_batch, token_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
-from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate
+from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate, generate_with_beams
 from pythia_cpu._memorization import Memorization, MemorizationScorer
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session, append_in_chunks
@@ -203,6 +203,8 @@ class Model(ScoresTexts):
         frequency_penalty: float = 0.0,
         logit_bias: Mapping[int, float] | None = None,
         num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
         num_return_sequences: int = 1,
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
@@ -229,8 +231,12 @@ class Model(ScoresTexts):
             presence_penalty: subtracted from the scores of tokens in the new text.
             frequency_penalty: subtracted once for each time the token is in the new text.
             logit_bias: token id -> number added to its score; ``-inf`` bans a token.
-            num_beams: 1; beam search is not part of this version.
-            num_return_sequences: texts for each prompt, with different draws; needs ``do_sample`` if above 1.
+            num_beams: beams of a beam search with transformers' rules; 1: none. Not with ``do_sample``, ``stop`` or
+                ``logprobs``.
+            length_penalty: finished beams are ranked by log-probability / length ** length_penalty.
+            early_stopping: True: end a search with ``num_beams`` finished texts; False: when better ones are unlikely;
+                "never": when there can be no better ones.
+            num_return_sequences: texts for each prompt: different draws, or the best of ``num_beams``, best first.
             stop: strings that end the text, wherever tokens begin and end; the text ends before them.
             eos_token_id: the id, or ids, that end the text; None: the checkpoint's.
             ignore_eos: do not end at ``eos_token_id``.
@@ -258,7 +264,10 @@ class Model(ScoresTexts):
             if batch
             else [self._prompt("prompt", prompt)]
         )
-        texts = generate(self._engine, prompts, arguments, self.config.eos_token_id)
+        if integer("num_beams", num_beams, 1) > 1:
+            texts = generate_with_beams(self._core, self._engine, self.tokenizer, prompts, arguments)
+        else:
+            texts = generate(self._engine, prompts, arguments, self.config.eos_token_id)
         results = [one[0] for one in texts] if num_return_sequences == 1 else texts
         return results if batch else results[0]
 

@@ -40,14 +40,15 @@ _GENERATE_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "return_dict_in_generate": (False,),
     "output_scores": (False,),
     "output_logits": (False,),
-    "early_stopping": (False,),
-    "length_penalty": (1.0,),
     "no_repeat_ngram_size": (0,),
     "min_length": (0,),
     "min_new_tokens": (0,),
 }
 # transformers' names for arguments of pythia_cpu.Model.generate that have the same meaning.
-_SAMPLING = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "num_beams", "seed")
+_SAMPLING = (
+    "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "seed", "num_beams", "length_penalty",
+    "early_stopping",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,9 @@ class GPTNeoXForCausalLM:
             eos_token_id: the id, or ids, that end a row; None: the checkpoint's.
             pad_token_id: fills rows that ended early; None: the end-of-text id.
             stop_strings: end a row with the token that completes one of them.
-            **others: temperature, top_p, min_p, typical_p, repetition_penalty, num_beams and seed as in
-                ``pythia_cpu.Model.generate``; other options of transformers, where they change nothing.
+            **others: temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty and
+                early_stopping as in ``pythia_cpu.Model.generate``; other options of transformers, where they change
+                nothing.
 
         Returns:
             int64 ``[batch * num_return_sequences, length]``, a torch tensor where ``input_ids`` is one.

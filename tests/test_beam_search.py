@@ -1,0 +1,198 @@
+"""Beam search finds what transformers finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pythia_cpu
+from pythia_cpu import _beam_search, _core
+from reference import Reference
+
+PROMPTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
+PAD = 1
+
+
+@pytest.fixture(scope="module")
+def model() -> pythia_cpu.Model:
+    return pythia_cpu.load()
+
+
+def check(model: pythia_cpu.Model, reference: Reference, prompt: list[int], **options: Any) -> list[Any]:
+    """The same texts in the same order as transformers'."""
+    bias = options.pop("logit_bias", None)
+    ids = torch.tensor([prompt])
+    theirs = reference.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        pad_token_id=PAD,
+        do_sample=False,
+        sequence_bias={(id,): value for id, value in bias.items()} if bias else None,
+        **options,
+    )[:, len(prompt) :].tolist()
+    ours = model.generate(prompt, logit_bias=bias, **options)
+    texts = ours if isinstance(ours, list) else [ours]
+    width = max(len(text.tokens) for text in texts)
+    assert [text.tokens + [PAD] * (width - len(text.tokens)) for text in texts] == theirs
+    return texts
+
+
+@pytest.mark.parametrize(("prompt", "num_beams"), list(zip(PROMPTS, (2, 3, 5, 8), strict=True)))
+def test_shipped_model(
+    model: pythia_cpu.Model,
+    mini_checkpoint: Path,
+    reference: Callable[[Path], Reference],
+    prompt: str,
+    num_beams: int,
+) -> None:
+    ids = model.tokenizer.encode(prompt)
+    texts = check(
+        model, reference(mini_checkpoint), ids, num_beams=num_beams, num_return_sequences=num_beams, max_new_tokens=24
+    )
+    assert len({text.text for text in texts}) == num_beams
+    for text in texts:
+        assert text.text == model.tokenizer.decode(text.tokens)
+        assert (text.finish_reason, text.seed, text.prompt_tokens) == ("length", None, ids)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0, -1.5])
+def test_ends_of_text(
+    model: pythia_cpu.Model,
+    mini_checkpoint: Path,
+    reference: Callable[[Path], Reference],
+    early_stopping: Any,
+    length_penalty: float,
+) -> None:
+    """With the comma, the full stop and such as ends of text, beams finish all the time."""
+    reasons = set()
+    for prompt, eos, num_beams in ((PROMPTS[0], 13, 3), (PROMPTS[1], [13, 15, 282], 4)):
+        texts = check(
+            model,
+            reference(mini_checkpoint),
+            model.tokenizer.encode(prompt),
+            num_beams=num_beams,
+            num_return_sequences=2,
+            max_new_tokens=12,
+            eos_token_id=eos,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+        )
+        ends = [eos] if isinstance(eos, int) else eos
+        for text in texts:
+            reasons.add(text.finish_reason)
+            assert (text.finish_reason == "eos") == (text.tokens[-1] in ends)
+            kept = text.tokens[:-1] if text.finish_reason == "eos" else text.tokens
+            assert text.text == model.tokenizer.decode(kept)
+    if length_penalty <= 1:  # more favours texts that go on
+        assert "eos" in reasons
+
+
+@pytest.mark.parametrize(
+    "options", [{"repetition_penalty": 1.3}, {"logit_bias": {13: -2.0, 264: 1.0}}, {"repetition_penalty": 0.8}], ids=str
+)
+def test_penalties(
+    model: pythia_cpu.Model, mini_checkpoint: Path, reference: Callable[[Path], Reference], options: dict[str, Any]
+) -> None:
+    for prompt in PROMPTS:
+        check(
+            model, reference(mini_checkpoint), model.tokenizer.encode(prompt), num_beams=4, max_new_tokens=20, **options
+        )
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_random_models(
+    make_checkpoint: Callable[..., Path],
+    make_model_file: Callable[..., Path],
+    reference: Callable[[Path], Reference],
+    parallel: bool,
+) -> None:
+    checkpoint = make_checkpoint(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, vocab_size=300, parallel=parallel
+    )
+    random = pythia_cpu.load(make_model_file(checkpoint, "f32"))
+    rng = np.random.default_rng(5)
+    for num_beams in (2, 4, 7):
+        prompt = rng.integers(2, 300, 6).tolist()
+        check(random, reference(checkpoint), prompt, num_beams=num_beams, num_return_sequences=num_beams,
+              max_new_tokens=16, eos_token_id=list(range(2, 40)))  # fmt: skip
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {
+        "num_beams": 4,
+        "num_return_sequences": 3,
+        "max_new_tokens": 10,
+        "eos_token_id": [13, 15],
+    }
+    alone = [model.generate(prompt, **options) for prompt in PROMPTS]
+    assert model.generate(PROMPTS * 6, **options) == alone * 6
+    for name in ("_MAX_ROWS", "_MAX_KV_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(_beam_search, name, 1)
+            assert model.generate(PROMPTS, **options) == alone
+    del options["num_return_sequences"]
+    assert model.generate(PROMPTS, **options) == [several[0] for several in alone]
+
+
+def test_beams_find_likelier_texts_than_greedy_decoding(model: pythia_cpu.Model) -> None:
+    def total(tokens: list[int], prompt: list[int]) -> float:
+        logits = torch.from_numpy(model.logits(prompt + tokens[:-1])[len(prompt) - 1 :])
+        return float(torch.log_softmax(logits.double(), -1)[range(len(tokens)), tokens].sum())
+
+    gains = []
+    for prompt in PROMPTS:
+        ids = model.tokenizer.encode(prompt)
+        greedy, beam = (model.generate(ids, num_beams=n, max_new_tokens=16, ignore_eos=True).tokens for n in (1, 6))
+        gains.append(total(beam, ids) - total(greedy, ids))
+    assert max(gains) > 1
+
+
+def test_limits(model: pythia_cpu.Model) -> None:
+    nothing = model.generate("Once", num_beams=3, max_new_tokens=0, num_return_sequences=2)
+    assert [(one.tokens, one.text, one.finish_reason) for one in nothing] == [([], "", "length")] * 2
+    prompt = np.random.default_rng(0).integers(1, 4096, model.context_length - 2)
+    full = model.generate(prompt, num_beams=2, max_new_tokens=50, ignore_eos=True)
+    assert (len(full.tokens), full.finish_reason) == (3, "length")
+    one = model.generate(prompt[:5], num_beams=3, max_new_tokens=1, num_return_sequences=3)
+    best = np.argsort(-model.logits(prompt[:5])[-1], kind="stable")[:3]
+    assert [text.tokens for text in one] == [[id] for id in best]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_return_sequences": 4}, "num_return_sequences is 4, but num_beams is 3"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan"),
+        ({"length_penalty": 11}, "length_penalty is 11.0, expected -10 to 10"),
+        ({"length_penalty": "long"}, "length_penalty is 'long'"),
+        ({"early_stopping": "always"}, "early_stopping is 'always'"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"eos_token_id": 5000}, "eos_token_id is 5000"),
+    ],
+)
+def test_errors(model: pythia_cpu.Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate("Once", num_beams=3, **options)
+
+
+def test_streams_have_no_beams(model: pythia_cpu.Model) -> None:
+    with pytest.raises(ValueError, match="num_beams is 3, but a stream"):
+        model.stream("Once", num_beams=3)
+
+
+def test_log_softmax() -> None:
+    logits = np.random.default_rng(0).standard_normal((3, 1001)).astype(np.float32) * 5
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), -1).numpy()
+    logprobs = _core.log_softmax(logits)
+    assert (logprobs.dtype, logprobs.shape) == (np.float32, (3, 1001))
+    np.testing.assert_allclose(logprobs, expected, atol=3e-6)
+    assert _core.log_softmax(logits[:0]).shape == (0, 1001)
+    with pytest.raises(ValueError, match="1 dimensions"):
+        _core.log_softmax(logits[0])
