@@ -64,6 +64,7 @@ def test_names_and_defaults() -> None:
         "ignore_eos": False,
         "seed": None,
         "logprobs": None,
+        "draft": None,
     }
 
 

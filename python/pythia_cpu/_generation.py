@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pythia_cpu import _core
 from pythia_cpu._arguments import biases, boolean, integer, number, strings
 from pythia_cpu._beam_search import BeamOptions, beam_search
+from pythia_cpu._speculative import speculate
 from pythia_cpu._tokenizer import Tokenizer
 
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
@@ -37,6 +38,7 @@ class Generation:
             logits, before penalties, temperature and filters); None unless asked for.
         top_logprobs: for each new token the most likely ones, (id, log-probability), best first; None unless asked for.
         seed: the seed of the draws, which gives the same text again; None for greedy text.
+        draft_acceptance: the part of the draft's tokens that was accepted, 0 to 1; None without a draft.
     """
 
     text: str
@@ -46,6 +48,7 @@ class Generation:
     logprobs: npt.NDArray[np.float32] | None = field(default=None, compare=False)
     top_logprobs: list[TopLogprobs] | None = field(default=None, compare=False)
     seed: int | None = None
+    draft_acceptance: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,49 @@ def generate_with_beams(
             )
             for one in hypotheses[:count]
         ]
+    return texts
+
+
+def generate_with_draft(
+    model: _core.Model,
+    draft: _core.Model,
+    engine: _core.GenerationEngine,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    arguments: GenerationArguments,
+) -> list[list[Generation]]:
+    """As ``generate``, with a smaller model's help; one text after the other."""
+    for name, value, off in (("num_beams", arguments.num_beams, 1), ("stop", arguments.stop, None),
+                             ("logprobs", arguments.logprobs, None)):  # fmt: skip
+        if value != off:
+            raise ValueError(f"{name} is {value!r} with a draft, expected one of them only")
+    if draft.file.tokenizer != model.file.tokenizer:
+        raise ValueError("the draft has another tokenizer than the model, expected two models with the same one")
+    if draft.file.config["vocab_size"] != model.file.config["vocab_size"]:
+        sizes = draft.file.config["vocab_size"], model.file.config["vocab_size"]
+        raise ValueError(f"the draft's vocab_size is {sizes[0]}, expected the model's {sizes[1]}")
+    count, request = arguments.num_sequences(), arguments.request(tokenizer.eos_token_id)
+    generator = _core.Generator(engine)
+    for prompt in prompts:
+        generator.add(prompt, **request, seed=0)  # checks the request; nothing is run
+    del request["stop"]
+    texts = []
+    for prompt in prompts:
+        seed = arguments.draw_seed()
+        several = []
+        for sequence in range(count):
+            found = speculate(model, draft, prompt, **request, seed=seed, sequence=sequence)
+            eos = found.tokens[-1:] and found.tokens[-1] in request["eos_token_ids"]
+            generation = Generation(
+                text=tokenizer.decode(found.tokens[:-1] if eos else found.tokens),
+                tokens=found.tokens,
+                prompt_tokens=list(prompt),
+                finish_reason="eos" if eos else "length",
+                seed=seed if arguments.do_sample else None,
+                draft_acceptance=found.num_accepted / found.num_proposed if found.num_proposed else None,
+            )
+            several.append(generation)
+        texts.append(several)
     return texts
 
 

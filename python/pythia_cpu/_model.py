@@ -17,7 +17,14 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import Prompt, Prompts, TokenIds, integer, is_batch, token_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
-from pythia_cpu._generation import Generation, GenerationArguments, TokenStream, generate, generate_with_beams
+from pythia_cpu._generation import (
+    Generation,
+    GenerationArguments,
+    TokenStream,
+    generate,
+    generate_with_beams,
+    generate_with_draft,
+)
 from pythia_cpu._memorization import Memorization, MemorizationScorer
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session, append_in_chunks
@@ -211,6 +218,7 @@ class Model(ScoresTexts):
         ignore_eos: bool = False,
         seed: int | None = None,
         logprobs: int | None = None,
+        draft: Model | None = None,
     ) -> Any:
         """Writes on from a prompt. Ctrl-C ends it within a token.
 
@@ -244,6 +252,9 @@ class Model(ScoresTexts):
                 prompts in a list get equal texts. None: a random one for each prompt, reported in ``Generation.seed``.
             logprobs: None: none. 0: log-probabilities of the new tokens. n: those of the n most likely tokens too.
 
+            draft: a smaller model with the same tokenizer, whose proposals are checked several at a time (speculative
+                decoding). The tokens stay the same. Not with ``num_beams``, ``stop`` or ``logprobs``.
+
         The steps run in transformers' order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
         temperature, top_k, top_p, min_p, typical_p.
 
@@ -256,7 +267,7 @@ class Model(ScoresTexts):
                 model's.
         """
         options = dict(locals())
-        del options["self"], options["prompt"]
+        del options["self"], options["prompt"], options["draft"]
         arguments = GenerationArguments(**options)
         batch = is_batch("prompt", prompt)
         prompts = (
@@ -264,7 +275,12 @@ class Model(ScoresTexts):
             if batch
             else [self._prompt("prompt", prompt)]
         )
-        if integer("num_beams", num_beams, 1) > 1:
+        if draft is not None:
+            if not isinstance(draft, Model):
+                raise ValueError(f"draft is of type {type(draft).__name__}, expected a Model, as pythia_cpu.load gives")
+            parts = self._core, draft._core, self._engine, self.tokenizer
+            texts = generate_with_draft(*parts, prompts, arguments)
+        elif integer("num_beams", num_beams, 1) > 1:
             texts = generate_with_beams(self._core, self._engine, self.tokenizer, prompts, arguments)
         else:
             texts = generate(self._engine, prompts, arguments, self.config.eos_token_id)
@@ -276,7 +292,7 @@ class Model(ScoresTexts):
 
         Args:
             prompt: a str or a sequence of token ids.
-            **arguments: those of ``generate``, except ``num_return_sequences``.
+            **arguments: those of ``generate``, except ``num_return_sequences``, ``num_beams`` and ``draft``.
 
         Returns:
             an iterator over Token, whose texts join to what ``generate`` gives as ``.text``. Tokens always have their
