@@ -380,9 +380,7 @@ def holds_exactly(array: typing_extensions.Buffer, dtype: str, format: str) -> b
     True if `format` (f32, f16, bf16) holds every value of the array exactly. Raises ValueError.
     """
 
-def log_softmax(
-    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-) -> numpy.typing.NDArray[numpy.float32]:
+def log_softmax(logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
     """
     Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.
     """
