@@ -18,7 +18,7 @@ SIMD_ISAS = [isa for isa in ISAS if isa != "portable"]
 LENGTHS = [*range(1, 50), 63, 64, 65, 100]
 
 # Largest error in units in the last place of the exact result.
-MAX_ULP = {"exp": 1.0, "log": 1.0, "erf": 1.0, "tanh": 1.5}
+MAX_ULP = {"exp": 1.0, "log": 1.0, "erf": 1.25, "tanh": 1.5}
 EXACT: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
     "exp": mpmath.exp,
     "log": mpmath.log,

@@ -15,7 +15,7 @@ import pytest
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
 from hub_server import Hub, running_hub
 from pythia_cpu import CheckpointError, _core
-from pythia_cpu._convert import provenance
+from pythia_cpu._convert import CONVERTER_VERSION, provenance
 from pythia_cpu._hub import nearest_revisions, repo_id_of
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
@@ -190,7 +190,7 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
     first = run(CACHED, REPO, "main")
     assert first.returncode == 0, first.stderr
     path = Path(first.stdout.strip())
-    assert path == tmp_path / "cache" / "EleutherAI--pythia-14m" / f"{commit}-v1-f16.pcpu"
+    assert path == tmp_path / "cache" / "EleutherAI--pythia-14m" / f"{commit}-v{CONVERTER_VERSION}-f16.pcpu"
     hub.log.clear()
     again = run(CACHED, "pythia-14m", "main", HF_HOME=str(tmp_path / "other"))
     assert again.stdout == first.stdout

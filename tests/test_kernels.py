@@ -198,9 +198,9 @@ class TestAttention:
         n, head_dim = 700, 24
         q, k, v = normal(rng, n, head_dim), normal(rng, n, head_dim), normal(rng, n, head_dim)
         out = _core.Kernels(isa).attention(q, k, v, 0, scale)
-        # Scores in float32 as the kernel has them: this test is about what follows, which is done in float64.
+        # Dots in float32 as the kernel has them: this test is about what follows, which is done in float64.
         packed = pack(k, "f32")
-        scores = (_core.Kernels(isa).matmul(q, packed, "f32", n) * np.float32(scale)).astype(np.float64)
+        scores = _core.Kernels(isa).matmul(q, packed, "f32", n).astype(np.float64) * np.float32(scale)
         scores[np.triu_indices(n, 1)] = -np.inf
         weights = np.exp(scores - scores.max(1, keepdims=True))
         expected = weights @ v / weights.sum(1, keepdims=True)

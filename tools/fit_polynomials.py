@@ -43,7 +43,7 @@ def main():
     show(
         "kExp",
         *fit(
-            lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 4, lambda r: r * r
+            lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 5, lambda r: r * r
         ),
     )
     # erf(x) = x + x P(x^2), |x| < kErfSplit

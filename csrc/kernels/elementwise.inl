@@ -7,7 +7,7 @@
 namespace pythia {
 namespace {
 
-inline constexpr float kExpPoly[] = {5.e-01f, 1.6666518e-01f, 4.1666206e-02f, 8.368918e-03f, 1.3950539e-03f};
+inline constexpr float kExpPoly[] = {5.e-01f, 1.6666667e-01f, 4.166627e-02f, 8.333264e-03f, 1.394612e-03f, 1.9918424e-04f};
 inline constexpr float kErfSmallPoly[] = {1.2837917e-01f, -3.7612632e-01f, 1.1283679e-01f, -2.6858497e-02f,
                                           5.19883e-03f,   -8.118075e-04f,  8.267462e-05f};
 inline constexpr float kErfLargePoly[] = {2.350762e-04f,   1.1275126e+00f, 6.374571e-01f,  1.0369008e-01f,
