@@ -18,14 +18,21 @@ SIMD_ISAS = [isa for isa in ISAS if isa != "portable"]
 LENGTHS = [*range(1, 50), 63, 64, 65, 100]
 
 # Largest error in units in the last place of the exact result.
-MAX_ULP = {"exp": 1.0, "log": 1.0, "erf": 1.25, "tanh": 1.5}
+MAX_ULP = {"exp": 1.0, "exp2": 48.0, "log": 1.0, "erf": 1.25, "tanh": 1.5}
 EXACT: dict[str, Callable[[mpmath.mpf], mpmath.mpf]] = {
     "exp": mpmath.exp,
+    "exp2": lambda x: mpmath.mpf(2) ** x,
     "log": mpmath.log,
     "erf": mpmath.erf,
     "tanh": mpmath.tanh,
 }
-DOMAIN = {"exp": (-87.3, 88.7), "log": (1e-37, 3e38), "erf": (-12.0, 12.0), "tanh": (-12.0, 12.0)}
+DOMAIN = {
+    "exp": (-87.3, 88.7),
+    "exp2": (-126.0, 1.0),
+    "log": (1e-37, 3e38),
+    "erf": (-12.0, 12.0),
+    "tanh": (-12.0, 12.0),
+}
 
 # Activations by their number in files (csrc/format/config.h), in float64.
 ACTIVATIONS: list[Callable[[np.ndarray], np.ndarray]] = [
@@ -41,7 +48,7 @@ def erf64(x: np.ndarray) -> np.ndarray:
     return np.array([math.erf(value) for value in x.tolist()])
 
 
-FLOAT64 = {"exp": np.exp, "log": np.log, "erf": erf64, "tanh": np.tanh}
+FLOAT64 = {"exp": np.exp, "exp2": np.exp2, "log": np.log, "erf": erf64, "tanh": np.tanh}
 
 
 def every_nth_float(step: int) -> np.ndarray:
@@ -127,6 +134,7 @@ def test_limits(isa: str) -> None:
     def apply(name: str, *values: float) -> list[float]:
         return getattr(kernels, name)(np.array(values, np.float32)).tolist()
 
+    assert apply("exp2", -inf, -200, -126, 0, -0.0, 1, inf) == [2.0**-126] * 3 + [1, 1, 2, 2]
     assert apply("exp", -inf, -200, 0, -0.0, 89, inf) == [0, 0, 1, 1, inf, inf]
     assert apply("log", 0, 1, inf) == [-inf, 0, inf]
     assert np.isnan(apply("log", -1, -inf)).all()

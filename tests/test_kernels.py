@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -165,46 +166,94 @@ def round_to_float32(value: Fraction) -> np.float32:
     return min(around, key=lambda f: (abs(Fraction(float(f)) - value), int(f.view(np.uint32)) & 1))
 
 
+def int16_codes(x: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and scales of rows, as docs/numerics.md defines them."""
+    largest = np.abs(x).max(1, keepdims=True)
+    scales = largest / np.float32(limit)
+    return np.rint(x * (np.float32(limit) / largest)).astype(np.int64), scales[:, 0]
+
+
+def score_code_limit(head_dim: int) -> int:
+    return min(math.isqrt((2**31 - 1) // (head_dim + head_dim % 2)), 32767)
+
+
+@pytest.mark.parametrize("kv", ["f32", "i16"])
 class TestAttention:
     SHAPES = ((0, 1), (0, 2), (0, 17), (5, 1), (15, 2), (255, 1), (256, 1), (255, 3), (250, 40), (511, 2), (0, 300))
 
     @pytest.mark.parametrize("head_dim", [1, 7, 15, 16, 17, 20, 31, 32, 33, 48, 64, 80, 96, 128, 256])
-    def test_same_bits(self, kernels: _core.Kernels, head_dim: int) -> None:
+    def test_same_bits(self, kernels: _core.Kernels, head_dim: int, kv: str) -> None:
         rng = np.random.default_rng(head_dim)
         for first_position, n in self.SHAPES:
             positions = first_position + n + int(rng.integers(0, 20))
             q, k, v = normal(rng, n, head_dim), normal(rng, positions, head_dim), normal(rng, positions, head_dim)
-            arguments = (q, k, v, first_position, 1.0)
+            arguments = (q, k, v, first_position, 1.0, kv)
             context = f"{n} queries from position {first_position}"
-            assert_same_bits(kernels.attention(*arguments), PORTABLE.attention(*arguments), context)
+            for found, expected in zip(kernels.attention(*arguments), PORTABLE.attention(*arguments), strict=True):
+                assert_same_bits(found, expected, context)
 
     @pytest.mark.parametrize("isa", _core.supported_isas())
     @pytest.mark.parametrize("head_dim", [20, 64])
-    def test_queries_do_not_depend_on_their_company_or_on_later_keys(self, isa: str, head_dim: int) -> None:
+    def test_queries_do_not_depend_on_their_company_or_on_later_keys(self, isa: str, head_dim: int, kv: str) -> None:
         rng = np.random.default_rng(8)
         n = 530
         q, k, v = normal(rng, n, head_dim), normal(rng, n, head_dim), normal(rng, n, head_dim)
         kernels = _core.Kernels(isa)
-        together = kernels.attention(q, k, v, 0, 0.3)
+        together, scores = kernels.attention(q, k, v, 0, 0.3, kv)
         for begin, end in [(0, 1), (0, 255), (255, 256), (256, 258), (17, 300), (300, 530), (529, 530)]:
-            part = kernels.attention(q[begin:end], k[:end], v[:end], begin, 0.3)
-            assert_same_bits(part, together[begin:end], f"queries {begin}..{end}")
+            for piece in (1, 7, end):
+                part, part_scores = kernels.attention(q[begin:end], k[:end], v[:end], begin, 0.3, kv, piece)
+                context = f"queries {begin}..{end}, stored in pieces of {piece}"
+                assert_same_bits(part, together[begin:end], context)
+                assert_same_bits(part_scores, scores[begin:end, :end], context)
 
     @pytest.mark.parametrize("isa", _core.supported_isas())
     @pytest.mark.parametrize("scale", [0.125, 30.0, 3000.0])
-    def test_right(self, isa: str, scale: float) -> None:
+    def test_right(self, isa: str, scale: float, kv: str) -> None:
         """Scores to +-1e5 included: trained models have them."""
         rng = np.random.default_rng(9)
         n, head_dim = 700, 24
         q, k, v = normal(rng, n, head_dim), normal(rng, n, head_dim), normal(rng, n, head_dim)
-        out = _core.Kernels(isa).attention(q, k, v, 0, scale)
-        # Dots in float32 as the kernel has them: this test is about what follows, which is done in float64.
-        packed = pack(k, "f32")
-        scores = _core.Kernels(isa).matmul(q, packed, "f32", n).astype(np.float64) * np.float32(scale)
-        scores[np.triu_indices(n, 1)] = -np.inf
-        weights = np.exp(scores - scores.max(1, keepdims=True))
+        out, scores = _core.Kernels(isa).attention(q, k, v, 0, scale, kv)
+        # Dots as the kernel has them: the rest of the test is about what follows, which is done in float64.
+        if kv == "f32":
+            dots = _core.Kernels(isa).matmul(q, pack(k, "f32"), "f32", n)
+            assert_same_bits(scores, np.tril(dots * np.float32(scale)), "scores")
+            exact = dots.astype(np.float64) * np.float32(scale)
+            tolerance = 2e-6
+        else:
+            q_codes, q_scales = int16_codes(q, score_code_limit(head_dim))
+            k_codes, k_scales = int16_codes(k, score_code_limit(head_dim))
+            factors = np.float32(scale) * q_scales
+            products = (q_codes @ k_codes.T).astype(np.float32) * k_scales
+            assert_same_bits(scores, np.tril(products * factors[:, None]), "scores")
+            exact = products.astype(np.float64) * factors[:, None]
+            v_codes, v_scales = int16_codes(v, 2896)
+            v = v_codes * v_scales[:, None]
+            tolerance = 3e-4  # the weights have 2,896 steps
+        exact[np.triu_indices(n, 1)] = -np.inf
+        weights = np.exp(exact - exact.max(1, keepdims=True))
         expected = weights @ v / weights.sum(1, keepdims=True)
-        assert np.abs(out - expected).max() < 2e-6 * np.abs(v).max()
+        assert np.abs(out - expected).max() < tolerance * np.abs(v).max()
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("head_dim", [1, 2, 64, 256])
+    def test_extremes(self, isa: str, head_dim: int, kv: str) -> None:
+        """The largest sums of products there can be, and nothing at all."""
+        kernels, n = _core.Kernels(isa), 300
+        ones = np.ones((n, head_dim), np.float32)
+        zeros = np.zeros((n, head_dim), np.float32)
+        signs = np.where(np.arange(n) % 2, 1, -1).astype(np.float32)[:, None] * ones
+        out, scores = kernels.attention(
+            ones * np.float32(1e15), ones * np.float32(1e15), ones * np.float32(3), 0, 1e-30, kv
+        )
+        np.testing.assert_allclose(scores, np.tril(np.full((n, n), head_dim)), rtol=1e-5)
+        np.testing.assert_allclose(out, 3, rtol=1e-5)
+        out, _ = kernels.attention(ones, zeros, signs, 0, 1.0, kv)
+        np.testing.assert_allclose(out[-1], 0, atol=1e-6)
+        np.testing.assert_allclose(out[0], -1, rtol=1e-6)
+        for nothing in kernels.attention(zeros, ones, zeros, 0, 1.0, kv):
+            assert not nothing.any()
 
 
 class TestRows:

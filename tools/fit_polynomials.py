@@ -46,6 +46,17 @@ def main():
             lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 5, lambda r: r * r
         ),
     )
+    # 2^f = 1 + f P(f), |f| <= 1/2
+    show(
+        "kExp2",
+        *fit(
+            lambda f: (mpmath.mpf(2) ** f - 1) / f if f else mpmath.log(2),
+            -0.5,
+            0.5,
+            3,
+            lambda f: abs(f) / mpmath.mpf(2) ** f,
+        ),
+    )
     # erf(x) = x + x P(x^2), |x| < kErfSplit
     split = 0.9375
     show(

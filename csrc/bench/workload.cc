@@ -71,7 +71,7 @@ double Timing::weight_bytes_per_second(const MatmulCost& cost) const {
 Timing time_prefill(Model& model, int64_t tokens, int64_t repetitions) {
   check_context(model, "prompts", tokens);
   const std::vector<int32_t> prompt = random_tokens(model, tokens);
-  KvCache cache(model.config(), tokens);
+  KvCache cache(model.kv_layout(), tokens);
   AlignedBuffer<float> logits(model.config().vocab_size);
   return time_repetitions(tokens, 1, repetitions, [&] {
     cache.truncate(0);
@@ -101,7 +101,7 @@ Timing time_decode(const std::shared_ptr<Model>& model, int64_t tokens, int64_t 
 Timing time_scoring(Model& model, int64_t sequences, int64_t tokens, int64_t repetitions) {
   check_context(model, "texts", tokens);
   const std::vector<int32_t> text = random_tokens(model, tokens + 1);
-  KvCache cache(model.config(), tokens);
+  KvCache cache(model.kv_layout(), tokens);
   const std::span<const int32_t> inputs(text.data(), text.size() - 1), targets(text.data() + 1, text.size() - 1);
   std::vector<TokenScore> scores(inputs.size());
   const int64_t all_tokens = sequences * tokens;

@@ -228,8 +228,9 @@ void bind_generate(py::module_& m) {
 
   py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(
       m, "PrefixCache", "Keys and values of sequences that were computed before, for those that begin alike. Thread-safe.")
-      .def(py::init(
-               [](const Model& model, int64_t max_bytes) { return std::make_shared<PrefixCache>(model.config(), max_bytes); }),
+      .def(py::init([](const Model& model, int64_t max_bytes) {
+             return std::make_shared<PrefixCache>(model.kv_layout(), max_bytes);
+           }),
            py::arg("model"), py::arg("max_bytes"))
       .def_property_readonly("size_bytes", &PrefixCache::size_bytes, "Bytes of keys and values that it holds.")
       .def_property_readonly("max_bytes", &PrefixCache::max_bytes)

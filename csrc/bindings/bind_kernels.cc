@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -11,6 +13,7 @@
 #include "common/fp_environment.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
+#include "model/kv_cache.h"
 
 namespace py = pybind11;
 
@@ -60,37 +63,50 @@ struct Kernels {
     return y;
   }
 
-  // Queries [n, head_dim] at positions first_position.. against keys and values [positions, head_dim].
-  Floats attention(const Floats& queries, const Floats& keys, const Floats& values, int64_t first_position, float scale) const {
+  // Queries [n, head_dim] at positions first_position.. against keys and values [positions, head_dim], stored as `kv`
+  // ("f32" or "i16") in pieces of `piece` positions; (attention [n, head_dim], scores [n, first_position + n], zero where
+  // masked).
+  py::tuple attention(const Floats& queries, const Floats& keys, const Floats& values, int64_t first_position, float scale,
+                      const std::string& kv, int64_t piece) const {
     require(queries.ndim() == 2 && keys.ndim() == 2 && values.ndim() == 2, "[attention] arrays must be [n, head_dim]");
     const int64_t n = queries.shape(0), head_dim = queries.shape(1), positions = keys.shape(0);
     require(keys.shape(1) == head_dim && values.shape(1) == head_dim && values.shape(0) == positions,
             "[attention] queries, keys and values differ in shape");
     require(first_position >= 0 && first_position + n <= positions, "[attention] a query's position has no key");
-    const int64_t value_stride = round_up(head_dim, kPanelWidth), padded = round_up(positions, kPanelWidth);
-    AlignedBuffer<float> key_lanes(padded * head_dim), value_rows(padded * value_stride);
-    std::fill_n(key_lanes.data(), key_lanes.size(), 0.0f);
-    std::fill_n(value_rows.data(), value_rows.size(), 0.0f);
-    for (int64_t p = 0; p < positions; ++p)
-      for (int64_t d = 0; d < head_dim; ++d) {
-        key_lanes.data()[(p / kPanelWidth * head_dim + d) * kPanelWidth + p % kPanelWidth] = keys.at(p, d);
-        value_rows.data()[p * value_stride + d] = values.at(p, d);
-      }
+    require(kv == "f32" || kv == "i16", "[attention] kv must be f32 or i16");
+    require(piece >= 1, "[attention] a piece must hold a position");
+    Config config;
+    config.num_hidden_layers = config.num_attention_heads = 1;
+    config.hidden_size = static_cast<int32_t>(head_dim);
+    config.max_position_embeddings = static_cast<int32_t>(positions);
+    const KvCache cache({config, kv == "i16" ? KvFormat::kI16 : KvFormat::kF32}, positions);
     AlignedBuffer<float> scratch(attention_scratch_floats(head_dim));
-    Floats out({n, head_dim});
+    Floats out({n, head_dim}), scores({n, first_position + n});
+    std::fill_n(scores.mutable_data(), scores.size(), 0.0f);
     const FpEnvironment environment;
-    table->attention({.queries = queries.data(),
-                      .queries_stride = head_dim,
-                      .num_queries = n,
-                      .first_position = first_position,
-                      .keys = key_lanes.data(),
-                      .values = value_rows.data(),
-                      .head_dim = head_dim,
-                      .scale = scale,
-                      .out = out.mutable_data(),
-                      .out_stride = head_dim,
-                      .scratch = scratch.data()});
-    return out;
+    for (int64_t begin = 0; begin < positions; begin += piece)
+      table->store_keys_values({.keys = keys.data() + begin * head_dim,
+                                .values = values.data() + begin * head_dim,
+                                .stride = head_dim,
+                                .num_positions = std::min(piece, positions - begin),
+                                .first_position = begin,
+                                .head_dim = head_dim,
+                                .cache = cache.head(0, 0)});
+    AttentionArgs args = {.queries = queries.data(),
+                          .queries_stride = head_dim,
+                          .num_queries = n,
+                          .first_position = first_position,
+                          .cache = cache.head(0, 0),
+                          .head_dim = head_dim,
+                          .scale = scale,
+                          .out = out.mutable_data(),
+                          .out_stride = head_dim,
+                          .scratch = scratch.data()};
+    table->attention(args);
+    args.out = scores.mutable_data();
+    args.out_stride = first_position + n;
+    table->attention_scores(args);
+    return py::make_tuple(out, scores);
   }
 
   // (largest, sum of exp(logit - largest), the same times (logit - largest), index of the largest) of one chunk.
@@ -216,7 +232,10 @@ void bind_kernels(py::module_& m) {
       .def("matmul", &Kernels::matmul, py::arg("x"), py::arg("packed"), py::arg("format"), py::arg("outputs"),
            py::arg("bias") = py::none())
       .def("attention", &Kernels::attention, py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("first_position"),
-           py::arg("scale"))
+           py::arg("scale"), py::arg("kv") = "f32", py::arg("piece") = 16,
+           "Attention [n, head_dim] and scores [n, first_position + n] of keys and values that are stored as \"f32\" or "
+           "\"i16\", "
+           "`piece` positions at a time.")
       .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"))
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
       .def("collect_above", &Kernels::collect_above, py::arg("scores"), py::arg("temperature"), py::arg("maxima"),
@@ -231,6 +250,7 @@ void bind_kernels(py::module_& m) {
       .def("to_float", &Kernels::to_float, py::arg("format"), py::arg("source"))
       .def("quantize_row", &Kernels::quantize_row, py::arg("x"))
       .def("exp", &Kernels::elementwise<&KernelTable::exp>, py::arg("x"))
+      .def("exp2", &Kernels::elementwise<&KernelTable::exp2>, py::arg("x"), "2^x, x clamped to [-126, 1].")
       .def("log", &Kernels::elementwise<&KernelTable::log>, py::arg("x"))
       .def("erf", &Kernels::elementwise<&KernelTable::erf>, py::arg("x"))
       .def("tanh", &Kernels::elementwise<&KernelTable::tanh>, py::arg("x"));

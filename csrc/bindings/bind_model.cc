@@ -80,7 +80,7 @@ py::tuple score(Model& model, const std::vector<std::tuple<KvCache*, TokenArray,
 
 std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
   const py::gil_scoped_release unlocked;
-  auto copy = std::make_unique<KvCache>(model.config(), cache.capacity());
+  auto copy = std::make_unique<KvCache>(model.kv_layout(), cache.capacity());
   copy->copy_prefix(cache, cache.length());
   return copy;
 }
@@ -89,13 +89,13 @@ std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
 
 void bind_model(py::module_& m) {
   // Both classes first: signatures name the other one.
-  py::class_<KvCache> cache_class(m, "KvCache", "Keys and values of one sequence, float32. One user at a time.");
+  py::class_<KvCache> cache_class(m, "KvCache", "Keys and values of one sequence. One user at a time.");
   py::class_<Model, std::shared_ptr<Model>> model_class(
       m, "Model", "A GPT-NeoX model over an open .pcpu file. Safe to share between threads.");
 
   cache_class
       .def(py::init([](const Model& model, std::optional<int64_t> capacity) {
-             return std::make_unique<KvCache>(model.config(), capacity.value_or(model.config().max_position_embeddings));
+             return std::make_unique<KvCache>(model.kv_layout(), capacity.value_or(model.config().max_position_embeddings));
            }),
            py::arg("model"), py::arg("capacity") = py::none(), "Room for `capacity` positions (default: the whole context).")
       .def_property_readonly("length", &KvCache::length, "Positions that hold keys and values.")

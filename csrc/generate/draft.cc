@@ -39,11 +39,11 @@ int64_t DraftProposer::cache_capacity(const Sequence& sequence) const {
 }
 
 int64_t DraftProposer::kv_bytes(const Sequence& sequence) const {
-  return cache_capacity(sequence) * KvCache::bytes_per_position(chooser_.model().config());
+  return cache_capacity(sequence) * chooser_.model().kv_layout().bytes_per_position();
 }
 
 void DraftProposer::start(Sequence& sequence, KvMemory& memory) const {
-  sequence.draft_cache = std::make_unique<KvCache>(chooser_.model().config(), cache_capacity(sequence), memory);
+  sequence.draft_cache = std::make_unique<KvCache>(chooser_.model().kv_layout(), cache_capacity(sequence), memory);
   sequence.recent_accepted = kFirstAccepted;
   sequence.recent_judged = kFirstJudged;
 }

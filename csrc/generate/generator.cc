@@ -54,7 +54,7 @@ int64_t Generator::add(GenerationRequest request) {
 }
 
 int64_t Generator::kv_bytes(const Sequence& sequence) const {
-  const int64_t own = sequence.kv_capacity * KvCache::bytes_per_position(chooser_.model().config());
+  const int64_t own = sequence.kv_capacity * chooser_.model().kv_layout().bytes_per_position();
   return own + (draft_ ? draft_->kv_bytes(sequence) : 0);
 }
 
@@ -87,10 +87,10 @@ void Generator::activate_waiting(std::vector<GeneratedToken>& output) {
 }
 
 void Generator::start(Sequence& sequence) {
-  const Config& config = chooser_.model().config();
+  const KvLayout layout = chooser_.model().kv_layout();
   const bool alone = active_.empty() && waiting_.size() == 1;  // a huge page would take longer to clear than it saves
-  sequence.cache = alone ? std::make_unique<KvCache>(config, sequence.kv_capacity)
-                         : std::make_unique<KvCache>(config, sequence.kv_capacity, kv_memory_);
+  sequence.cache = alone ? std::make_unique<KvCache>(layout, sequence.kv_capacity)
+                         : std::make_unique<KvCache>(layout, sequence.kv_capacity, kv_memory_);
   if (draft_) draft_->start(sequence, kv_memory_);
   // The last token is always read, for its logits.
   const auto shareable = sequence.prompt().first(static_cast<std::size_t>(sequence.prompt_size - 1));

@@ -6,8 +6,8 @@
 
 namespace pythia {
 
-PrefixCache::PrefixCache(const Config& config, int64_t max_bytes)
-    : max_bytes_(max_bytes), block_floats_(KvCache::block_floats(config)) {
+PrefixCache::PrefixCache(const KvLayout& layout, int64_t max_bytes)
+    : max_bytes_(max_bytes), block_bytes_(layout.block_bytes()) {
   if (max_bytes < 1)
     throw std::invalid_argument("[prefix_cache] max_bytes is " + std::to_string(max_bytes) + ", expected at least 1");
 }
@@ -32,15 +32,14 @@ void PrefixCache::touch(Node* node) {
 // Drops blocks until there is room for one more, but neither `keep` nor what leads to it, which were touched last. False if
 // that is not enough.
 bool PrefixCache::make_room(const Node* keep) {
-  const int64_t block_bytes = block_floats_ * static_cast<int64_t>(sizeof(float));
-  while (size_bytes_ + block_bytes > max_bytes_ && !recent_.empty() && recent_.back() != keep) {
+  while (size_bytes_ + block_bytes_ > max_bytes_ && !recent_.empty() && recent_.back() != keep) {
     Node* last = recent_.back();
     recent_.pop_back();
     const Tokens tokens = last->tokens;
     last->parent->children.erase(tokens);
-    size_bytes_ -= block_bytes;
+    size_bytes_ -= block_bytes_;
   }
-  return size_bytes_ + block_bytes <= max_bytes_;
+  return size_bytes_ + block_bytes_ <= max_bytes_;
 }
 
 int64_t PrefixCache::read(std::span<const int32_t> tokens, KvCache& cache) {
@@ -72,12 +71,12 @@ void PrefixCache::write(std::span<const int32_t> tokens, const KvCache& cache) {
       auto next = std::make_unique<Node>();
       next->parent = node;
       next->tokens = block;
-      next->data.reset(new float[static_cast<std::size_t>(block_floats_)]);
+      next->data.reset(new std::byte[static_cast<std::size_t>(block_bytes_)]);
       cache.copy_block(begin, next->data.get());
       recent_.push_front(next.get());
       next->place = recent_.begin();
       child = node->children.emplace(block, std::move(next)).first;
-      size_bytes_ += block_floats_ * static_cast<int64_t>(sizeof(float));
+      size_bytes_ += block_bytes_;
     }
     node = child->second.get();
     touch(node);

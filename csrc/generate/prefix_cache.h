@@ -18,8 +18,8 @@ namespace pythia {
 // that were not used for the longest time are dropped. The bits of what is found are those that were computed. Thread-safe.
 class PrefixCache {
  public:
-  // max_bytes of keys and values, >= 1; of a model with this config.
-  PrefixCache(const Config& config, int64_t max_bytes);
+  // max_bytes of keys and values, >= 1; of caches with this layout.
+  PrefixCache(const KvLayout& layout, int64_t max_bytes);
   ~PrefixCache();
 
   // Fills an empty cache with the longest prefix of `tokens` that is known, and returns its length.
@@ -39,14 +39,14 @@ class PrefixCache {
   struct Node {
     Node* parent = nullptr;
     Tokens tokens{};
-    std::unique_ptr<float[]> data;
+    std::unique_ptr<std::byte[]> data;
     Children children;
     std::list<Node*>::iterator place;  // in recent_
   };
   void touch(Node* node);
   bool make_room(const Node* keep);
 
-  const int64_t max_bytes_, block_floats_;
+  const int64_t max_bytes_, block_bytes_;
   mutable std::mutex mutex_;
   Node root_;
   std::list<Node*> recent_;  // the latest first; a block comes after all that lead to it

@@ -18,7 +18,9 @@ namespace {
 constexpr KernelTable make_table(const char* isa) {
   return {.isa = isa,
           .matmul = matmul_kernel,
+          .store_keys_values = store_keys_values_kernel,
           .attention = attention_kernel,
+          .attention_scores = attention_scores_kernel,
           .summarize_logits = summarize_logits_kernel,
           .count_above = count_above_kernel,
           .layer_norm = layer_norm_kernel,
@@ -31,6 +33,7 @@ constexpr KernelTable make_table(const char* isa) {
           .collect_above = collect_above_kernel,
           .softmax_totals = softmax_totals_kernel,
           .exp = exp_kernel,
+          .exp2 = exp2_kernel,
           .log = log_kernel,
           .erf = erf_kernel,
           .tanh = tanh_kernel,

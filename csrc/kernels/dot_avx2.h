@@ -22,5 +22,12 @@ inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   return {dot_half(sum.lo, weights.lo, inputs), dot_half(sum.hi, weights.hi, inputs)};
 }
 
+inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
+  int32_t two;
+  __builtin_memcpy(&two, b, sizeof two);
+  const __m256i pair = _mm256_set1_epi32(two);
+  return sum + IVec{_mm256_madd_epi16(a.lo, pair), _mm256_madd_epi16(a.hi, pair)};
+}
+
 }  // namespace
 }  // namespace pythia

@@ -18,5 +18,11 @@ inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 }
 
+inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
+  int32_t two;
+  __builtin_memcpy(&two, b, sizeof two);
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, _mm512_set1_epi32(two)))};
+}
+
 }  // namespace
 }  // namespace pythia

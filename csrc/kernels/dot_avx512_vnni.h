@@ -16,5 +16,12 @@ inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   return sum;
 }
 
+inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
+  int32_t two;
+  __builtin_memcpy(&two, b, sizeof two);
+  asm("vpdpwssd %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(_mm512_set1_epi32(two)));
+  return sum;
+}
+
 }  // namespace
 }  // namespace pythia

@@ -18,5 +18,14 @@ inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   return sum;
 }
 
+inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
+  int32_t two;
+  __builtin_memcpy(&two, b, sizeof two);
+  const __m256i pair = _mm256_set1_epi32(two);
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum.lo) : "x"(a.lo), "x"(pair));
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum.hi) : "x"(a.hi), "x"(pair));
+  return sum;
+}
+
 }  // namespace
 }  // namespace pythia

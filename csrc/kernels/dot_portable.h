@@ -1,6 +1,6 @@
 // Exact int8 dots in plain C++. Included after vec_portable.h.
 //
-// Every dot_<name>.h defines the same two functions. Weight codes are unsigned, 128 above their value; an implementation that
+// Every dot_<name>.h defines the same three functions. Weight codes are unsigned, 128 above their value; an implementation that
 // multiplies them so starts from the group's offset, -128 times the sum of its activation codes, one that makes them signed
 // starts from zero. The integers are the same.
 #pragma once
@@ -16,6 +16,17 @@ inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
 inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
   for (int lane = 0; lane < kLanes; ++lane)
     for (int i = 0; i < 4; ++i) sum.v[lane] += (weights.v[4 * lane + i] - 128) * x[i];
+  return sum;
+}
+
+// sum[lane] += a[lane][0] * b[0] + a[lane][1] * b[1], of pairs of int16; wraps where what is summed has no meaning.
+inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
+  int16_t pairs[2 * kLanes];
+  __builtin_memcpy(pairs, a.v, sizeof pairs);
+  for (int lane = 0; lane < kLanes; ++lane)
+    for (int i = 0; i < 2; ++i)
+      sum.v[lane] =
+          static_cast<int32_t>(static_cast<uint32_t>(sum.v[lane]) + static_cast<uint32_t>(pairs[2 * lane + i] * b[i]));
   return sum;
 }
 

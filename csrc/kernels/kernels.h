@@ -8,12 +8,10 @@
 #include <cstdint>
 
 #include "format/config.h"
+#include "kernels/kv_head.h"
 #include "quant/weight_format.h"
 
 namespace pythia {
-
-// Keys per softmax chunk: a row of attention is cut at multiples of this, and chunks are combined in order.
-inline constexpr int64_t kAttentionChunk = 256;
 
 // Logits per chunk when rows of them are reduced: a row is cut at multiples of this, and chunks are combined in order. Whole
 // register tiles of panels for every kernel.
@@ -59,14 +57,24 @@ struct MatmulArgs {
   int64_t y_stride = 0;
 };
 
+// Keys and values of consecutive positions of one head, on their way into the cache.
+struct StoreArgs {
+  const float* keys = nullptr;    // [num_positions, head_dim], rotated
+  const float* values = nullptr;  // [num_positions, head_dim]
+  int64_t stride = 0;             // of both
+  int64_t num_positions = 0;
+  int64_t first_position = 0;
+  int64_t head_dim = 0;
+  KvHead cache;
+};
+
 // Queries of one head against that head's key-value cache.
 struct AttentionArgs {
   const float* queries = nullptr;  // [num_queries, head_dim], rotated
   int64_t queries_stride = 0;
   int64_t num_queries = 0;
-  int64_t first_position = 0;     // query i attends to positions 0 .. first_position + i
-  const float* keys = nullptr;    // [position / 16][head_dim][position % 16]
-  const float* values = nullptr;  // [position][value_stride], value_stride = head_dim rounded up to 16
+  int64_t first_position = 0;  // query i attends to positions 0 .. first_position + i
+  KvHead cache;
   int64_t head_dim = 0;
   float scale = 0;       // 1 / sqrt(head_dim)
   float* out = nullptr;  // [num_queries, head_dim]
@@ -92,8 +100,15 @@ struct KernelTable {
   // group of exact integer dots (q8, q4).
   void (*matmul)(const MatmulArgs& args) noexcept;
 
+  // Positions of a sequence follow each other: those after the stored ones hold nothing that is still needed.
+  void (*store_keys_values)(const StoreArgs& args) noexcept;
+
   // out = softmax(scale q k^T) v over the positions each query may see.
   void (*attention)(const AttentionArgs& args) noexcept;
+
+  // The scores that attention() makes of the same arguments: out [num_queries, first_position + num_queries] = scale q k^T,
+  // where a query may see the position. The rest is not touched.
+  void (*attention_scores)(const AttentionArgs& args) noexcept;
 
   // The summary of n >= 1 finite logits; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the fixed
   // tree.
@@ -137,6 +152,7 @@ struct KernelTable {
 
   // Elementwise functions, for tests of their error and bits: y = f(x).
   void (*exp)(const float* x, int64_t n, float* y) noexcept;
+  void (*exp2)(const float* x, int64_t n, float* y) noexcept;  // of x in [-126, 1], to which others are clamped
   void (*log)(const float* x, int64_t n, float* y) noexcept;
   void (*erf)(const float* x, int64_t n, float* y) noexcept;
   void (*tanh)(const float* x, int64_t n, float* y) noexcept;

@@ -87,27 +87,32 @@ inline void with_constant(int64_t count, F f) {
   f(std::integral_constant<int, kMost>{});
 }
 
-// All rows against panels [0, num_panels) of `w`: kTileRows x kTilePanels at a time, a single row kSingleRowPanels wide.
+// Calls run(rows, panels, row, panel), the first two integral constants, for every register tile of num_rows x num_panels: a
+// group of kPanels panels with all rows, kRows at a time, before the next; a single row kSingle panels wide.
+template <int kRows, int kPanels, int kSingle, class F>
+inline void for_tiles(int64_t num_rows, int64_t num_panels, F run) {
+  if (num_rows == 1) {
+    for (int64_t panel = 0; panel < num_panels; panel += kSingle)
+      with_constant<kSingle>(num_panels - panel, [&](auto panels) { run(std::integral_constant<int, 1>{}, panels, 0, panel); });
+    return;
+  }
+  for (int64_t panel = 0; panel < num_panels; panel += kPanels)
+    with_constant<kPanels>(num_panels - panel, [&](auto panels) {
+      for (int64_t row = 0; row < num_rows; row += kRows)
+        with_constant<kRows>(num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
+    });
+}
+
+// All rows against panels [0, num_panels) of `w`.
 template <class Weights>
 inline void float_tiles(const float* x, int64_t x_stride, int64_t num_rows, const Weights& w, int64_t num_panels,
                         int64_t k_begin, int64_t k_end, TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
-  const auto run = [&](auto rows, auto panels, int64_t row, int64_t panel) {
-    const TileEnds here{ends.resume, ends.bias ? ends.bias + panel * kLanes : nullptr};
-    const int64_t left = columns - panel * kLanes;
-    float_tile<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
-                                 y + row * y_stride + panel * kLanes, y_stride, left);
-  };
-  if (num_rows == 1) {
-    for (int64_t panel = 0; panel < num_panels; panel += kSingleRowPanels)
-      with_constant<kSingleRowPanels>(num_panels - panel,
-                                      [&](auto panels) { run(std::integral_constant<int, 1>{}, panels, 0, panel); });
-    return;
-  }
-  for (int64_t panel = 0; panel < num_panels; panel += kTilePanels)
-    with_constant<kTilePanels>(num_panels - panel, [&](auto panels) {
-      for (int64_t row = 0; row < num_rows; row += kTileRows)
-        with_constant<kTileRows>(num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
-    });
+  for_tiles<kTileRows, kTilePanels, kSingleRowPanels>(
+      num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel) {
+        const TileEnds here{ends.resume, ends.bias ? ends.bias + panel * kLanes : nullptr};
+        float_tile<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
+                                     y + row * y_stride + panel * kLanes, y_stride, columns - panel * kLanes);
+      });
 }
 
 // Inputs summed before the tile's accumulators rest in y, so that a group of panels stays in cache over all rows.

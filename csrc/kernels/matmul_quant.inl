@@ -134,23 +134,13 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
   for (int64_t group = 0; group < groups; group += block) {
     const int64_t group_end = group + block < groups ? group + block : groups;
     const bool last = group_end == groups;
-    const auto run = [&](auto rows, auto panels, int64_t row, int64_t panel) {
-      const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
-      quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends,
-                                          args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
-                                          columns - panel * kLanes);
-    };
-    if (args.num_rows == 1) {
-      for (int64_t panel = 0; panel < num_panels; panel += Group::kSingleRowPanels)
-        with_constant<Group::kSingleRowPanels>(num_panels - panel,
-                                               [&](auto panels) { run(std::integral_constant<int, 1>{}, panels, 0, panel); });
-      continue;
-    }
-    for (int64_t panel = 0; panel < num_panels; panel += kQuantPanels)
-      with_constant<kQuantPanels>(num_panels - panel, [&](auto panels) {
-        for (int64_t row = 0; row < args.num_rows; row += kQuantRows)
-          with_constant<kQuantRows>(args.num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
-      });
+    for_tiles<kQuantRows, kQuantPanels, Group::kSingleRowPanels>(
+        args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel) {
+          const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
+          quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends,
+                                              args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
+                                              columns - panel * kLanes);
+        });
   }
 }
 

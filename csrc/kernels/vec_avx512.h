@@ -57,6 +57,7 @@ inline IVec shift_right(IVec a) {
   return {_mm512_srai_epi32(a.v, kBits)};
 }
 inline IVec to_int(Vec a) { return {_mm512_cvttps_epi32(a.v)}; }
+inline IVec round_to_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline Vec to_float(IVec a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 inline Mask less(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
@@ -69,6 +70,7 @@ inline float reduce_add(Vec a) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+inline float first_lane(Vec a) { return _mm512_cvtss_f32(a.v); }
 inline float reduce_max(Vec a) {
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -98,6 +100,9 @@ inline Codes high_levels(Codes packed, const uint8_t* table) {
   return levels_of(_mm512_and_si512(_mm512_srli_epi16(packed.v, 4), _mm512_set1_epi8(15)), table);
 }
 inline void store_int8(int8_t* p, IVec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+inline IVec load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_i16(int16_t* p, IVec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v)); }
+inline void store_i16_apart(int16_t* p, IVec a) { _mm512_mask_storeu_epi16(p, 0x55555555u, a.v); }
 
 }  // namespace
 }  // namespace pythia

@@ -123,6 +123,10 @@ inline IVec shift_right(IVec a) {  // arithmetic
 inline IVec to_int(Vec a) {
   return map_i([&](int i) { return static_cast<int32_t>(a.v[i]); });
 }
+// Of a value within int32, half to even.
+inline IVec round_to_int(Vec a) {
+  return map_i([&](int i) { return static_cast<int32_t>(__builtin_nearbyintf(a.v[i])); });
+}
 inline Vec to_float(IVec a) {
   return map([&](int i) { return static_cast<float>(a.v[i]); });
 }
@@ -148,6 +152,7 @@ inline float reduce_add(Vec a) {
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] + a.v[i + half];
   return a.v[0];
 }
+inline float first_lane(Vec a) { return a.v[0]; }
 inline float reduce_max(Vec a) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
@@ -200,6 +205,21 @@ inline Codes high_levels(Codes packed, const uint8_t* table) {
 // Lanes to int8, values within [-128, 127].
 inline void store_int8(int8_t* p, IVec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
+
+// Lanes as they lie in memory of any type.
+inline IVec load_i(const void* p) {
+  IVec a;
+  std::memcpy(a.v, p, sizeof a.v);
+  return a;
+}
+// Lanes to int16, values within its range.
+inline void store_i16(int16_t* p, IVec a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(a.v[i]);
+}
+// Lanes to every second int16 from p on; what lies between is not touched.
+inline void store_i16_apart(int16_t* p, IVec a) {
+  for (int i = 0; i < kLanes; ++i) p[2 * i] = static_cast<int16_t>(a.v[i]);
 }
 
 }  // namespace

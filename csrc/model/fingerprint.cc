@@ -42,7 +42,7 @@ std::vector<int32_t> fingerprint_prompt(const Config& config) {
 
 uint64_t logits_fingerprint(Model& model) {
   const std::vector<int32_t> tokens = fingerprint_prompt(model.config());
-  KvCache cache(model.config(), static_cast<int64_t>(tokens.size()));
+  KvCache cache(model.kv_layout(), static_cast<int64_t>(tokens.size()));
   std::vector<float> logits = room_for_logits(model.config(), tokens);
   const SequenceSlice slice = {.cache = &cache, .tokens = tokens, .num_logits = static_cast<int64_t>(tokens.size())};
   model.forward({&slice, 1}, logits.data());

@@ -221,46 +221,29 @@ void ForwardPass::project_heads(const Team& team, int64_t task, const LayerWeigh
                      row_end};
   matmul(layer.query_key_value, workspace_.attention_input, input_row, tile, output.row(0), output.stride());
 
-  for (const Segment& whole : segments_) {
-    const int64_t begin = std::max(row_begin, whole.first_row);
-    const int64_t end = std::min(row_end, whole.first_row + static_cast<int64_t>(whole.tokens.size()));
+  for (const Segment& segment : segments_) {
+    // Its rows within the block.
+    const int64_t begin = std::max(row_begin, segment.first_row);
+    const int64_t end = std::min(row_end, segment.first_row + static_cast<int64_t>(segment.tokens.size()));
     if (begin >= end) continue;
-    Segment segment = whole;  // its rows within the block
-    segment.tokens =
-        whole.tokens.subspan(static_cast<std::size_t>(begin - whole.first_row), static_cast<std::size_t>(end - begin));
-    segment.first_position = whole.first_position + (begin - whole.first_row);
-    segment.first_row = begin;
+    const int64_t first_position = segment.first_position + (begin - segment.first_row);
     for (int64_t head = head_begin; head < head_end; ++head) {
       for (int64_t i = 0; i < end - begin; ++i) {
         float* query = output.row(begin + i) + head * head_outputs;
-        const float* cos = rotary_.cos(segment.first_position + i);
-        const float* sin = rotary_.sin(segment.first_position + i);
+        const float* cos = rotary_.cos(first_position + i);
+        const float* sin = rotary_.sin(first_position + i);
         kernels_.rotary(query, cos, sin, rotary_.half());
         kernels_.rotary(query + head_dim, cos, sin, rotary_.half());
       }
-      store_keys_values(index, head, segment);
+      const float* keys = output.row(begin) + head * head_outputs + head_dim;
+      kernels_.store_keys_values({.keys = keys,
+                                  .values = keys + head_dim,
+                                  .stride = output.stride(),
+                                  .num_positions = end - begin,
+                                  .first_position = first_position,
+                                  .head_dim = head_dim,
+                                  .cache = segment.cache->head(index, head)});
     }
-  }
-}
-
-void ForwardPass::store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept {
-  const int64_t head_dim = config_.head_dim();
-  float* keys = segment.cache->keys(layer, head);
-  float* values = segment.cache->values(layer, head);
-  const int64_t value_stride = segment.cache->value_stride();
-  const int64_t first = segment.first_position, end = first + static_cast<int64_t>(segment.tokens.size());
-  const Activations& rows = workspace_.query_key_value;
-  const float* key = rows.row(segment.first_row) + (3 * head + 1) * head_dim;  // of position `first`
-  for (int64_t position = first; position < end;) {
-    // Positions that share a block of sixteen lanes; the block is written in memory order.
-    const int64_t lane = position % kPanelWidth, count = std::min(kPanelWidth - lane, end - position);
-    float* block = keys + (position - lane) * head_dim + lane;
-    for (int64_t d = 0; d < head_dim; ++d)
-      for (int64_t i = 0; i < count; ++i) block[d * kPanelWidth + i] = key[i * rows.stride() + d];
-    for (int64_t i = 0; i < count; ++i)
-      std::copy_n(key + i * rows.stride() + head_dim, head_dim, values + (position + i) * value_stride);
-    key += count * rows.stride();
-    position += count;
   }
 }
 
@@ -286,8 +269,7 @@ void ForwardPass::attend(int64_t task, int64_t index, const LinearWeights& next,
                         .queries_stride = workspace_.query_key_value.stride(),
                         .num_queries = count,
                         .first_position = segment->first_position + first,
-                        .keys = segment->cache->keys(index, head),
-                        .values = segment->cache->values(index, head),
+                        .cache = segment->cache->head(index, head),
                         .head_dim = head_dim,
                         .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
                         .out = workspace_.attention.row(row) + head * head_dim,

@@ -86,7 +86,6 @@ class ForwardPass {
   // output [rows of the pass, outputs] at the tile; `input_row` is the input's row for the pass's first row.
   void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, const Tile& tile, float* output,
               int64_t output_stride) const noexcept;
-  void store_keys_values(int64_t layer, int64_t head, const Segment& segment) const noexcept;
 
   const Config& config_;
   const ModelWeights& weights_;

@@ -49,7 +49,7 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
       head_dim_(config.head_dim()),
       run_job_(std::move(run_job)),
       inspector_(inspector),
-      cache_(one_layer(config), num_tokens) {
+      cache_({one_layer(config), quantized ? KvFormat::kI16 : KvFormat::kF32}, num_tokens) {
   workspace_.reserve(config, num_tokens, static_cast<int>(num_heads_), quantized);
 }
 
@@ -193,14 +193,15 @@ void InspectedPass::rotate() {
 }
 
 void InspectedPass::store_keys_values() {
-  for_each_row([&](int64_t position) {
-    const float* key = workspace_.query_key_value.row(position) + head_dim_;
-    const int64_t lane = position % kPanelWidth;
-    for (int64_t head = 0; head < num_heads_; ++head, key += 3 * head_dim_) {
-      float* keys = cache_.keys(0, head) + (position - lane) * head_dim_ + lane;
-      for (int64_t d = 0; d < head_dim_; ++d) keys[d * kPanelWidth] = key[d];
-      std::copy_n(key + head_dim_, head_dim_, cache_.values(0, head) + position * cache_.value_stride());
-    }
+  const Activations& projected = workspace_.query_key_value;
+  for_each(num_heads_, [&](int64_t head) {
+    const float* keys = projected.row(0) + (3 * head + 1) * head_dim_;
+    kernels_.store_keys_values({.keys = keys,
+                                .values = keys + head_dim_,
+                                .stride = projected.stride(),
+                                .num_positions = num_tokens_,
+                                .head_dim = head_dim_,
+                                .cache = cache_.head(0, head)});
   });
 }
 
@@ -219,24 +220,15 @@ bool InspectedPass::inspect_scores(const std::string& prefix) {
   return changed;
 }
 
-// The cache's keys lie as a packed float matrix [positions, head_dim] does, so that scores are its product with the queries.
 void InspectedPass::compute_scores(float* scores) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim_));
   for_each(num_heads_, [&](int64_t head) {
     float* head_scores = scores + head * num_tokens_ * num_tokens_;
-    kernels_.matmul({.weights = {.data = reinterpret_cast<const std::byte*>(cache_.keys(0, head)),
-                                 .outputs = num_tokens_,
-                                 .inputs = head_dim_},
-                     .panel_end = num_panels(num_tokens_),
-                     .num_rows = num_tokens_,
-                     .x = workspace_.query_key_value.row(0) + 3 * head * head_dim_,
-                     .x_stride = workspace_.query_key_value.stride(),
-                     .quantized_x = {},
-                     .y = head_scores,
-                     .y_stride = num_tokens_});
+    AttentionArgs args = attention_args(head);
+    args.out = head_scores;
+    args.out_stride = num_tokens_;
+    kernels_.attention_scores(args);
     for (int64_t query = 0; query < num_tokens_; ++query) {
       float* row = head_scores + query * num_tokens_;
-      for (int64_t key = 0; key <= query; ++key) row[key] *= scale;
       std::fill(row + query + 1, row + num_tokens_, -std::numeric_limits<float>::infinity());
     }
   });
@@ -259,16 +251,18 @@ void InspectedPass::softmax(float* scores) {
   });
 }
 
-// attention = pattern v, for a pattern that is not what attend() would compute.
+// attention = pattern v, for a pattern that is not what attend() would compute. The values are those before they were stored.
 void InspectedPass::weigh_values(const float* pattern) {
-  const int64_t stride = cache_.value_stride();
+  const int64_t stride = round_up(head_dim_, kPanelWidth);
+  const Activations& projected = workspace_.query_key_value;
   values_.reserve(num_heads_ * num_tokens_ * stride);
   for_each(num_heads_, [&](int64_t head) {
     float* packed = values_.data() + head * num_tokens_ * stride;
-    for (int64_t panel = 0; panel < stride / kPanelWidth; ++panel)
-      for (int64_t position = 0; position < num_tokens_; ++position)
-        std::copy_n(cache_.values(0, head) + position * stride + panel * kPanelWidth, kPanelWidth,
-                    packed + (panel * num_tokens_ + position) * kPanelWidth);
+    for (int64_t position = 0; position < num_tokens_; ++position) {
+      const float* value = projected.row(position) + (3 * head + 2) * head_dim_;
+      for (int64_t d = 0; d < stride; ++d)
+        packed[(d / kPanelWidth * num_tokens_ + position) * kPanelWidth + d % kPanelWidth] = d < head_dim_ ? value[d] : 0.0f;
+    }
     kernels_.matmul(
         {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_tokens_},
          .panel_end = num_panels(head_dim_),
@@ -281,19 +275,20 @@ void InspectedPass::weigh_values(const float* pattern) {
   });
 }
 
+AttentionArgs InspectedPass::attention_args(int64_t head) {
+  return {.queries = workspace_.query_key_value.row(0) + 3 * head * head_dim_,
+          .queries_stride = workspace_.query_key_value.stride(),
+          .num_queries = num_tokens_,
+          .cache = cache_.head(0, head),
+          .head_dim = head_dim_,
+          .scale = 1.0f / std::sqrt(static_cast<float>(head_dim_)),
+          .out = workspace_.attention.row(0) + head * head_dim_,
+          .out_stride = workspace_.attention.stride(),
+          .scratch = workspace_.scratch.data() + head * workspace_.scratch_floats};
+}
+
 void InspectedPass::attend() {
-  for_each(num_heads_, [&](int64_t head) {
-    kernels_.attention({.queries = workspace_.query_key_value.row(0) + 3 * head * head_dim_,
-                        .queries_stride = workspace_.query_key_value.stride(),
-                        .num_queries = num_tokens_,
-                        .keys = cache_.keys(0, head),
-                        .values = cache_.values(0, head),
-                        .head_dim = head_dim_,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(head_dim_)),
-                        .out = workspace_.attention.row(0) + head * head_dim_,
-                        .out_stride = workspace_.attention.stride(),
-                        .scratch = workspace_.scratch.data() + head * workspace_.scratch_floats});
-  });
+  for_each(num_heads_, [&](int64_t head) { kernels_.attention(attention_args(head)); });
 }
 
 void InspectedPass::mlp(const std::string& prefix, const LayerWeights& layer) {

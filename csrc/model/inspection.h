@@ -80,6 +80,7 @@ class InspectedPass {
   void compute_scores(float* scores);
   void softmax(float* scores);
   void weigh_values(const float* pattern);
+  AttentionArgs attention_args(int64_t head);
   void attend();
   void mlp(const std::string& prefix, const LayerWeights& layer);
   void add(const Activations& update, const Activations& to);

@@ -1,10 +1,13 @@
-// The keys and values of one sequence, in float32.
+// The keys and values of one sequence.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 
 #include "format/config.h"
+#include "kernels/kv_head.h"
 #include "model/kv_memory.h"
 
 namespace pythia {
@@ -12,48 +15,75 @@ namespace pythia {
 // Positions of a block, as it can be copied out of a cache and into another: those that lie together in memory.
 inline constexpr int64_t kKvBlock = 16;
 
+// What a model's caches hold: its heads, and the format of their keys and values.
+class KvLayout {
+ public:
+  KvLayout(const Config& config, KvFormat format);
+
+  KvFormat format() const { return format_; }
+  int64_t num_heads() const { return num_heads_; }  // of one layer
+  int64_t num_layer_heads() const { return num_layers_ * num_heads_; }
+  int64_t max_positions() const { return max_positions_; }
+
+  // Bytes of kKvBlock positions of one head's keys, values, key scales and value scales (KvHead).
+  static constexpr std::size_t kParts = 4;
+  const std::array<int64_t, kParts>& part_bytes() const { return part_bytes_; }
+
+  // Bytes over all layers and heads, of kKvBlock positions and of one.
+  int64_t block_bytes() const;
+  int64_t bytes_per_position() const { return block_bytes() / kKvBlock; }
+
+  bool operator==(const KvLayout&) const = default;
+
+ private:
+  KvFormat format_;
+  int64_t num_layers_, num_heads_, head_dim_, max_positions_;
+  std::array<int64_t, kParts> part_bytes_;
+};
+
 // Reserves address space for `capacity` positions; memory is taken as positions are written (a session's resident memory
 // follows its length). Not thread-safe: one user at a time.
 class KvCache {
  public:
-  // capacity in positions, 1..config.max_position_embeddings. Throws std::invalid_argument, std::bad_alloc.
-  KvCache(const Config& config, int64_t capacity);
+  // capacity in positions, 1..layout.max_positions(). Throws std::invalid_argument, std::bad_alloc.
+  KvCache(const KvLayout& layout, int64_t capacity);
 
   // As above, with memory from there, for a cache that will be filled.
-  KvCache(const Config& config, int64_t capacity, KvMemory& memory);
+  KvCache(const KvLayout& layout, int64_t capacity, KvMemory& memory);
 
+  const KvLayout& layout() const { return layout_; }
   int64_t length() const { return length_; }  // positions that hold keys and values
   int64_t capacity() const { return capacity_; }
 
   // Forgets all positions from `length` on. Throws std::invalid_argument if length > length().
   void truncate(int64_t length);
 
-  // Copies positions [0, length) of `other` (same model, length <= other.length() and capacity()) in place of this one's.
+  // Copies positions [0, length) of `other` (same layout, length <= other.length() and capacity()) in place of this one's.
   void copy_prefix(const KvCache& other, int64_t length);
 
-  // Copies positions [begin, begin + kKvBlock), a multiple of kKvBlock and below length(), to data [block_floats], or takes
-  // such data as the next positions, where length() is a multiple of kKvBlock and there is room. The cache's user checks that.
-  void copy_block(int64_t begin, float* data) const;
-  void append_block(const float* data);
-  static int64_t block_floats(const Config& config);
+  // Copies positions [begin, begin + kKvBlock), a multiple of kKvBlock and below length(), to data [layout().block_bytes()], or
+  // takes such data as the next positions, where length() is a multiple of kKvBlock and there is room. The cache's user checks
+  // that.
+  void copy_block(int64_t begin, std::byte* data) const;
+  void append_block(const std::byte* data);
 
-  // One head's keys [position / 16][head_dim][position % 16] and values [position][value_stride].
-  float* keys(int64_t layer, int64_t head) const { return data_ + (2 * (layer * num_heads_ + head)) * head_floats_; }
-  float* values(int64_t layer, int64_t head) const { return keys(layer, head) + head_floats_; }
-  int64_t value_stride() const { return value_stride_; }
-
-  // Bytes of one position over all layers: keys and values.
-  static int64_t bytes_per_position(const Config& config);
+  KvHead head(int64_t layer, int64_t head) const {
+    const int64_t index = layer * layout_.num_heads() + head;
+    return {layout_.format(), part(index, 0), part(index, 1), reinterpret_cast<float*>(part(index, 2)),
+            reinterpret_cast<float*>(part(index, 3))};
+  }
 
  private:
   friend class Model;
-  // Sets the sizes; returns the bytes of keys and values.
-  int64_t lay_out(const Config& config, int64_t capacity);
+  int64_t lay_out(int64_t capacity);  // sets the sizes; returns the bytes of all
+  std::byte* part(int64_t head_index, std::size_t part) const { return data_ + head_index * head_bytes_ + part_begin_[part]; }
 
-  std::shared_ptr<float> memory_;
-  float* data_ = nullptr;
-  int64_t num_layers_ = 0, num_heads_ = 0, head_dim_ = 0, value_stride_ = 0, head_floats_ = 0;
+  KvLayout layout_;
   int64_t capacity_ = 0, length_ = 0;
+  int64_t head_bytes_ = 0;
+  std::array<int64_t, KvLayout::kParts> part_begin_{};
+  std::shared_ptr<std::byte> memory_;
+  std::byte* data_ = nullptr;
 };
 
 }  // namespace pythia

@@ -32,21 +32,18 @@ std::shared_ptr<std::byte> map_slab() {
 
 }  // namespace
 
-std::shared_ptr<float> map_floats(int64_t size_bytes) {
-  const std::shared_ptr<std::byte> mapping = map(size_bytes);
-  return {mapping, reinterpret_cast<float*>(mapping.get())};
-}
+std::shared_ptr<std::byte> map_zeros(int64_t size_bytes) { return map(size_bytes); }
 
-std::shared_ptr<float> KvMemory::take(int64_t size_bytes) {
+std::shared_ptr<std::byte> KvMemory::take(int64_t size_bytes) {
   const int64_t piece_bytes = round_up(size_bytes, kPieceAlignment);
-  if (piece_bytes > kMaxPieceBytes) return map_floats(piece_bytes);
+  if (piece_bytes > kMaxPieceBytes) return map_zeros(piece_bytes);
   if (!slab_ || used_bytes_ + piece_bytes > kSlabBytes) {
     slab_ = map_slab();
     used_bytes_ = 0;
   }
   std::byte* piece = slab_.get() + used_bytes_;
   used_bytes_ += piece_bytes;
-  return {slab_, reinterpret_cast<float*>(piece)};
+  return {slab_, piece};
 }
 
 }  // namespace pythia

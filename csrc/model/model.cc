@@ -106,6 +106,8 @@ const Config& Model::config() const { return impl_->file->config(); }
 const PcpuFile& Model::file() const { return *impl_->file; }
 const char* Model::isa() const { return impl_->kernels.isa; }
 
+KvLayout Model::kv_layout() const { return {config(), impl_->quantized ? KvFormat::kI16 : KvFormat::kF32}; }
+
 int Model::threads() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->pool->size();
@@ -160,8 +162,11 @@ void Model::inspect(std::span<const int32_t> tokens, Inspector& inspector, float
 
 void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
   impl_->caches.clear();
+  const KvLayout layout = kv_layout();
   for (const SequenceSlice& slice : slices) {
     validate(slice, config());
+    if (slice.cache->layout() != layout)
+      throw std::invalid_argument("[forward] a cache was made for a model of another shape or weight format");
     impl_->caches.push_back(slice.cache);
   }
   std::ranges::sort(impl_->caches);

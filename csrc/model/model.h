@@ -40,6 +40,7 @@ class Model {
   const Config& config() const;
   const PcpuFile& file() const;
   const char* isa() const;
+  KvLayout kv_layout() const;  // of caches for this model: kI16 where weights are q8 or q4
   int threads() const;
   void set_threads(int threads);  // >= 1
 

@@ -96,8 +96,8 @@ std::unique_ptr<KvCache> Scorer::take_cache(int64_t capacity) {
   int64_t in_use = capacity;
   for (const Lane& lane : lanes_) in_use += lane.cache->capacity();
   for (const auto& cache : spare_) in_use += cache->capacity();
-  if (in_use * KvCache::bytes_per_position(model_->config()) > limits_.cache_bytes) spare_.clear();
-  return std::make_unique<KvCache>(model_->config(), capacity);
+  if (in_use * model_->kv_layout().bytes_per_position() > limits_.cache_bytes) spare_.clear();
+  return std::make_unique<KvCache>(model_->kv_layout(), capacity);
 }
 
 // Gives the next group a cache, with what it shares with a lane. False if there is none, or no memory for it now.
@@ -107,7 +107,7 @@ bool Scorer::start_lane() {
   int64_t capacity = 0, in_use = 0;
   for (std::size_t i = next_; i < end; ++i) capacity = std::max(capacity, num_request_inputs(order_[i]));
   for (const Lane& lane : lanes_) in_use += lane.cache->capacity();
-  const int64_t bytes_per_position = KvCache::bytes_per_position(model_->config());
+  const int64_t bytes_per_position = model_->kv_layout().bytes_per_position();
   if (!lanes_.empty() && (in_use + capacity) * bytes_per_position > limits_.cache_bytes) return false;
 
   Lane lane = {take_cache(capacity), next_, end};

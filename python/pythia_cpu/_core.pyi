@@ -124,7 +124,12 @@ class Kernels:
         values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         first_position: int,
         scale: float,
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+        kv: str = "f32",
+        piece: int = 16,
+    ) -> tuple[typing.Any, ...]:
+        """
+        Attention [n, head_dim] and scores [n, first_position + n] of keys and values that are stored as "f32" or "i16", `piece` positions at a time.
+        """
     def block_maxima(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]:
@@ -148,6 +153,10 @@ class Kernels:
     def exp(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
+    def exp2(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        2^x, x clamped to [-126, 1].
+        """
     def layer_norm(
         self,
         x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -237,7 +246,7 @@ class IncrementalDecoder:
 
 class KvCache:
     """
-    Keys and values of one sequence, float32. One user at a time.
+    Keys and values of one sequence. One user at a time.
     """
     def __init__(self, model: Model, capacity: int | None = None) -> None:
         """
