@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,16 @@ def reference_scores(logits: np.ndarray, changes: dict[str, Any], prompt: list[i
 
 
 def assert_same_tokens(logits: np.ndarray, changes: dict[str, Any], prompt: list[int] | None = None) -> np.ndarray:
-    """The tokens left and their scores are transformers'."""
+    """The tokens left and their scores are transformers', the weights those of unrounded quotients."""
     prompt = prompt or []
     expected = reference_scores(logits, changes, prompt)
     ids, scores, weights = _core.filter_logits(logits, options(**changes), prompt=prompt)
     np.testing.assert_array_equal(ids, np.flatnonzero(expected > -np.inf))
     np.testing.assert_array_equal(scores, expected[ids])
-    probabilities = torch.softmax(torch.tensor(expected, dtype=torch.float64), -1).numpy()[ids]
-    np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=3e-6, atol=1e-9)
+    unfiltered = {key: value for key, value in changes.items() if key in ("repetition_penalty", "logit_bias")}
+    quotients = reference_scores(logits, unfiltered, prompt)[ids].astype(np.float64) / changes.get("temperature", 1.0)
+    probabilities = torch.softmax(torch.tensor(quotients), -1).numpy()
+    np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=2e-6, atol=1e-10)
     return ids
 
 
@@ -84,6 +87,7 @@ def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, ...], ex
         {"top_k": 1},
         {"top_k": 40},
         {"top_k": 500},
+        {"top_k": 2000},
         {"top_k": 10**6},
         {"top_p": 0.9},
         {"top_p": 0.5},
@@ -106,7 +110,9 @@ def test_filters_keep_what_transformers_keeps(vocab_size: int, changes: dict[str
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 10.0, 1000.0])
-@pytest.mark.parametrize("changes", [{"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.7}, {"top_k": 17}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"top_p": 0.8}, {"min_p": 0.2}, {"typical_p": 0.7}, {"top_k": 17}, {"top_k": 1700}], ids=str
+)
 def test_filters_on_flat_and_sharp_distributions(scale: float, changes: dict[str, Any]) -> None:
     for seed in range(5):
         assert_same_tokens(random_logits(3000, seed, scale), changes)
@@ -203,18 +209,97 @@ def test_draws_are_keyed_by_seed_sequence_and_step() -> None:
     assert len(set(far.tolist())) > 4
 
 
-def test_draws_follow_the_documented_rule() -> None:
-    """floor(bits * total / 2^64) falls on a token's weights, tokens in order of their ids."""
-    logits = random_logits(500, 3)
-    for changes in ({}, {"top_k": 20}, {"temperature": 0.7, "top_p": 0.8}):
-        ids, _, weights = _core.filter_logits(logits, options(**changes))
+def uniform_bits(seed: int, sequence: int, step: int) -> Iterator[int]:
+    """64 bits after the other, as docs/numerics.md says."""
+    mask = 2**32 - 1
+    block = (step & mask, step >> 32, sequence & mask, sequence >> 32)
+    while True:
+        block = tuple(_core.philox4x32_10(block, (seed & mask, seed >> 32)))
+        yield block[0] | block[1] << 32
+        yield block[2] | block[3] << 32
+
+
+def expected_draw(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
+    """The token that docs/numerics.md says is drawn, and how many draws that took."""
+
+    def draw(kept: dict[str, Any]) -> int:
+        ids, _, weights = _core.filter_logits(logits, options(**kept))
         ends = np.cumsum(weights)
-        for step in range(50):
-            block = _core.philox4x32_10((step, 0, 4, 0), (11, 0))
-            drawn = (block[0] | block[1] << 32) * int(ends[-1]) >> 64
-            expected = ids[np.searchsorted(ends, drawn, side="right")]
-            sampled = _core.sample_logits(logits, options(**changes), seed=11, sequence=4, first_step=step)
-            assert sampled[0] == expected
+        return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")])
+
+    kept = set(_core.filter_logits(logits, options(**changes))[0].tolist())
+    if changes.get("top_p", 1.0) < 1.0 and not changes.keys() & {"top_k", "typical_p"}:
+        for tries in range(1, 9):
+            id = draw({key: value for key, value in changes.items() if key != "top_p"})
+            if id in kept:
+                return id, tries
+    return draw(changes), 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"top_k": 20},
+        {"min_p": 0.02},
+        {"top_p": 0.5},
+        {"top_p": 0.1},
+        {"temperature": 0.7, "top_p": 0.9},
+        {"temperature": 1.7, "top_p": 0.6, "min_p": 0.01},
+        {"temperature": 0.9, "top_p": 0.8, "top_k": 40},
+        {"top_p": 0.8, "typical_p": 0.7},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_draws_follow_the_documented_rule(changes: dict[str, Any], ties: bool) -> None:
+    """floor(bits * total / 2^64) falls on a token's weights, tokens in order of their ids."""
+    logits = random_logits(2600, 3, scale=0.5)
+    if ties:
+        logits = np.round(3 * logits) * np.float32(0.3)
+    tries = []
+    for step in range(60):
+        expected, needed = expected_draw(logits, changes, uniform_bits(11 + 2**40, 4, step + 2**33))
+        tries.append(needed)
+        drawn = _core.sample_logits(
+            logits, options(**changes), seed=11 + 2**40, sequence=4, first_step=step + 2**33, num_draws=1
+        )
+        assert drawn[0] == expected
+    if changes == {"top_p": 0.5}:
+        assert {1, 2, 3} <= set(tries)
+    if changes == {"top_p": 0.1}:
+        assert {1, 9} <= set(tries)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.7}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.05}, {"top_p": 0.95, "min_p": 0.001}],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 3.0])
+def test_threads_change_no_draw(changes: dict[str, Any], scale: float) -> None:
+    logits = random_logits(50304, 5, scale)
+    one, three = (_core.sample_logits(logits, options(**changes), num_draws=40, threads=n) for n in (1, 3))
+    np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 0.7, 1.9, 1e6, 1e37])
+def test_borders_under_rounded_temperatures(temperature: float) -> None:
+    """Scores next to each other, whose quotients are equal now and then: draws and filters agree about ties."""
+    rng = np.random.default_rng(0)
+    for base in (0.0, 1.0, -3.7, 300.0):
+        steps = rng.integers(-20, 21, 3000).astype(np.int32)
+        logits = (np.full(3000, base, np.float32).view(np.int32) + (steps if base else abs(steps))).view(np.float32)
+        for changes in ({"top_p": 0.7}, {"top_k": 70}, {"min_p": 1.0}, {"top_p": 0.3, "min_p": 1.0}):
+            changes = {"temperature": temperature, **changes}
+            expected = reference_scores(logits, {"temperature": temperature}, [])
+            ids, scores, _ = _core.filter_logits(logits, options(**changes))
+            np.testing.assert_array_equal(scores, expected[ids])
+            for step in range(10):
+                drawn = _core.sample_logits(logits, options(**changes), first_step=step)[0]
+                assert drawn in ids
+            if "top_p" not in changes:
+                np.testing.assert_array_equal(ids, np.flatnonzero(reference_scores(logits, changes, []) > -np.inf))
 
 
 @pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9}], ids=str)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -32,35 +34,79 @@ def test_collect_above(isa: str) -> None:
     kernels = _core.Kernels(isa)
     rng = np.random.default_rng(2)
     for n in SIZES:
-        for temperature in (np.float32(1), np.float32(0.7)):
-            x = rng.integers(-3, 4, n).astype(np.float32)
-            x[rng.random(n) < 0.1] = np.nan
-            x[rng.random(n) < 0.1] = -np.inf
-            quotients = x / temperature
-            maxima = PORTABLE.block_maxima(quotients)
-            for bound in (-np.inf, float(np.float32(-1) / temperature), 0.0, 2.5, 100.0):
-                ids, found = kernels.collect_above(x, float(temperature), maxima, bound)
-                expected = np.flatnonzero(quotients > np.float32(bound))
-                np.testing.assert_array_equal(ids, expected)
-                np.testing.assert_array_equal(found, quotients[expected])
+        x = rng.integers(-3, 4, n).astype(np.float32)
+        x[rng.random(n) < 0.1] = np.nan
+        x[rng.random(n) < 0.1] = -np.inf
+        maxima = PORTABLE.block_maxima(x)
+        for bound in (-np.inf, -1.0, 0.0, 2.5, 100.0):
+            ids, found = kernels.collect_above(x, maxima, bound)
+            expected = np.flatnonzero(x > np.float32(bound))
+            np.testing.assert_array_equal(ids, expected)
+            np.testing.assert_array_equal(found, x[expected])
+
+
+def random_scores(rng: np.random.Generator, n: int) -> tuple[np.ndarray, float]:
+    """Scores with a few at -infinity or NaN, and the largest."""
+    x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 30.0])).astype(np.float32)
+    largest = float(x.max())
+    x[rng.random(n) < 0.05] = -np.inf
+    x[rng.random(n) < 0.05] = np.nan
+    return x, largest
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_softmax_totals(isa: str) -> None:
-    """Exactly the sum of the rounded weights, here in float64, which holds each of them exactly."""
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0, 1e-3, 1e36])
+def test_softmax_exps(isa: str, temperature: float) -> None:
+    kernels = _core.Kernels(isa)
+    rng = np.random.default_rng(1)
+    steepness = float(np.float32(1 / (math.log(2) * temperature)))
+    for n in SIZES:
+        x, largest = random_scores(rng, n)
+        exps = kernels.softmax_exps(x, largest, steepness)
+        np.testing.assert_array_equal(exps, PORTABLE.softmax_exps(x, largest, steepness))
+        below = x - np.float32(largest)
+        exponents = np.nan_to_num(below, nan=-np.inf).astype(np.float64) * steepness
+        np.testing.assert_allclose(exps, np.exp2(np.maximum(exponents, -40)), rtol=1e-5)
+        above = exponents > -39.9
+        np.testing.assert_allclose(exps[above], np.exp2(exponents[above]), rtol=2 * 2.0**-23)
+        assert (exps[below == 0] == 1).all()
+        assert (exps <= 1).all()
+
+
+def weights_of(x: np.ndarray, largest: float, steepness: float) -> np.ndarray:
+    """Rounded in float64, which holds each of them exactly."""
+    return np.rint(PORTABLE.softmax_exps(x, largest, steepness).astype(np.float64) * 2.0**38).astype(np.int64)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809])
+def test_softmax_totals(isa: str, steepness: float) -> None:
+    """Exactly the sums of the rounded weights."""
     kernels = _core.Kernels(isa)
     rng = np.random.default_rng(1)
     for n in SIZES:
-        for temperature in (np.float32(1), np.float32(0.7), np.float32(3)):
-            x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 30.0])).astype(np.float32)
-            quotients = x if temperature == 1 else x / temperature
-            largest = quotients.max()
-            x[rng.random(n) < 0.05] = -np.inf
-            quotients = x if temperature == 1 else x / temperature
-            exps = PORTABLE.exp(quotients - largest).astype(np.float64)
-            weights = np.rint(exps * 2.0**38).astype(np.int64)
-            expected = [int(weights[i : i + 1024].sum()) for i in range(0, n, 1024)]
-            assert kernels.softmax_totals(x, float(temperature), float(largest)).tolist() == expected
-    x[:] = [np.nan if i % 2 else 0 for i in range(len(x))]
-    assert kernels.softmax_totals(x, 1.0, 0.0).sum() == 2500 << 38
-    assert kernels.softmax_totals(np.zeros(1024, np.float32), 1.0, 0.0).tolist() == [1024 << 38]
+        x, largest = random_scores(rng, n)
+        weights = weights_of(x, largest, steepness)
+        expected = [int(weights[i : i + 1024].sum()) for i in range(0, n, 1024)]
+        assert kernels.softmax_totals(x, largest, steepness).tolist() == expected
+        x, weights = x[:1024], weights[:1024]
+        for bound in (-np.inf, largest - 2, float(x[0]), largest, np.inf):
+            expected_above = weights[x > np.float32(bound)].sum()
+            assert kernels.softmax_total_above(x, largest, steepness, bound) == expected_above
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_softmax_totals_at_the_limits(isa: str) -> None:
+    """Sums as large as they become, and fractions that all fall on one side or on a tie."""
+    kernels = _core.Kernels(isa)
+    half_nan = np.array([np.nan if i % 2 else 0 for i in range(5000)], np.float32)
+    assert kernels.softmax_totals(half_nan, 0.0, 1.0).sum() == 2500 << 38
+    assert kernels.softmax_totals(np.zeros(1024, np.float32), 0.0, 1.0).tolist() == [1024 << 38]
+    # With a steepness of 1 these are powers of two, 2^-18 in the sum's upper part a tie; and their neighbours.
+    for exponent in (-1, -16, -17, -18, -19, -37, -38, -39, -40, -1000):
+        for neighbour in (-np.inf, 0, np.inf):
+            score = np.nextafter(np.float32(exponent), np.float32(neighbour), dtype=np.float32)
+            x = np.full(1024, score, np.float32)
+            expected = int(weights_of(x, 0.0, 1.0).sum())
+            assert kernels.softmax_totals(x, 0.0, 1.0).tolist() == [expected]
+            assert kernels.softmax_total_above(x, 0.0, 1.0, -np.inf) == expected

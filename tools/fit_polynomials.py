@@ -75,6 +75,17 @@ def main():
     show(
         "kTanh", *fit(lambda s: (mpmath.tanh(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1) / s, 1e-12, 0.625**2, 4, lambda s: s)
     )
+    # 2^f = 1 + f P(f), |f| <= 1/2
+    show(
+        "kWeight",
+        *fit(
+            lambda f: (mpmath.mpf(2) ** f - 1) / f if f else mpmath.log(2),
+            -0.5,
+            0.5,
+            4,
+            lambda f: abs(f) / mpmath.mpf(2) ** f,
+        ),
+    )
     # log(1 + f) = f - f^2/2 + f^3 P(f)
     low, high = float(mpmath.sqrt(0.5)) - 1, float(mpmath.sqrt(2)) - 1
     show(

@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.h"
 #include "common/fp_environment.h"
+#include "common/thread_pool.h"
 #include "generate/generator.h"
 #include "kernels/dispatch.h"
 
@@ -23,11 +24,11 @@ namespace {
 
 using Logits = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
-std::span<const float> row_of(const Logits& logits) {
+std::vector<float> row_of(const Logits& logits) {
   if (logits.ndim() != 1 || logits.size() == 0)
     throw std::invalid_argument("[sample] logits have " + std::to_string(logits.ndim()) + " dimensions and " +
                                 std::to_string(logits.size()) + " elements, expected one non-empty row");
-  return {logits.data(), static_cast<size_t>(logits.size())};
+  return {logits.data(), logits.data() + logits.size()};
 }
 
 SamplingOptions make_options(bool do_sample, float temperature, int64_t top_k, double top_p, double min_p, double typical_p,
@@ -61,7 +62,7 @@ TokenHistory make_history(const std::vector<int32_t>& prompt, const std::vector<
 py::tuple filter_logits(const Logits& logits, const SamplingOptions& options, const std::vector<int32_t>& prompt,
                         const std::vector<int32_t>& generated) {
   const FpEnvironment fp_environment;
-  const auto row = row_of(logits);
+  std::vector<float> row = row_of(logits);
   validate(options, static_cast<int64_t>(row.size()));
   const TokenHistory history = make_history(prompt, generated, row.size());
   Sampler sampler(select_kernels());
@@ -72,11 +73,11 @@ py::tuple filter_logits(const Logits& logits, const SamplingOptions& options, co
   return py::make_tuple(to_array(left.ids), to_array(left.scores), to_array(weights));
 }
 
-// Draws of `num_draws` steps from the same logits, each with its own step number.
+// Draws of `num_draws` steps from the same logits, each with its own step number, on `threads` threads.
 py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& options, const std::vector<int32_t>& prompt,
                                    const std::vector<int32_t>& generated, uint64_t seed, uint64_t sequence, uint64_t first_step,
-                                   int64_t num_draws) {
-  const auto row = row_of(logits);
+                                   int64_t num_draws, int threads) {
+  std::vector<float> row = row_of(logits);
   validate(options, static_cast<int64_t>(row.size()));
   const TokenHistory history = make_history(prompt, generated, row.size());
   Sampler sampler(select_kernels());
@@ -84,8 +85,13 @@ py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& 
   int32_t* out = ids.mutable_data();
   const py::gil_scoped_release unlocked;
   const FpEnvironment fp_environment;
+  ThreadPool pool(threads);
+  const ParallelFor on_threads = [&](int64_t count, const auto& body) {
+    pool.run([&](Team& team) { team.for_each(count, body); });
+  };
+  const ParallelFor* const parallel_for = threads > 1 ? &on_threads : nullptr;
   for (int64_t i = 0; i < num_draws; ++i)
-    out[i] = sampler.sample(row, options, &history, {seed, sequence, first_step + static_cast<uint64_t>(i)});
+    out[i] = sampler.sample(row, options, &history, {seed, sequence, first_step + static_cast<uint64_t>(i)}, parallel_for);
   return ids;
 }
 
@@ -261,7 +267,7 @@ void bind_generate(py::module_& m) {
         "Tokens of one row of logits that the options leave: (ids int32, scores float32, weights int64), ids ascending.");
   m.def("sample_logits", &sample_logits, py::arg("logits"), py::arg("sampling"), py::kw_only(),
         py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(), py::arg("seed") = 0,
-        py::arg("sequence") = 0, py::arg("first_step") = 0, py::arg("num_draws") = 1,
+        py::arg("sequence") = 0, py::arg("first_step") = 0, py::arg("num_draws") = 1, py::arg("threads") = 1,
         "Tokens drawn from one row of logits at `num_draws` steps, int32.");
   m.def("log_softmax", &log_softmax, py::arg("logits"),
         "Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.");

@@ -129,23 +129,36 @@ struct Kernels {
     return maxima;
   }
 
-  // (indices, quotients) of the scores whose quotients are above the bound.
-  py::tuple collect_above(const Floats& scores, float temperature, const Floats& maxima, float bound) const {
+  // (indices, values) of the scores above the bound.
+  py::tuple collect_above(const Floats& scores, const Floats& maxima, float bound) const {
     require(maxima.size() == ceil_div(scores.size(), kScoreBlock), "[collect_above] needs a maximum for each block");
     std::vector<int32_t> ids(static_cast<std::size_t>(scores.size()));
-    std::vector<float> quotients(ids.size());
+    std::vector<float> found(ids.size());
     const FpEnvironment environment;
-    const int64_t count =
-        table->collect_above(scores.data(), scores.size(), temperature, maxima.data(), bound, ids.data(), quotients.data());
-    return py::make_tuple(py::array_t<int32_t>(count, ids.data()), Floats(count, quotients.data()));
+    const int64_t count = table->collect_above(scores.data(), scores.size(), maxima.data(), bound, ids.data(), found.data());
+    return py::make_tuple(py::array_t<int32_t>(count, ids.data()), Floats(count, found.data()));
+  }
+
+  Floats softmax_exps(const Floats& scores, float largest, float steepness) const {
+    Floats exps(scores.size());
+    const FpEnvironment environment;
+    table->softmax_exps(scores.data(), scores.size(), {largest, steepness}, exps.mutable_data());
+    return exps;
   }
 
   // Sums of integer weights, one for each chunk of 1,024 scores.
-  py::array_t<int64_t> softmax_totals(const Floats& scores, float temperature, float largest) const {
+  py::array_t<int64_t> softmax_totals(const Floats& scores, float largest, float steepness) const {
     py::array_t<int64_t> totals(ceil_div(scores.size(), kSoftmaxChunk));
     const FpEnvironment environment;
-    table->softmax_totals(scores.data(), scores.size(), temperature, largest, totals.mutable_data());
+    table->softmax_totals(scores.data(), scores.size(), {largest, steepness}, totals.mutable_data());
     return totals;
+  }
+
+  int64_t softmax_total_above(const Floats& scores, float largest, float steepness, float bound) const {
+    require(scores.size() <= kSoftmaxChunk, "[softmax_total_above] takes at most a chunk of scores");
+    const Floats maxima = block_maxima(scores);
+    const FpEnvironment environment;
+    return table->softmax_total_above(scores.data(), scores.size(), {largest, steepness}, maxima.data(), bound);
   }
 
   Floats layer_norm(const Floats& x, const Floats& weight, const Floats& bias, float eps) const {
@@ -238,10 +251,14 @@ void bind_kernels(py::module_& m) {
            "`piece` positions at a time.")
       .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"))
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
-      .def("collect_above", &Kernels::collect_above, py::arg("scores"), py::arg("temperature"), py::arg("maxima"),
-           py::arg("bound"), "Indices int32 and quotients of the scores whose score / temperature is above the bound.")
-      .def("softmax_totals", &Kernels::softmax_totals, py::arg("scores"), py::arg("temperature"), py::arg("largest"),
-           "For each 1,024 scores the sum of round_half_even(2^38 exp(score / temperature - largest)), int64.")
+      .def("collect_above", &Kernels::collect_above, py::arg("scores"), py::arg("maxima"), py::arg("bound"),
+           "Indices int32 and values of the scores above the bound.")
+      .def("softmax_exps", &Kernels::softmax_exps, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           "2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.")
+      .def("softmax_totals", &Kernels::softmax_totals, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           "For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.")
+      .def("softmax_total_above", &Kernels::softmax_total_above, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           py::arg("bound"), "The sum of the weights of those of at most 1,024 scores that are above the bound.")
       .def("count_above", &Kernels::count_above, py::arg("x"), py::arg("bound"))
       .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"))
       .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"))

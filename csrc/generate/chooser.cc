@@ -69,20 +69,22 @@ void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
 
   struct Job {
     PassPart* part;
-    const float* logits;
+    float* logits;
     std::exception_ptr error;
   };
   std::vector<Job> jobs;
-  const float* logits = logits_.data();
+  float* logits = logits_.data();
   for (PassPart& part : parts) {
     if (part.slice.num_logits > 0) jobs.push_back({&part, logits, nullptr});
     logits += part.slice.num_logits * vocab_size;
   }
+  const ParallelFor on_threads = [this](int64_t count, const auto& body) { model_->parallel_for(count, body); };
+  const ParallelFor* const inside = jobs.size() == 1 && model_->threads() > 1 ? &on_threads : nullptr;
   const auto run_job = [&](int64_t i) noexcept {
     Job& job = jobs[static_cast<std::size_t>(i)];
     try {
       auto scratch = take_scratch();
-      sample_part(*job.part, job.logits, *scratch);
+      sample_part(*job.part, job.logits, *scratch, inside);
       return_scratch(std::move(scratch));
     } catch (...) {
       job.error = std::current_exception();
@@ -98,22 +100,22 @@ void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
     if (job.error) std::rethrow_exception(job.error);
 }
 
-void TokenChooser::sample_part(PassPart& part, const float* logits, Scratch& scratch) const {
+void TokenChooser::sample_part(PassPart& part, float* logits, Scratch& scratch, const ParallelFor* parallel_for) const {
   const auto vocab_size = static_cast<std::size_t>(model_->config().vocab_size);
   for (int64_t i = 0; i < part.slice.num_logits; ++i, logits += vocab_size) {
-    const std::span<const float> row(logits, vocab_size);
+    const std::span<float> row(logits, vocab_size);
     const DrawKey draw{part.sequence->seed, part.sequence->draw_sequence, static_cast<uint64_t>(part.first_step + i)};
-    ChosenToken token{.id = scratch.sampler.sample(row, part.sequence->sampling, part.history, draw), .top = {}};
+    const int32_t chosen = scratch.sampler.sample(row, part.sequence->sampling, part.history, draw, parallel_for);
+    ChosenToken token{.id = chosen, .top = {}};
     if (part.num_logprobs >= 0) {
       const LogSoftmax log_softmax(kernels_, row, scratch.maxima, scratch.totals);
       token.logprob = log_softmax.of(token.id);
       token.top = log_softmax.top(part.num_logprobs, scratch.scores);
     }
     if (part.history) part.history->add_generated(token.id);
-    const int32_t id = token.id;
     part.chosen.push_back(std::move(token));
     const auto place = static_cast<std::size_t>(i);
-    if (place < part.expected.size() && part.expected[place] != id) break;
+    if (place < part.expected.size() && part.expected[place] != chosen) break;
   }
 }
 

@@ -34,7 +34,8 @@ class TokenChooser {
   const Model& model() const { return *model_; }
 
   // Appends the slices to their caches and chooses tokens for the rows with logits. If all take the largest logit, the logits
-  // never exist; otherwise the model's threads share the parts. The choice does not depend on the other parts.
+  // never exist; otherwise the model's threads share the parts, or the rows of a part that is alone. The choice does not depend
+  // on the other parts.
   // Throws what Model::forward and Sampler::sample throw.
   void run(std::span<PassPart> parts);
 
@@ -42,7 +43,7 @@ class TokenChooser {
   struct Scratch;
   void take_largest(std::span<PassPart> parts, int64_t num_rows);
   void sample(std::span<PassPart> parts, int64_t num_rows);
-  void sample_part(PassPart& part, const float* logits, Scratch& scratch) const;
+  void sample_part(PassPart& part, float* logits, Scratch& scratch, const ParallelFor* parallel_for) const;
   std::unique_ptr<Scratch> take_scratch();
   void return_scratch(std::unique_ptr<Scratch> scratch);
 

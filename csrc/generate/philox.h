@@ -31,15 +31,6 @@ struct DrawKey {
   uint64_t step = 0;      // number of tokens generated before this one
 };
 
-// 64 uniform bits: the first two words of the draw's Philox block, the first one low.
-constexpr uint64_t uniform_bits(const DrawKey& draw) {
-  const auto low = [](uint64_t x) { return static_cast<uint32_t>(x); };
-  const auto high = [](uint64_t x) { return static_cast<uint32_t>(x >> 32); };
-  const PhiloxCounter block = philox4x32_10({low(draw.step), high(draw.step), low(draw.sequence), high(draw.sequence)},
-                                            {low(draw.seed), high(draw.seed)});
-  return block[0] | uint64_t{block[1]} << 32;
-}
-
 // floor(a * b / 2^64).
 constexpr uint64_t multiply_high(uint64_t a, uint64_t b) {
   constexpr uint64_t kLow = 0xFFFFFFFFu;
@@ -50,8 +41,33 @@ constexpr uint64_t multiply_high(uint64_t a, uint64_t b) {
   return (a >> 32) * (b >> 32) + (high_low >> 32) + (middle >> 32);
 }
 
-// A uniform integer in [0, limit): floor(bits * limit / 2^64). An outcome made of w of the integers has a probability within
-// 2^-64 of w / limit. No floating point is involved.
-constexpr uint64_t uniform_below(uint64_t limit, const DrawKey& draw) { return multiply_high(uniform_bits(draw), limit); }
+// A draw's uniform numbers, one after the other: 64 bits each, the two halves of the draw's Philox block and then of the block
+// that each block is the counter of. A half's first word is the low one.
+class UniformSequence {
+ public:
+  explicit constexpr UniformSequence(const DrawKey& draw)
+      : key_{low(draw.seed), high(draw.seed)},
+        block_{low(draw.step), high(draw.step), low(draw.sequence), high(draw.sequence)} {}
+
+  constexpr uint64_t next_bits() {
+    if (!second_half_) block_ = philox4x32_10(block_, key_);
+    const size_t first = second_half_ ? 2 : 0;
+    second_half_ = !second_half_;
+    return block_[first] | uint64_t{block_[first + 1]} << 32;
+  }
+
+  // A uniform integer in [0, limit): floor(bits * limit / 2^64). An outcome made of w of the integers has a probability within
+  // 2^-64 of w / limit. No floating point is involved.
+  constexpr int64_t next_below(int64_t limit) {
+    return static_cast<int64_t>(multiply_high(next_bits(), static_cast<uint64_t>(limit)));
+  }
+
+ private:
+  static constexpr uint32_t low(uint64_t x) { return static_cast<uint32_t>(x); }
+  static constexpr uint32_t high(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
+  PhiloxKey key_;
+  PhiloxCounter block_;  // the counter at first
+  bool second_half_ = false;
+};
 
 }  // namespace pythia

@@ -18,6 +18,51 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // How far below the best score keep_top_p looks, one try after the other.
 constexpr float kTopPDepths[] = {2, 4, 6, 8, 10, 13, 16, -kLowest};
 
+// Tokens drawn in the hope that top_p keeps them, before it is found out which ones it keeps.
+constexpr int kTopPTries = 8;
+
+int64_t mass_to_reach(double part, int64_t total) {
+  return std::clamp(static_cast<int64_t>(std::ceil(part * static_cast<double>(total))), int64_t{1}, total);
+}
+
+// Adds biases and penalties to logits, and takes them back when it goes.
+class Penalties {
+ public:
+  // `replaced` is scratch.
+  Penalties(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history,
+            std::vector<std::pair<int32_t, float>>& replaced)
+      : logits_(logits), replaced_(replaced) {
+    replaced_.clear();
+    for (const auto& [id, bias] : options.logit_bias) replace(id) += bias;
+    if (!options.has_history_terms()) return;
+    for (const auto& [id, times_generated] : history->entries()) {
+      float& score = replace(id);
+      score = score < 0 ? score * options.repetition_penalty : score / options.repetition_penalty;
+      if (times_generated == 0) continue;
+      score -= static_cast<float>(times_generated) * options.frequency_penalty;
+      score -= options.presence_penalty;
+    }
+  }
+  ~Penalties() {
+    while (!replaced_.empty()) {
+      const auto [id, logit] = replaced_.back();
+      logits_[static_cast<size_t>(id)] = logit;
+      replaced_.pop_back();
+    }
+  }
+  Penalties(const Penalties&) = delete;
+  Penalties& operator=(const Penalties&) = delete;
+
+ private:
+  float& replace(int32_t id) {
+    float& logit = logits_[static_cast<size_t>(id)];
+    replaced_.emplace_back(id, logit);
+    return logit;
+  }
+  std::span<float> logits_;
+  std::vector<std::pair<int32_t, float>>& replaced_;
+};
+
 }  // namespace
 
 void throw_no_token() {
@@ -36,69 +81,76 @@ TokenHistory::Entry& TokenHistory::entry(int32_t id) {
   return entries_[it->second];
 }
 
-int32_t Sampler::sample(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history,
-                        const DrawKey& draw) {
-  const std::span<const float> scores = apply_penalties(logits, options, history);
+int32_t Sampler::sample(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history,
+                        const DrawKey& draw, const ParallelFor* parallel_for) {
+  const Penalties penalties(logits, options, history, replaced_);
   if (!options.do_sample) {
-    const int64_t id = argmax(kernels_, scores, maxima_);
+    const int64_t id = argmax(kernels_, logits, scratch_);
     if (id < 0) throw_no_token();
     return static_cast<int32_t>(id);
   }
-  apply_filters(scores, options);
-  return listed_ ? draw_from_candidates(draw) : draw_from_all(draw);
+  UniformSequence uniforms(draw);
+  row_.reset(logits, options.temperature, parallel_for);
+  const bool needs_list = (options.top_k > 0 && options.top_k < static_cast<int64_t>(logits.size())) || options.typical_p < 1.0;
+  if (row_.has_softmax() && !needs_list) return draw_from_row(options, uniforms);
+  apply_filters(options);
+  return draw_from_candidates(uniforms);
 }
 
-const Candidates& Sampler::filter(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history) {
-  apply_filters(apply_penalties(logits, options, history), options);
-  if (!listed_) collect(kLowest);
+const Candidates& Sampler::filter(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history) {
+  const Penalties penalties(logits, options, history, replaced_);
+  row_.reset(logits, options.temperature, nullptr);
+  apply_filters(options);
   return candidates_;
 }
 
-std::span<const float> Sampler::apply_penalties(std::span<const float> logits, const SamplingOptions& options,
-                                                const TokenHistory* history) {
-  if (options.logit_bias.empty() && !options.has_history_terms()) return logits;
-  edited_.assign(logits.begin(), logits.end());
-  for (const auto& [id, bias] : options.logit_bias) edited_[static_cast<size_t>(id)] += bias;
-  if (options.has_history_terms()) {
-    for (const auto& [id, times_generated] : history->entries()) {
-      float& score = edited_[static_cast<size_t>(id)];
-      score = score < 0 ? score * options.repetition_penalty : score / options.repetition_penalty;
-      if (times_generated == 0) continue;
-      score -= static_cast<float>(times_generated) * options.frequency_penalty;
-      score -= options.presence_penalty;
-    }
+// A draw without a list of the tokens that are left, where top_p and min_p are all there is. What top_p keeps has at least that
+// part of the mass, so tokens are drawn from what min_p keeps until top_p keeps one; to know whether it does is much less work
+// than to find its border.
+int32_t Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& uniforms) {
+  const bool has_top_p = options.top_p < 1.0, has_min_p = options.min_p > 0.0;
+  if (has_top_p || !has_min_p) row_.weigh(ScoreRow::kNoBound, all_masses_);
+  if (has_min_p) row_.weigh(row_.bound_below(lowest_min_p_quotient(options.min_p)), masses_);
+  const ScoreRow::Masses& masses = has_min_p ? masses_ : all_masses_;
+  if (!has_top_p) return row_.token_at(masses, uniforms.next_below(masses.total));
+  const int64_t target = mass_to_reach(options.top_p, all_masses_.total);
+  for (int i = 0; i < kTopPTries; ++i) {
+    const int32_t id = row_.token_at(masses, uniforms.next_below(masses.total));
+    if (row_.starts_below(id, target, all_masses_)) return id;
   }
-  return edited_;
+  apply_filters(options);
+  return draw_from_candidates(uniforms);
 }
 
-void Sampler::apply_filters(std::span<const float> scores, const SamplingOptions& options) {
-  scores_ = scores;
-  temperature_ = options.temperature;
+// Walks the tokens in order of their ids to the one on whose weight the drawn integer falls.
+int32_t Sampler::draw_from_candidates(UniformSequence& uniforms) const {
+  const std::vector<float>& exps = candidates_.exps;
+  int64_t offset = uniforms.next_below(total_weight(exps.data(), static_cast<int64_t>(exps.size())));
+  size_t i = 0;
+  while (offset >= to_weight(exps[i])) offset -= to_weight(exps[i++]);
+  return candidates_.ids[i];
+}
+
+// Lists what the filters leave of the row.
+void Sampler::apply_filters(const SamplingOptions& options) {
   listed_ = false;
-  // Division keeps the order of scores, so it can wait until a score is looked at: quotients of maxima are maxima of quotients.
-  largest_ = block_maxima(kernels_, scores_, maxima_) / temperature_;
-  for (float& maximum : maxima_) maximum /= temperature_;
-  if (!std::isfinite(largest_)) {
+  if (!row_.has_softmax()) {
     keep_largest();
     return;
   }
-  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(scores_.size())) keep_top_k(options.top_k);
+  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(row_.scores().size())) keep_top_k(options.top_k);
   if (options.top_p < 1.0) keep_top_p(options.top_p);
   if (options.min_p > 0.0) keep_min_p(options.min_p);
   if (options.typical_p < 1.0) keep_typical(options.typical_p);
+  if (!listed_) collect(kLowest);
 }
 
-// Lists the tokens with a score of at least `threshold` and above -infinity, with their exps.
-void Sampler::collect(float threshold) {
-  collected_ids_.resize(scores_.size());
-  collected_scores_.resize(scores_.size());
-  const float bound = threshold == kLowest ? kLowest : std::nextafter(threshold, kLowest);
-  const int64_t count = kernels_.collect_above(scores_.data(), static_cast<int64_t>(scores_.size()), temperature_,
-                                               maxima_.data(), bound, collected_ids_.data(), collected_scores_.data());
-  candidates_.ids.assign(collected_ids_.begin(), collected_ids_.begin() + count);
-  candidates_.scores.assign(collected_scores_.begin(), collected_scores_.begin() + count);
-  candidates_.exps.resize(static_cast<size_t>(count));
-  exp_scores(kernels_, candidates_.scores.data(), count, 1.0f, largest_, candidates_.exps.data());
+// Lists the tokens with a quotient of at least `lowest_quotient` and above -infinity, with their exps.
+void Sampler::collect(float lowest_quotient) {
+  row_.collect_above(row_.bound_below(lowest_quotient), candidates_.ids, candidates_.scores);
+  candidates_.exps.resize(candidates_.scores.size());
+  row_.exps_of(candidates_.scores, candidates_.exps.data());
+  for (float& score : candidates_.scores) score = row_.quotient(score);
   listed_ = true;
 }
 
@@ -121,11 +173,33 @@ void Sampler::compact(Keep&& keep) {
 // Where infinite logits, or a temperature so low that the scores overflow, leave no finite maximum: the limit, a draw among the
 // equal largest scores.
 void Sampler::keep_largest() {
-  temperature_ = 1.0f;
-  largest_ = block_maxima(kernels_, scores_, maxima_);
-  if (largest_ == kLowest) throw_no_token();
-  collect(largest_);
+  if (row_.largest() == kLowest) throw_no_token();
+  row_.reset(row_.scores(), 1.0f, nullptr);
+  collect(row_.largest());
   std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
+}
+
+// A score that at least k scores, but not many more if that is possible, are above; for k above the number of blocks.
+float Sampler::low_bound_of_top_k(int64_t k) const {
+  const std::span<const float> scores = row_.scores();
+  const auto count_above = [&](float bound) {
+    return kernels_.count_above(scores.data(), static_cast<int64_t>(scores.size()), bound);
+  };
+  // Down from the lowest block's maximum in growing steps, then up by halves.
+  float high = *std::min_element(row_.maxima().begin(), row_.maxima().end()), low = high;
+  float step = row_.largest() - high;
+  if (!(step > 0 && std::isfinite(step))) return kLowest;
+  for (int64_t count = 0; count < k; step *= 2) {
+    high = low;
+    low -= step;
+    if (!std::isfinite(low)) return kLowest;
+    count = count_above(low);
+  }
+  for (int i = 0; i < 5; ++i) {
+    const float middle = low + (high - low) / 2;
+    (count_above(middle) >= k ? low : high) = middle;
+  }
+  return low;
 }
 
 void Sampler::keep_top_k(int64_t k) {
@@ -135,7 +209,8 @@ void Sampler::keep_top_k(int64_t k) {
     return scratch_[static_cast<size_t>(k - 1)];
   };
   // k blocks have a maximum of at least the k-th largest one, so at least k scores do, and the k-th largest is among those.
-  collect(k <= static_cast<int64_t>(maxima_.size()) ? kth_largest_of(maxima_) : kLowest);
+  const std::span<const float> maxima = row_.maxima();
+  collect(row_.quotient(k <= static_cast<int64_t>(maxima.size()) ? kth_largest_of(maxima) : low_bound_of_top_k(k)));
   if (k >= static_cast<int64_t>(candidates_.scores.size())) return;
   const float threshold = kth_largest_of(candidates_.scores);
   compact([&](size_t i) { return candidates_.scores[i] >= threshold; });
@@ -147,7 +222,7 @@ Sampler::Border Sampler::find_top_p_border(float above, int64_t mass_above, int6
   // By score into buckets: only the one that holds the border is looked at closely.
   constexpr int kBuckets = 512;
   constexpr float kNegligible = 64;  // so far below the largest score weights are zero
-  const float high = std::min(above, largest_);
+  const float high = std::min(above, row_.quotient(row_.largest()));
   float low = high;
   for (const float score : candidates_.scores) low = std::min(low, score);
   const float scale = static_cast<float>(kBuckets) / std::clamp(high - low, 1e-30f, kNegligible);
@@ -171,88 +246,70 @@ void Sampler::keep_top_p(double top_p) {
   const auto listed_total = [&] {
     return total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
   };
-  const int64_t total = listed_ ? listed_total() : softmax_total(kernels_, scores_, temperature_, largest_, chunk_totals_);
-  const int64_t target = std::clamp(static_cast<int64_t>(std::ceil(top_p * static_cast<double>(total))), int64_t{1}, total);
+  if (!listed_) row_.weigh(ScoreRow::kNoBound, all_masses_);
+  const int64_t target = mass_to_reach(top_p, listed_ ? listed_total() : all_masses_.total);
   float above = std::numeric_limits<float>::infinity();  // scores from here on are kept, and have a mass of
   int64_t mass_above = 0;
   if (!listed_) {
     // Where the tokens above a threshold have the mass, those below are not kept. Few need to be looked at, most of the time;
     // more where the most likely token has a small part of the mass. (A guess: the result does not depend on it.)
     const double guess = std::log(std::ldexp(static_cast<double>(target), -kWeightBits));
+    const float largest = row_.quotient(row_.largest());
     for (const float depth : kTopPDepths) {
       if (static_cast<double>(depth) < guess) continue;
-      collect(largest_ - depth);
+      collect(largest - depth);
       const int64_t mass = listed_total();
       if (mass >= target) break;
-      above = largest_ - depth;
+      above = largest - depth;
       mass_above = mass;
     }
   }
   const auto [border, mass_before] = find_top_p_border(above, mass_above, target);
 
   // Of the tokens that tie at the border, the ones with higher ids come first.
-  int64_t num_ties = 0, weight = 1;
-  for (size_t i = 0; i < candidates_.ids.size(); ++i)
-    if (candidates_.scores[i] == border) ++num_ties, weight = std::max(to_weight(candidates_.exps[i]), int64_t{1});
-  int64_t skipped_ties = num_ties - std::min(num_ties, (target - mass_before + weight - 1) / weight);
-  compact([&](size_t i) {
-    if (candidates_.scores[i] != border) return candidates_.scores[i] > border;
-    return skipped_ties-- <= 0;
-  });
+  size_t first_kept = candidates_.ids.size();
+  int64_t mass = mass_before;
+  for (size_t i = candidates_.ids.size(); i-- > 0 && mass < target;) {
+    if (candidates_.scores[i] != border) continue;
+    mass += to_weight(candidates_.exps[i]);
+    first_kept = i;
+  }
+  compact([&](size_t i) { return candidates_.scores[i] > border || (candidates_.scores[i] == border && i >= first_kept); });
+}
+
+// The lowest quotient of a token that is at least min_p times as likely as the most likely one, to the rounding of float32:
+// with 1 all tokens are kept whose ratio rounds to 1.
+float Sampler::lowest_min_p_quotient(double min_p) const {
+  const float positive = std::max(static_cast<float>(min_p), std::numeric_limits<float>::min());
+  float log_min_p = 0;
+  kernels_.log(&positive, 1, &log_min_p);
+  const double exact = static_cast<double>(row_.quotient(row_.largest())) + static_cast<double>(log_min_p) - 0x1p-25;
+  const float rounded = static_cast<float>(exact);
+  return static_cast<double>(rounded) < exact ? std::nextafter(rounded, -kLowest) : rounded;
 }
 
 void Sampler::keep_min_p(double min_p) {
-  const float min_exp = static_cast<float>(min_p);  // the most likely token's is 1
-  if (!listed_) {
-    // A threshold below the exact one, which the exps decide, by far more than exp, log and this sum round.
-    const float positive = std::max(min_exp, std::numeric_limits<float>::min());
-    float log_min = 0;
-    kernels_.log(&positive, 1, &log_min);
-    collect(largest_ + log_min - (1e-3f + 1e-6f * std::abs(largest_)));
-  }
-  compact([&](size_t i) { return candidates_.exps[i] >= min_exp; });
+  const float lowest = lowest_min_p_quotient(min_p);
+  if (!listed_) return collect(lowest);
+  compact([&](size_t i) { return candidates_.scores[i] >= lowest; });
 }
 
 // Locally typical sampling (Meister et al., 2022): tokens in order of |information - entropy|.
 void Sampler::keep_typical(double typical_p) {
   if (!listed_) collect(kLowest);
   const int64_t total = total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
-  const float log_sum = log_total(kernels_, total);
+  const float log_sum = log_total(kernels_, total), largest = row_.quotient(row_.largest());
   double expected_score = 0;  // of score - largest, times total; added in order of ids
   for (size_t i = 0; i < candidates_.ids.size(); ++i)
     expected_score +=
-        static_cast<double>(to_weight(candidates_.exps[i])) * static_cast<double>(candidates_.scores[i] - largest_);
+        static_cast<double>(to_weight(candidates_.exps[i])) * static_cast<double>(candidates_.scores[i] - largest);
   const float entropy = static_cast<float>(static_cast<double>(log_sum) - expected_score / static_cast<double>(total));
 
-  const auto distance = [&](size_t i) { return std::abs((log_sum - (candidates_.scores[i] - largest_)) - entropy); };
-  const int64_t target = std::clamp(static_cast<int64_t>(std::ceil(typical_p * static_cast<double>(total))), int64_t{1}, total);
+  const auto distance = [&](size_t i) { return std::abs((log_sum - (candidates_.scores[i] - largest)) - entropy); };
   elements_.clear();
   for (size_t i = 0; i < candidates_.ids.size(); ++i) elements_.push_back({distance(i), to_weight(candidates_.exps[i])});
-  const float border = select_by_mass(elements_, target).key;
+  const float border = select_by_mass(elements_, mass_to_reach(typical_p, total)).key;
   compact([&](size_t i) { return distance(i) <= border; });
-}
-
-// Draws walk the tokens in order of their ids: the token whose weights hold the drawn integer.
-int32_t Sampler::draw_from_all(const DrawKey& draw) {
-  const int64_t total = softmax_total(kernels_, scores_, temperature_, largest_, chunk_totals_);
-  int64_t remaining = static_cast<int64_t>(uniform_below(static_cast<uint64_t>(total), draw));
-  size_t chunk = 0;
-  while (remaining >= chunk_totals_[chunk]) remaining -= chunk_totals_[chunk++];
-  const size_t begin = chunk * kSoftmaxChunk, size = std::min<size_t>(kSoftmaxChunk, scores_.size() - begin);
-  alignas(64) float exps[kSoftmaxChunk];
-  exp_scores(kernels_, scores_.data() + begin, static_cast<int64_t>(size), temperature_, largest_, exps);
-  size_t i = 0;
-  while (remaining >= to_weight(exps[i])) remaining -= to_weight(exps[i++]);
-  return static_cast<int32_t>(begin + i);
-}
-
-int32_t Sampler::draw_from_candidates(const DrawKey& draw) const {
-  const std::vector<float>& exps = candidates_.exps;
-  const int64_t total = total_weight(exps.data(), static_cast<int64_t>(exps.size()));
-  int64_t remaining = static_cast<int64_t>(uniform_below(static_cast<uint64_t>(total), draw));
-  size_t i = 0;
-  while (remaining >= to_weight(exps[i])) remaining -= to_weight(exps[i++]);
-  return candidates_.ids[i];
 }
 
 }  // namespace pythia

@@ -8,6 +8,7 @@
 
 #include "generate/philox.h"
 #include "generate/sampling_options.h"
+#include "generate/score_row.h"
 #include "generate/selection.h"
 #include "kernels/kernels.h"
 
@@ -36,34 +37,36 @@ class TokenHistory {
 // Tokens that the filters have left, ids ascending.
 struct Candidates {
   std::vector<int32_t> ids;
-  std::vector<float> scores;
-  std::vector<float> exps;  // exp(score - largest score); the draw's weights are to_weight of these
+  std::vector<float> scores;  // divided by the temperature
+  std::vector<float> exps;    // exp((score - largest score) / temperature); the draw's weights are to_weight of these
 };
 
-// Holds the scratch memory; one user at a time. The result depends on the arguments alone.
+// Holds the scratch memory; one user at a time. The result depends on the arguments alone, not on the threads.
 //
 // Order and ties follow transformers 5 (generation/logits_process.py): top_k, min_p and typical_p keep all tokens that tie with
 // the last one kept; top_p keeps the higher ids of a tie at its border, as the ascending stable sort there does. Masses are
-// sums of integer weights (selection.h), where transformers adds float32 probabilities in the order of a sort, so a token whose
+// sums of integer weights (kernels.h), where transformers adds float32 probabilities in the order of a sort, so a token whose
 // cumulative probability lies within float32's rounding of top_p or typical_p may fall on the other side.
 class Sampler {
  public:
-  explicit Sampler(const KernelTable& kernels) : kernels_(kernels) {}
+  explicit Sampler(const KernelTable& kernels) : kernels_(kernels), row_(kernels) {}
 
-  // logits [vocab_size], float32; options must be valid (see validate). `history` may be null if the options have no penalties.
-  // NaN scores are never chosen. Throws std::invalid_argument if no score is above -infinity.
-  int32_t sample(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history,
-                 const DrawKey& draw);
+  // logits [vocab_size], float32, changed meanwhile and restored; options must be valid (see validate). `history` may be null
+  // if the options have no penalties, parallel_for where one thread is to do all. NaN scores are never chosen. Throws
+  // std::invalid_argument if no score is above -infinity.
+  int32_t sample(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history, const DrawKey& draw,
+                 const ParallelFor* parallel_for = nullptr);
 
-  // What sample() draws from with do_sample on. Valid until the next call.
-  const Candidates& filter(std::span<const float> logits, const SamplingOptions& options, const TokenHistory* history);
+  // The tokens that sample() draws from with do_sample on. Valid until the next call.
+  const Candidates& filter(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history);
 
  private:
-  std::span<const float> apply_penalties(std::span<const float> logits, const SamplingOptions& options,
-                                         const TokenHistory* history);
-  void apply_filters(std::span<const float> scores, const SamplingOptions& options);
-  void collect(float threshold);
+  int32_t draw_from_row(const SamplingOptions& options, UniformSequence& uniforms);
+  int32_t draw_from_candidates(UniformSequence& uniforms) const;
+  void apply_filters(const SamplingOptions& options);
+  void collect(float lowest_quotient);
   void keep_largest();
+  float low_bound_of_top_k(int64_t k) const;
   void keep_top_k(int64_t k);
   void keep_top_p(double top_p);
   struct Border {
@@ -71,26 +74,20 @@ class Sampler {
     int64_t mass_before;
   };
   Border find_top_p_border(float above, int64_t mass_above, int64_t target);
+  float lowest_min_p_quotient(double min_p) const;
   void keep_min_p(double min_p);
   void keep_typical(double typical_p);
   template <class Keep>
   void compact(Keep&& keep);
-  int32_t draw_from_all(const DrawKey& draw);
-  int32_t draw_from_candidates(const DrawKey& draw) const;
 
   const KernelTable& kernels_;
-  std::vector<float> edited_;  // logits with biases and penalties, where there are any
-  std::span<const float> scores_;
-  float temperature_ = 1;      // what follows is about scores_ / temperature_
-  std::vector<float> maxima_;  // of scores_, by block
-  float largest_ = 0;          // of scores_
-  bool listed_ = false;        // candidates_ holds what is left; otherwise all tokens are
+  ScoreRow row_;
+  bool listed_ = false;  // candidates_ holds what is left; otherwise all tokens are
   Candidates candidates_;
-  std::vector<int32_t> collected_ids_;  // [vocab_size], what collect writes to
-  std::vector<float> collected_scores_;
+  ScoreRow::Masses all_masses_, masses_;
+  std::vector<std::pair<int32_t, float>> replaced_;  // logits that penalties have changed
   std::vector<float> scratch_;
   std::vector<WeightedKey> elements_;
-  std::vector<int64_t> chunk_totals_;
 };
 
 }  // namespace pythia

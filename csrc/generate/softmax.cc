@@ -2,33 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <numbers>
 #include <numeric>
 
 #include "generate/selection.h"
 
 namespace pythia {
-
-void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float temperature, float largest, float* exps) {
-  const auto exponent = [largest](float score) {
-    const float difference = score - largest;
-    return difference <= 0.0f ? difference : -std::numeric_limits<float>::infinity();  // NaN compares false
-  };
-  if (temperature == 1.0f) {  // the same without the slow division
-    for (int64_t i = 0; i < n; ++i) exps[i] = exponent(scores[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) exps[i] = exponent(scores[i] / temperature);
-  }
-  kernels.exp(exps, n, exps);
-}
-
-int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float temperature, float largest,
-                      std::vector<int64_t>& chunk_totals) {
-  const int64_t n = static_cast<int64_t>(scores.size());
-  chunk_totals.resize(static_cast<size_t>(ceil_div(n, kSoftmaxChunk)));
-  kernels.softmax_totals(scores.data(), n, temperature, largest, chunk_totals.data());
-  return std::accumulate(chunk_totals.begin(), chunk_totals.end(), int64_t{0});
-}
 
 float log_total(const KernelTable& kernels, int64_t total) {
   const float sum = static_cast<float>(std::ldexp(static_cast<double>(total), -kWeightBits));
@@ -41,7 +20,10 @@ LogSoftmax::LogSoftmax(const KernelTable& kernels, std::span<const float> logits
                        std::vector<int64_t>& totals)
     : logits_(logits), largest_(block_maxima(kernels, logits, maxima)) {
   maxima_ = maxima;
-  log_total_ = log_total(kernels, softmax_total(kernels, logits, 1.0f, largest_, totals));
+  const auto n = static_cast<int64_t>(logits.size());
+  totals.resize(static_cast<size_t>(ceil_div(n, kSoftmaxChunk)));
+  kernels.softmax_totals(logits.data(), n, {.largest = largest_, .steepness = std::numbers::log2e_v<float>}, totals.data());
+  log_total_ = log_total(kernels, std::accumulate(totals.begin(), totals.end(), int64_t{0}));
 }
 
 std::vector<TokenLogprob> LogSoftmax::top(int64_t n, std::vector<float>& scratch) const {

@@ -9,14 +9,6 @@
 
 namespace pythia {
 
-// exp(scores[i] / temperature - largest) for i in [0, n), where no quotient is above `largest`; 0 for NaN.
-void exp_scores(const KernelTable& kernels, const float* scores, int64_t n, float temperature, float largest, float* exps);
-
-// The sum of to_weight of exp_scores over all scores, and of each chunk of kSoftmaxChunk; `largest` is the finite maximum of
-// the quotients.
-int64_t softmax_total(const KernelTable& kernels, std::span<const float> scores, float temperature, float largest,
-                      std::vector<int64_t>& chunk_totals);
-
 // log(total / 2^kWeightBits).
 float log_total(const KernelTable& kernels, int64_t total);
 

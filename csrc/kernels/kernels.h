@@ -26,6 +26,15 @@ inline constexpr int64_t kSoftmaxChunk = 1024;
 // vocabulary, below 2^63, and moves a probability by less than 2^-38 of the largest one: float32's own resolution.
 inline constexpr int kWeightBits = 38;
 
+// So that scores at -infinity have no weight, whatever the temperature.
+inline constexpr float kMinSteepness = 0x1p-120f;
+
+// A score's probability is proportional to 2^((score - largest) * steepness), steepness = log2(e) / temperature.
+struct SoftmaxScale {
+  float largest = 0;    // no score is above it; finite
+  float steepness = 0;  // finite, at least kMinSteepness
+};
+
 // A weight matrix as it lies in the file, [outputs, inputs] in panels of 16 outputs.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
@@ -141,14 +150,21 @@ struct KernelTable {
   // where nothing is left.
   void (*block_maxima)(const float* x, int64_t n, float* maxima) noexcept;
 
-  // The indices, ascending, and the quotients score / temperature of those of n scores whose quotients are above `bound`; how
-  // many there are. `maxima` are the block maxima of the quotients. ids and quotients have room for all.
-  int64_t (*collect_above)(const float* scores, int64_t n, float temperature, const float* maxima, float bound, int32_t* ids,
-                           float* quotients) noexcept;
+  // The indices, ascending, and the values of those of n scores that are above `bound`; how many there are. `maxima` are the
+  // scores' block maxima. ids and found_scores have room for all.
+  int64_t (*collect_above)(const float* scores, int64_t n, const float* maxima, float bound, int32_t* ids,
+                           float* found_scores) noexcept;
 
-  // For each chunk of kSoftmaxChunk scores, the sum of round_half_even(2^kWeightBits exp(score / temperature - largest)), where
-  // no quotient is above the finite `largest`; 0 for NaN. totals [n / kSoftmaxChunk, rounded up].
-  void (*softmax_totals)(const float* scores, int64_t n, float temperature, float largest, int64_t* totals) noexcept;
+  // exps = 2^((score - largest) * steepness), within 2 units in the last place where the exponent is above -40; from there
+  // down, and for NaN, 2^-40. exps may be scores.
+  void (*softmax_exps)(const float* scores, int64_t n, SoftmaxScale scale, float* exps) noexcept;
+
+  // For each chunk of kSoftmaxChunk scores, the sum of their weights, round_half_even(2^kWeightBits * softmax_exps). totals [n
+  // / kSoftmaxChunk, rounded up].
+  void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
+
+  // The sum of the weights of those of n <= kSoftmaxChunk scores that are above `bound`; `maxima` as in collect_above.
+  int64_t (*softmax_total_above)(const float* scores, int64_t n, SoftmaxScale scale, const float* maxima, float bound) noexcept;
 
   // Elementwise functions, for tests of their error and bits: y = f(x).
   void (*exp)(const float* x, int64_t n, float* y) noexcept;

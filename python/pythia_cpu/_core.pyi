@@ -139,12 +139,11 @@ class Kernels:
     def collect_above(
         self,
         scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-        temperature: float,
         maxima: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         bound: float,
     ) -> tuple[typing.Any, ...]:
         """
-        Indices int32 and quotients of the scores whose score / temperature is above the bound.
+        Indices int32 and values of the scores above the bound.
         """
     def count_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
     def erf(
@@ -182,11 +181,27 @@ class Kernels:
         cos: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         sin: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     ) -> numpy.typing.NDArray[numpy.float32]: ...
+    def softmax_exps(
+        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.
+        """
+    def softmax_total_above(
+        self,
+        scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        largest: float,
+        steepness: float,
+        bound: float,
+    ) -> int:
+        """
+        The sum of the weights of those of at most 1,024 scores that are above the bound.
+        """
     def softmax_totals(
-        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], temperature: float, largest: float
+        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
     ) -> numpy.typing.NDArray[numpy.int64]:
         """
-        For each 1,024 scores the sum of round_half_even(2^38 exp(score / temperature - largest)), int64.
+        For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.
         """
     def summarize_logits(
         self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
@@ -540,6 +555,7 @@ def sample_logits(
     sequence: int = 0,
     first_step: int = 0,
     num_draws: int = 1,
+    threads: int = 1,
 ) -> numpy.typing.NDArray[numpy.int32]:
     """
     Tokens drawn from one row of logits at `num_draws` steps, int32.
