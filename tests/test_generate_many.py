@@ -181,3 +181,29 @@ def test_the_largest_logit_is_found_without_logits(
     assert {5, 6, 7} <= set(chosen.tolist()) and len(set(chosen.tolist())) > 10
     with pytest.raises(ValueError, match="choices after 3 tokens"):
         model._core.choose([(_core.KvCache(model._core), ids[:2], 3)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7, "repetition_penalty": 1.4, "logprobs": 2},
+        {"top_p": 0.9, "presence_penalty": 0.5},
+        {"temperature": 1.1, "top_k": 50, "top_p": 0.95},
+        {"min_p": 0.1},
+    ],
+    ids=str,
+)
+def test_large_vocabularies_are_shared_among_threads(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], options: dict[str, Any]
+) -> None:
+    """One sequence's scores are looked at by all threads, several sequences' by one each: the same tokens."""
+    path = make_model_file(
+        make_checkpoint(vocab_size=20003, hidden_size=32, num_attention_heads=2, num_hidden_layers=1)
+    )
+    prompts = np.random.default_rng(1).integers(0, 20003, (5, 6)).tolist()
+    options = {**options, "do_sample": True, "max_new_tokens": 12, "seed": 3, "eos_token_id": []}
+    expected = pythia_cpu.load(path, threads=1).generate(prompts, **options)
+    for threads in (2, 3):
+        model = pythia_cpu.load(path, threads=threads)
+        assert model.generate(prompts, **options) == expected
+        assert [model.generate(prompt, **options) for prompt in prompts] == expected

@@ -57,11 +57,24 @@ class SoftmaxTerm {
       : largest_(set1(scale.largest)), steepness_(set1(scale.steepness)), lowest_(set1(-40.0f / scale.steepness)) {}
 
   Vec operator()(Vec score) const {
-    const Vec below = max(score - largest_, lowest_), magic = set1(kRoundingMagic + static_cast<float>(kShift));
-    const Vec shifted = fma(below, steepness_, magic);  // its low bits are the exponent
-    const Vec fraction = fma(below, steepness_, magic - shifted);
-    const Vec p = fma(polynomial(kWeightPoly, fraction), fraction, set1(1.0f));
-    return from_bits(bits(p) + shift_left<23>(bits(shifted)));
+    Vec x[1] = {score};
+    replace(x);
+    return x[0];
+  }
+
+  // Several at a time, step by step: one alone waits for each of its steps.
+  template <int kCount>
+  void replace(Vec (&x)[kCount]) const {
+    const Vec magic = set1(kRoundingMagic + static_cast<float>(kShift));
+    Vec shifted[kCount], p[kCount];
+    for (Vec& v : x) v = max(v - largest_, lowest_);
+    for (int i = 0; i < kCount; ++i) shifted[i] = fma(x[i], steepness_, magic);  // its low bits are the exponent
+    for (int i = 0; i < kCount; ++i) x[i] = fma(x[i], steepness_, magic - shifted[i]);
+    for (Vec& v : p) v = set1(kWeightPoly[4]);
+    for (int power = 3; power >= 0; --power)
+      for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(kWeightPoly[power]));
+    for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(1.0f));
+    for (int i = 0; i < kCount; ++i) x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i])));
   }
 
  private:
@@ -97,14 +110,28 @@ class WeightSum {
   uint32_t additions_ = 0;
 };
 
+// Adds the weights of n scores to `sum`; keep(score, term) is the term, or zero for scores that do not count.
+template <class Keep>
+inline void add_weights(const float* scores, int64_t n, const SoftmaxTerm<WeightSum::kShift>& term, Keep keep, WeightSum& sum) {
+  constexpr int kCount = kTilePanels;  // as many as registers hold
+  int64_t i = 0;
+  for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
+    Vec x[kCount];
+    for (int k = 0; k < kCount; ++k) x[k] = load(scores + i + k * kLanes);
+    term.replace(x);
+    for (int k = 0; k < kCount; ++k) sum.add(keep(load(scores + i + k * kLanes), x[k]));
+  }
+  for (; i < n; i += kLanes) {
+    const Vec score = load_n(scores + i, n - i);
+    sum.add(select(first_lanes(n - i), keep(score, term(score)), zero()));
+  }
+}
+
 void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept {
   const SoftmaxTerm<WeightSum::kShift> term(scale);
   for (; n > 0; scores += kSoftmaxChunk, n -= kSoftmaxChunk) {
-    const int64_t size = n < kSoftmaxChunk ? n : kSoftmaxChunk;
     WeightSum sum;
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes) sum.add(term(load(scores + i)));
-    if (i < size) sum.add(select(first_lanes(size - i), term(load_n(scores + i, size - i)), zero()));
+    add_weights(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
     *totals++ = sum.total();
   }
 }
@@ -113,18 +140,11 @@ int64_t softmax_total_above_kernel(const float* scores, int64_t n, SoftmaxScale 
                                    float bound) noexcept {
   const SoftmaxTerm<WeightSum::kShift> term(scale);
   const Vec limit = set1(bound);
+  const auto keep = [limit](Vec score, Vec scaled) { return select(less(limit, score), scaled, zero()); };
   WeightSum sum;
   for (int64_t begin = 0; begin < n; begin += kScoreBlock) {
     if (!(maxima[begin / kScoreBlock] > bound)) continue;
-    const int64_t end = begin + kScoreBlock < n ? begin + kScoreBlock : n;
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      const Vec score = load(scores + i);
-      sum.add(select(less(limit, score), term(score), zero()));
-    }
-    if (i == end) continue;
-    const Vec score = select(first_lanes(end - i), load_n(scores + i, end - i), limit);
-    sum.add(select(less(limit, score), term(score), zero()));
+    add_weights(scores + begin, n - begin < kScoreBlock ? n - begin : kScoreBlock, term, keep, sum);
   }
   return sum.total();
 }
