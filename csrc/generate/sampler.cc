@@ -179,40 +179,42 @@ void Sampler::keep_largest() {
   std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
 }
 
-// A score that at least k scores, but not many more if that is possible, are above; for k above the number of blocks.
-float Sampler::low_bound_of_top_k(int64_t k) const {
-  const std::span<const float> scores = row_.scores();
+// A bound that at least k of the values are above, and few more if they differ; -infinity where k are not above a finite one.
+float Sampler::bound_of_top_k(std::span<const float> values, int64_t k) const {
   const auto count_above = [&](float bound) {
-    return kernels_.count_above(scores.data(), static_cast<int64_t>(scores.size()), bound);
+    return kernels_.count_above(values.data(), static_cast<int64_t>(values.size()), bound);
   };
-  // Down from the lowest block's maximum in growing steps, then up by halves.
-  float high = *std::min_element(row_.maxima().begin(), row_.maxima().end()), low = high;
-  float step = row_.largest() - high;
-  if (!(step > 0 && std::isfinite(step))) return kLowest;
-  for (int64_t count = 0; count < k; step *= 2) {
+  // Down in growing steps, then up by halves. Counting needs no branches, unlike a partial sort.
+  constexpr int kMaxHalvings = 20;
+  float low = row_.largest(), high = low;
+  int64_t count = 0;
+  for (float step = 1; count < k; step *= 2) {
     high = low;
     low -= step;
     if (!std::isfinite(low)) return kLowest;
     count = count_above(low);
   }
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < kMaxHalvings && count > k + k / 8; ++i) {
     const float middle = low + (high - low) / 2;
-    (count_above(middle) >= k ? low : high) = middle;
+    const int64_t count_of_middle = count_above(middle);
+    if (count_of_middle < k) {
+      high = middle;
+    } else {
+      low = middle;
+      count = count_of_middle;
+    }
   }
   return low;
 }
 
 void Sampler::keep_top_k(int64_t k) {
-  const auto kth_largest_of = [k, this](std::span<const float> values) {
-    scratch_.assign(values.begin(), values.end());
-    std::nth_element(scratch_.begin(), scratch_.begin() + (k - 1), scratch_.end(), std::greater<>());
-    return scratch_[static_cast<size_t>(k - 1)];
-  };
-  // k blocks have a maximum of at least the k-th largest one, so at least k scores do, and the k-th largest is among those.
-  const std::span<const float> maxima = row_.maxima();
-  collect(row_.quotient(k <= static_cast<int64_t>(maxima.size()) ? kth_largest_of(maxima) : low_bound_of_top_k(k)));
+  // If k blocks have a maximum above a bound, at least k scores are above it.
+  const bool has_blocks = k <= static_cast<int64_t>(row_.maxima().size());
+  collect(row_.quotient(bound_of_top_k(has_blocks ? row_.maxima() : row_.scores(), k)));
   if (k >= static_cast<int64_t>(candidates_.scores.size())) return;
-  const float threshold = kth_largest_of(candidates_.scores);
+  scratch_ = candidates_.scores;
+  std::nth_element(scratch_.begin(), scratch_.begin() + (k - 1), scratch_.end(), std::greater<>());
+  const float threshold = scratch_[static_cast<size_t>(k - 1)];
   compact([&](size_t i) { return candidates_.scores[i] >= threshold; });
 }
 
