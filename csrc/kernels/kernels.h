@@ -123,7 +123,7 @@ struct KernelTable {
   // tree.
   LogitSummary (*summarize_logits)(const float* logits, int64_t n) noexcept;
 
-  // How many of n < 2^24 finite numbers are greater than `bound`.
+  // How many of n < 2^24 numbers are greater than `bound`; NaN is not.
   int32_t (*count_above)(const float* x, int64_t n, float bound) noexcept;
 
   // y = (x - mean) / sqrt(var + eps) * weight + bias over n elements (torch.nn.LayerNorm). y may be x.
