@@ -56,10 +56,18 @@ struct QuantPanels {
   QuantPanels panels_from(int64_t panel) const { return {data + panel * stride_bytes, stride_bytes}; }
 };
 
+// What a tile of many rows asks for on its way: cache lines of the next panels, from `begin` on, so many with each group.
+// Otherwise the first tile of each group of panels would wait for memory, and the others leave it idle.
+struct LinesAhead {
+  const uint8_t* begin;
+  int64_t per_step;
+};
+struct NothingAhead {};
+
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
-template <int kRows, int kPanels, class Group>
+template <int kRows, int kPanels, class Group, class Ahead>
 __attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
-                                          TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
+                                          TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
@@ -72,6 +80,10 @@ __attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPan
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
+    if constexpr (std::is_same_v<Ahead, LinesAhead>)
+      for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
     const int8_t* inputs = x.codes + group * kQuantGroup;
 #pragma GCC unroll 8
     for (int load = 0; load < Group::kLoads; ++load) {
@@ -134,12 +146,24 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
   for (int64_t group = 0; group < groups; group += block) {
     const int64_t group_end = group + block < groups ? group + block : groups;
     const bool last = group_end == groups;
+    const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
+    const int64_t lines = ceil_div(steps, 2) * (quant_block_bytes(Group::kFormat) / kAlignment);
+    const int64_t lines_per_step = ceil_div(lines, row_tiles * steps);
     for_tiles<kQuantRows, kQuantPanels, Group::kSingleRowPanels>(
         args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel) {
-          const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
-          quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends,
-                                              args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
-                                              columns - panel * kLanes);
+          const auto run = [&](auto ahead) {
+            const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
+            quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends, ahead,
+                                                args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
+                                                columns - panel * kLanes);
+          };
+          if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
+            const int64_t line = row / kQuantRows * steps * lines_per_step;
+            if (line < lines)
+              return run(LinesAhead{w.panels_from(panel + panels()).template scales<Group>(0, group) + line * kAlignment,
+                                    lines_per_step});
+          }
+          run(NothingAhead{});
         });
   }
 }
