@@ -45,27 +45,33 @@ struct PairPanels {
   int64_t panel_stride, step;
 };
 
-// finish(row, panel, sums): the dots of kRows rows x [row][2 * pairs] with kPanels panels.
-template <int kRows, int kPanels, class Finish>
-__attribute__((noinline)) void pair_tile(const int16_t* x, int64_t x_stride, PairPanels w, int64_t pairs, Finish finish) {
-  IVec sum[kRows][kPanels];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) sum[r][p] = set1_i(0);
-  for (int64_t k = 0; k < pairs; ++k) {
-    IVec both[kPanels];
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) both[p] = load_i(w.data + p * w.panel_stride + k * w.step);
+// finish(row, panel, dots), the dots over pairs(row) pairs of rows x [row] with kPanels panels, kRows rows at a time; `tiles`
+// times.
+template <int kRows, int kPanels, class Pairs, class Finish>
+__attribute__((noinline)) void pair_tile_run(const int16_t* x, int64_t x_stride, PairPanels w, Pairs pairs, Finish finish,
+                                             int64_t tiles) {
+  for (int64_t row = 0; row < tiles * kRows; row += kRows) {
+    const int64_t count = pairs(row + kRows - 1);
+    IVec sum[kRows][kPanels];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) sum[r][p] = pair_dot_step(sum[r][p], both[p], x + r * x_stride + 2 * k);
+      for (int p = 0; p < kPanels; ++p) sum[r][p] = set1_i(0);
+    for (int64_t k = 0; k < count; ++k) {
+      IVec both[kPanels];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) both[p] = load_i(w.data + p * w.panel_stride + k * w.step);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) sum[r][p] = pair_dot_step(sum[r][p], both[p], x + r * x_stride + 2 * k);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) finish(row + r, p, to_float(sum[r][p]));
+    x += kRows * x_stride;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) finish(r, p, to_float(sum[r][p]));
 }
 
 class I16Attention {
@@ -90,14 +96,16 @@ class I16Attention {
     const std::byte* panels = args_.cache.keys + begin / kLanes * panel_bytes;
     const float* scales = args_.cache.key_scales + begin;
     for_tiles<kTileRows, kTilePanels, kSingleRowPanels>(
-        row_end - row_begin, ceil_div(keys, kLanes), [&](auto rows, auto count, int64_t row, int64_t panel) {
+        row_end - row_begin, ceil_div(keys, kLanes), [&](auto rows, auto count, int64_t row, int64_t panel, int64_t tiles) {
           float* out = scores + (row_begin + row) * kAttentionChunk + panel * kLanes;
           const float* panel_scales = scales + panel * kLanes;
-          pair_tile<rows(), count()>(query_codes_ + (row_begin + row) * query_stride_, query_stride_,
-                                     PairPanels{panels + panel * panel_bytes, panel_bytes, kPairBytes}, pairs,
-                                     [out, panel_scales](int64_t r, int64_t p, Vec dots) {
-                                       store(out + r * kAttentionChunk + p * kLanes, dots * load(panel_scales + p * kLanes));
-                                     });
+          pair_tile_run<rows(), count()>(
+              query_codes_ + (row_begin + row) * query_stride_, query_stride_,
+              PairPanels{panels + panel * panel_bytes, panel_bytes, kPairBytes}, [pairs](int64_t) { return pairs; },
+              [out, panel_scales](int64_t r, int64_t p, Vec dots) {
+                store(out + r * kAttentionChunk + p * kLanes, dots * load(panel_scales + p * kLanes));
+              },
+              tiles);
         });
   }
 
@@ -127,15 +135,16 @@ class I16Attention {
     const int64_t stride = round_up(args_.head_dim, kLanes), pair_bytes = stride / kLanes * kPairBytes;
     const std::byte* values = args_.cache.values + begin / 2 * pair_bytes;
     for_tiles<kTileRows, kTilePanels, kSingleRowPanels>(
-        row_end - row_begin, stride / kLanes, [&](auto rows, auto count, int64_t row, int64_t panel) {
-          const int64_t pairs = ceil_div(visible(row_begin + row + rows() - 1), 2);
+        row_end - row_begin, stride / kLanes, [&](auto rows, auto count, int64_t row, int64_t panel, int64_t tiles) {
+          const auto pairs = [&, row](int64_t r) { return ceil_div(visible(row_begin + row + r), 2); };
           float* y = out + (row_begin + row) * stride + panel * kLanes;
           const float* scales = weight_scales_ + row_begin + row;
-          pair_tile<rows(), count()>(codes + row * kCodesStride, kCodesStride,
-                                     PairPanels{values + panel * kPairBytes, kPairBytes, pair_bytes}, pairs,
-                                     [y, scales, stride](int64_t r, int64_t p, Vec dots) {
-                                       store(y + r * stride + p * kLanes, dots * set1(scales[r]));
-                                     });
+          pair_tile_run<rows(), count()>(
+              codes + row * kCodesStride, kCodesStride, PairPanels{values + panel * kPairBytes, kPairBytes, pair_bytes}, pairs,
+              [y, scales, stride](int64_t r, int64_t p, Vec dots) {
+                store(y + r * stride + p * kLanes, dots * set1(scales[r]));
+              },
+              tiles);
         });
   }
 

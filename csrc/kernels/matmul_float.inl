@@ -47,35 +47,41 @@ struct TileEnds {
   const float* bias = nullptr;  // added at the end, [16 panels] of the tile
 };
 
-// y[r][16 p + lane] = sum_k x[r][k] w(k, p, lane) for kRows rows and kPanels panels, `columns` of them real.
+// y[r][16 p + lane] = sum_k x[r][k] w(k, p, lane) for kRows rows and kPanels panels, `columns` of them real; and for the rows
+// after them, `tiles` times in all.
 template <int kRows, int kPanels, class Weights>
-__attribute__((noinline)) void float_tile(const float* x, int64_t x_stride, const Weights& w, int64_t k_begin, int64_t k_end,
-                                          TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
-  Vec sum[kRows][kPanels];
+__attribute__((noinline)) void float_tile_run(const float* x, int64_t x_stride, const Weights& w, int64_t k_begin,
+                                              int64_t k_end, TileEnds ends, float* y, int64_t y_stride, int64_t columns,
+                                              int64_t tiles) {
+  for (; tiles > 0; --tiles) {
+    Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p)
-      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
-  for (int64_t k = k_begin; k < k_end; ++k) {
-    Vec weights[kPanels];
+      for (int p = 0; p < kPanels; ++p)
+        sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      Vec weights[kPanels];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) weights[p] = w.at(k, p);
+      for (int p = 0; p < kPanels; ++p) weights[p] = w.at(k, p);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec value = set1(x[r * x_stride + k]);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec value = set1(x[r * x_stride + k]);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) sum[r][p] = fma(value, weights[p], sum[r][p]);
+        for (int p = 0; p < kPanels; ++p) sum[r][p] = fma(value, weights[p], sum[r][p]);
+      }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const int64_t left = columns - p * kLanes;
+        const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
+        store_columns(y + r * y_stride + p * kLanes, out, left);
+      }
+    x += kRows * x_stride;
+    y += kRows * y_stride;
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t left = columns - p * kLanes;
-      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
-      store_columns(y + r * y_stride + p * kLanes, out, left);
-    }
 }
 
 // Calls f with an integral_constant for `count` in 1..kMost.
@@ -87,19 +93,22 @@ inline void with_constant(int64_t count, F f) {
   f(std::integral_constant<int, kMost>{});
 }
 
-// Calls run(rows, panels, row, panel), the first two integral constants, for every register tile of num_rows x num_panels: a
-// group of kPanels panels with all rows, kRows at a time, before the next; a single row kSingle panels wide.
+// Calls run(rows, panels, row, panel, tiles), the first two integral constants, for num_rows x num_panels in register tiles:
+// kPanels panels with all rows before the next, `tiles` tiles of kRows rows below each other at once (a call a tile costs up to
+// a fifth of the time), then what is left of the rows; a single row kSingle panels wide.
 template <int kRows, int kPanels, int kSingle, class F>
 inline void for_tiles(int64_t num_rows, int64_t num_panels, F run) {
   if (num_rows == 1) {
+    constexpr auto kOne = std::integral_constant<int, 1>{};
     for (int64_t panel = 0; panel < num_panels; panel += kSingle)
-      with_constant<kSingle>(num_panels - panel, [&](auto panels) { run(std::integral_constant<int, 1>{}, panels, 0, panel); });
+      with_constant<kSingle>(num_panels - panel, [&](auto panels) { run(kOne, panels, 0, panel, 1); });
     return;
   }
+  const int64_t tiles = num_rows / kRows, rest = num_rows % kRows;
   for (int64_t panel = 0; panel < num_panels; panel += kPanels)
     with_constant<kPanels>(num_panels - panel, [&](auto panels) {
-      for (int64_t row = 0; row < num_rows; row += kRows)
-        with_constant<kRows>(num_rows - row, [&](auto rows) { run(rows, panels, row, panel); });
+      if (tiles > 0) run(std::integral_constant<int, kRows>{}, panels, 0, panel, tiles);
+      if (rest > 0) with_constant<kRows>(rest, [&](auto rows) { run(rows, panels, tiles * kRows, panel, 1); });
     });
 }
 
@@ -108,10 +117,10 @@ template <class Weights>
 inline void float_tiles(const float* x, int64_t x_stride, int64_t num_rows, const Weights& w, int64_t num_panels,
                         int64_t k_begin, int64_t k_end, TileEnds ends, float* y, int64_t y_stride, int64_t columns) {
   for_tiles<kTileRows, kTilePanels, kSingleRowPanels>(
-      num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel) {
+      num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
         const TileEnds here{ends.resume, ends.bias ? ends.bias + panel * kLanes : nullptr};
-        float_tile<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
-                                     y + row * y_stride + panel * kLanes, y_stride, columns - panel * kLanes);
+        float_tile_run<rows(), panels()>(x + row * x_stride, x_stride, w.panels_from(panel), k_begin, k_end, here,
+                                         y + row * y_stride + panel * kLanes, y_stride, columns - panel * kLanes, tiles);
       });
 }
 

@@ -64,64 +64,72 @@ struct LinesAhead {
 };
 struct NothingAhead {};
 
-// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
+// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real; and for the
+// rows after them, `tiles` times in all.
 template <int kRows, int kPanels, class Group, class Ahead>
-__attribute__((noinline)) void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
-                                          TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns) {
-  Vec sum[kRows][kPanels];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p)
-      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
-  for (int64_t group = group_begin; group < group_end; ++group) {
-    IVec dots[kRows][kPanels];
+__attribute__((noinline)) void quant_tile_run(QuantizedRows x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
+                                              TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
+                                              int64_t tiles) {
+  for (; tiles > 0; --tiles) {
+    Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
-    if constexpr (std::is_same_v<Ahead, LinesAhead>)
-      for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
-    const int8_t* inputs = x.codes + group * kQuantGroup;
-#pragma GCC unroll 8
-    for (int load = 0; load < Group::kLoads; ++load) {
-      Codes loaded[kPanels];
-#pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        const uint8_t* codes = w.template codes<Group>(p, group) + load * 4 * kLanes;
-        loaded[p] = load_codes(codes);
-        if constexpr (kRows == 1 && Group::kPrefetchBytes > 0) __builtin_prefetch(codes + Group::kPrefetchBytes);
-      }
-#pragma GCC unroll 2
-      for (int step = 0; step < Group::kSteps; ++step) {
-        Codes codes[kPanels];
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-          for (int p = 0; p < kPanels; ++p)
-            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
-      }
-    }
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const Vec weight_scale = load_f16(w.template scales<Group>(p, group));
+      for (int p = 0; p < kPanels; ++p)
+        sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+    for (int64_t group = group_begin; group < group_end; ++group) {
+      IVec dots[kRows][kPanels];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
-        sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t left = columns - p * kLanes;
-      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
-      store_columns(y + r * y_stride + p * kLanes, out, left);
+        for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
+      if constexpr (std::is_same_v<Ahead, LinesAhead>)
+        for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
+      const int8_t* inputs = x.codes + group * kQuantGroup;
+#pragma GCC unroll 8
+      for (int load = 0; load < Group::kLoads; ++load) {
+        Codes loaded[kPanels];
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          const uint8_t* codes = w.template codes<Group>(p, group) + load * 4 * kLanes;
+          loaded[p] = load_codes(codes);
+          if constexpr (kRows == 1 && Group::kPrefetchBytes > 0) __builtin_prefetch(codes + Group::kPrefetchBytes);
+        }
+#pragma GCC unroll 2
+        for (int step = 0; step < Group::kSteps; ++step) {
+          Codes codes[kPanels];
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+            for (int p = 0; p < kPanels; ++p)
+              dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
+        }
+      }
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const Vec weight_scale = load_f16(w.template scales<Group>(p, group));
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+      }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const int64_t left = columns - p * kLanes;
+        const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
+        store_columns(y + r * y_stride + p * kLanes, out, left);
+      }
+    x.codes += kRows * x.codes_stride;
+    x.scales += kRows * x.groups_stride;
+    x.offsets += kRows * x.groups_stride;
+    y += kRows * y_stride;
+  }
 }
 
 // Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
@@ -148,22 +156,22 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
     const bool last = group_end == groups;
     const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
     const int64_t lines = ceil_div(steps, 2) * (quant_block_bytes(Group::kFormat) / kAlignment);
-    const int64_t lines_per_step = ceil_div(lines, row_tiles * steps);
+    const int64_t lines_per_step = ceil_div(lines, row_tiles * steps), tiles_ahead = ceil_div(lines, lines_per_step * steps);
     for_tiles<kQuantRows, kQuantPanels, Group::kSingleRowPanels>(
-        args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel) {
-          const auto run = [&](auto ahead) {
-            const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
-            quant_tile<rows(), panels(), Group>(rows_from(row), w.panels_from(panel), group, group_end, ends, ahead,
-                                                args.y + row * args.y_stride + first + panel * kLanes, args.y_stride,
-                                                columns - panel * kLanes);
+        args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
+          const QuantPanels here = w.panels_from(panel), next = w.panels_from(panel + panels());
+          const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
+          const auto run = [&](int64_t from, auto ahead, int64_t count) {
+            quant_tile_run<rows(), panels(), Group>(rows_from(from), here, group, group_end, ends, ahead,
+                                                    args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
+                                                    columns - panel * kLanes, count);
           };
+          int64_t begun = 0;
           if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
-            const int64_t line = row / kQuantRows * steps * lines_per_step;
-            if (line < lines)
-              return run(LinesAhead{w.panels_from(panel + panels()).template scales<Group>(0, group) + line * kAlignment,
-                                    lines_per_step});
+            begun = tiles < tiles_ahead ? tiles : tiles_ahead;
+            run(row, LinesAhead{next.template scales<Group>(0, group), lines_per_step}, begun);
           }
-          run(NothingAhead{});
+          run(row + begun * rows(), NothingAhead{}, tiles - begun);
         });
   }
 }
