@@ -46,38 +46,25 @@ def main():
             lambda r: (mpmath.expm1(r) - r) / r**2 if r else mpmath.mpf(1) / 2, -half_ln2, half_ln2, 5, lambda r: r * r
         ),
     )
-    # 2^f = 1 + f P(f), |f| <= 1/2
+    # erfc(t / sqrt 2) = 2^(-t P(t)), t < kErfcEnd; the floor keeps the fit close where erfc is not small
+    root2 = mpmath.sqrt(2)
     show(
-        "kExp2",
+        "kErfc",
         *fit(
-            lambda f: (mpmath.mpf(2) ** f - 1) / f if f else mpmath.log(2),
-            -0.5,
-            0.5,
-            3,
-            lambda f: abs(f) / mpmath.mpf(2) ** f,
+            lambda t: -mpmath.log(mpmath.erfc(t / root2), 2) / t if t else mpmath.sqrt(2 / mpmath.pi) / mpmath.log(2),
+            0.0,
+            13.2,
+            9,
+            lambda t: t * (mpmath.erfc(t / root2) + 1e-9),
         ),
     )
-    # erf(x) = x + x P(x^2), |x| < kErfSplit
-    split = 0.9375
-    show(
-        "kErfSmall",
-        *fit(
-            lambda s: mpmath.erf(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1 if s else 2 / mpmath.sqrt(mpmath.pi) - 1,
-            1e-30,
-            split**2,
-            6,
-            lambda s: mpmath.sqrt(s) / mpmath.erf(mpmath.sqrt(s)),
-        ),
-    )
-    # erf(x) = 1 - exp(-P(x)), kErfSplit <= x < 4
-    show("kErfLarge", *fit(lambda x: -mpmath.log(mpmath.erfc(x)), split, 4.0, 6, lambda x: mpmath.erfc(x)))
     # tanh(x) = x + x^3 P(x^2), |x| < 0.625
     show(
         "kTanh", *fit(lambda s: (mpmath.tanh(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1) / s, 1e-12, 0.625**2, 4, lambda s: s)
     )
     # 2^f = 1 + f P(f), |f| <= 1/2
     show(
-        "kWeight",
+        "kExp2",
         *fit(
             lambda f: (mpmath.mpf(2) ** f - 1) / f if f else mpmath.log(2),
             -0.5,

@@ -269,7 +269,6 @@ void bind_kernels(py::module_& m) {
       .def("exp", &Kernels::elementwise<&KernelTable::exp>, py::arg("x"))
       .def("exp2", &Kernels::elementwise<&KernelTable::exp2>, py::arg("x"), "2^x, x clamped to [-126, 1].")
       .def("log", &Kernels::elementwise<&KernelTable::log>, py::arg("x"))
-      .def("erf", &Kernels::elementwise<&KernelTable::erf>, py::arg("x"))
       .def("tanh", &Kernels::elementwise<&KernelTable::tanh>, py::arg("x"));
 }
 

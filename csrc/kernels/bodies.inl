@@ -37,7 +37,6 @@ constexpr KernelTable make_table(const char* isa) {
           .exp = exp_kernel,
           .exp2 = exp2_kernel,
           .log = log_kernel,
-          .erf = erf_kernel,
           .tanh = tanh_kernel,
           .peak_fma = peak_fma_kernel,
           .peak_int8 = peak_int8_kernel,

@@ -1,4 +1,4 @@
-// exp, log, erf, tanh and the activations as fixed polynomials (constants from tools/fit_polynomials.py). Every step is an IEEE
+// exp, log, tanh and the activations as fixed polynomials (constants from tools/fit_polynomials.py). Every step is an IEEE
 // operation, so results have the same bits on every machine; errors are in docs/numerics.md. Included through bodies.inl.
 #pragma once
 
@@ -8,16 +8,14 @@ namespace pythia {
 namespace {
 
 inline constexpr float kExpPoly[] = {5.e-01f, 1.6666667e-01f, 4.166627e-02f, 8.333264e-03f, 1.394612e-03f, 1.9918424e-04f};
-inline constexpr float kExp2Poly[] = {6.931242e-01f, 2.4024099e-01f, 5.5906426e-02f, 9.582853e-03f};
-inline constexpr float kErfSmallPoly[] = {1.2837917e-01f, -3.7612632e-01f, 1.1283679e-01f, -2.6858497e-02f,
-                                          5.19883e-03f,   -8.118075e-04f,  8.267462e-05f};
-inline constexpr float kErfLargePoly[] = {2.350762e-04f,   1.1275126e+00f, 6.374571e-01f,  1.0369008e-01f,
-                                          -2.2110356e-02f, 3.0139436e-03f, -1.9295013e-04f};
+inline constexpr float kExp2Poly[] = {6.93147e-01f, 2.4022242e-01f, 5.5507336e-02f, 9.671513e-03f, 1.3264721e-03f};
+inline constexpr float kErfcPoly[] = {1.1511045e+00f, 4.592195e-01f,  5.2443508e-02f, -6.948687e-03f, 2.91708e-06f,
+                                      2.751663e-04f,  -7.318594e-05f, 9.8331975e-06f, -6.77838e-07f,  1.848303e-08f};
 inline constexpr float kTanhPoly[] = {-3.3333284e-01f, 1.3331491e-01f, -5.3743497e-02f, 2.0650586e-02f, -5.7170447e-03f};
 inline constexpr float kLogPoly[] = {3.3333313e-01f,  -2.500001e-01f, 2.0002119e-01f,  -1.6667996e-01f, 1.4219551e-01f,
                                      -1.2405592e-01f, 1.1888178e-01f, -1.1675639e-01f, 6.746592e-02f};
-inline constexpr float kErfSplit = 0.9375f;           // erf: odd polynomial below, 1 - exp(-P) above
 inline constexpr float kTanhSplit = 0.625f;           // tanh: odd polynomial below, 1 - 2 / (exp(2x) + 1) above
+inline constexpr float kErfcEnd = 13.2f;              // erfc(t / sqrt 2) is below 2^-126 from there on
 inline constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, half to even
 
 // Horner's rule, one fused multiply-add a coefficient.
@@ -55,24 +53,30 @@ inline Vec exp_clamped(Vec x) {
   return from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted)));
 }
 
-// 2^x for x <= 1, taken at -126 below that, with a relative error below 2^-18; 2^0 is 1. Step by step over kCount vectors,
-// which keeps the machine's pipes full: one alone is a long chain.
+// step(i) for i = 0 .. kCount - 1. Functions of several vectors go step by step: one alone waits for each of its steps.
+template <int kCount, class F>
+inline void each(F step) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i) step(i);
+}
+
+// 2^x for x <= 1, taken at -126 below that; 2^0 is 1.
 template <int kCount>
 inline void exp2_clamped(Vec (&x)[kCount]) {
   Vec shifted[kCount], p[kCount];
-  const auto each = [](auto step) {
+  each<kCount>([&](int i) { x[i] = max(x[i], set1(-126.0f)); });
+  each<kCount>([&](int i) { shifted[i] = x[i] + set1(kRoundingMagic); });
+  each<kCount>([&](int i) { x[i] = x[i] - (shifted[i] - set1(kRoundingMagic)); });
+  each<kCount>([&](int i) { p[i] = set1(kExp2Poly[4]); });
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) step(i);
-  };
-  each([&](int i) { x[i] = max(x[i], set1(-126.0f)); });
-  each([&](int i) { shifted[i] = x[i] + set1(kRoundingMagic); });
-  each([&](int i) { p[i] = shifted[i] - set1(kRoundingMagic); });
-  each([&](int i) { x[i] = x[i] - p[i]; });
-  each([&](int i) { p[i] = fma(set1(kExp2Poly[3]), x[i], set1(kExp2Poly[2])); });
-  each([&](int i) { p[i] = fma(p[i], x[i], set1(kExp2Poly[1])); });
-  each([&](int i) { p[i] = fma(p[i], x[i], set1(kExp2Poly[0])); });
-  each([&](int i) { p[i] = fma(p[i], x[i], set1(1.0f)); });
-  each([&](int i) { x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i]))); });
+  for (int power = 3; power >= 0; --power) each<kCount>([&](int i) { p[i] = fma(p[i], x[i], set1(kExp2Poly[power])); });
+  each<kCount>([&](int i) { p[i] = fma(p[i], x[i], set1(1.0f)); });
+  each<kCount>([&](int i) { x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i]))); });
+}
+inline Vec exp2_clamped(Vec x) {
+  Vec one[] = {x};
+  exp2_clamped(one);
+  return one[0];
 }
 
 // exp(x) for x <= 1; 0 below kExpLow.
@@ -109,13 +113,6 @@ inline Vec log(Vec x) {
   return is_number;
 }
 
-inline Vec erf(Vec x) {
-  const Vec a = min(abs(x), set1(4.0f));
-  const Vec small = fma(a, polynomial(kErfSmallPoly, a * a), a);
-  const Vec large = set1(1.0f) - exp_clamped(zero() - polynomial(kErfLargePoly, a));
-  return copy_sign(select(less(a, set1(kErfSplit)), small, large), x);
-}
-
 inline Vec tanh(Vec x) {
   const Vec a = min(abs(x), set1(10.0f));
   const Vec square = a * a;
@@ -126,7 +123,24 @@ inline Vec tanh(Vec x) {
 
 inline Vec sigmoid(Vec x) { return set1(1.0f) / (set1(1.0f) + exp(zero() - x)); }
 
-inline Vec gelu(Vec x) { return (x * set1(0.5f)) * (set1(1.0f) + erf(x * set1(0.70710678f))); }
+// x / 2 * (1 + erf(x / sqrt 2)). With e = erfc(|x| / sqrt 2) = 2^(-t P(t)), t = |x|, the second factor is e for negative x,
+// else 2 - e.
+template <int kCount>
+inline void gelu(Vec (&x)[kCount]) {
+  Vec t[kCount], e[kCount];
+  each<kCount>([&](int i) { t[i] = min(abs(x[i]), set1(kErfcEnd)); });
+  each<kCount>([&](int i) { e[i] = set1(kErfcPoly[9]); });
+#pragma GCC unroll 9
+  for (int power = 8; power >= 0; --power) each<kCount>([&](int i) { e[i] = fma(e[i], t[i], set1(kErfcPoly[power])); });
+  each<kCount>([&](int i) { e[i] = zero() - t[i] * e[i]; });
+  exp2_clamped(e);
+  each<kCount>([&](int i) { x[i] = (x[i] * set1(0.5f)) * select(less(x[i], zero()), e[i], set1(2.0f) - e[i]); });
+}
+inline Vec gelu(Vec x) {
+  Vec one[] = {x};
+  gelu(one);
+  return one[0];
+}
 
 inline Vec gelu_tanh(Vec x) {
   const Vec inner = set1(0.797884561f) * fma(set1(0.044715f) * x, x * x, x);
@@ -145,25 +159,30 @@ void exp_kernel(const float* x, int64_t n, float* y) noexcept {
   for_lanes(x, n, y, [](Vec v) { return exp(v); });
 }
 void exp2_kernel(const float* x, int64_t n, float* y) noexcept {
-  for_lanes(x, n, y, [](Vec v) {
-    Vec one[] = {min(v, set1(1.0f))};
-    exp2_clamped(one);
-    return one[0];
-  });
+  for_lanes(x, n, y, [](Vec v) { return exp2_clamped(min(v, set1(1.0f))); });
 }
 void log_kernel(const float* x, int64_t n, float* y) noexcept {
   for_lanes(x, n, y, [](Vec v) { return log(v); });
-}
-void erf_kernel(const float* x, int64_t n, float* y) noexcept {
-  for_lanes(x, n, y, [](Vec v) { return erf(v); });
 }
 void tanh_kernel(const float* x, int64_t n, float* y) noexcept {
   for_lanes(x, n, y, [](Vec v) { return tanh(v); });
 }
 
+void gelu_row(float* x, int64_t n) {
+  constexpr int kCount = 4;
+  int64_t i = 0;
+  for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
+    Vec several[kCount];
+    each<kCount>([&](int k) { several[k] = load(x + i + k * kLanes); });
+    gelu(several);
+    each<kCount>([&](int k) { store(x + i + k * kLanes, several[k]); });
+  }
+  for_lanes(x + i, n - i, x + i, [](Vec v) { return gelu(v); });
+}
+
 void activation_kernel(Activation act, float* x, int64_t n) noexcept {
   switch (act) {
-    case Activation::kGelu: return for_lanes(x, n, x, [](Vec v) { return gelu(v); });
+    case Activation::kGelu: return gelu_row(x, n);
     case Activation::kGeluTanh: return for_lanes(x, n, x, [](Vec v) { return gelu_tanh(v); });
     case Activation::kRelu: return for_lanes(x, n, x, [](Vec v) { return max(v, zero()); });
     case Activation::kSilu: return for_lanes(x, n, x, [](Vec v) { return v * sigmoid(v); });

@@ -170,7 +170,6 @@ struct KernelTable {
   void (*exp)(const float* x, int64_t n, float* y) noexcept;
   void (*exp2)(const float* x, int64_t n, float* y) noexcept;  // of x in [-126, 1], to which others are clamped
   void (*log)(const float* x, int64_t n, float* y) noexcept;
-  void (*erf)(const float* x, int64_t n, float* y) noexcept;
   void (*tanh)(const float* x, int64_t n, float* y) noexcept;
 
   // The machine's limits under this instruction set, for `pythia-cpu bench`. The first two do multiply-adds on as many

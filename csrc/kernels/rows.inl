@@ -77,7 +77,7 @@ void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales
     const float largest = reduce_max(max(abs(a), abs(b)));
     const bool tiny = !(largest > 1e-30f);  // 127 / largest could overflow; such a group becomes zero
     const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
-    const IVec ia = to_int(round_even(a * inverse)), ib = to_int(round_even(b * inverse));
+    const IVec ia = round_to_int(a * inverse), ib = round_to_int(b * inverse);
     store_int8(codes + group * kQuantGroup, ia);
     store_int8(codes + group * kQuantGroup + kLanes, ib);
     scales[group] = tiny ? 0.0f : (largest / 127.0f) * kScaleUnit;

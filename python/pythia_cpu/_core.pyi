@@ -146,9 +146,6 @@ class Kernels:
         Indices int32 and values of the scores above the bound.
         """
     def count_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
-    def erf(
-        self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
     def exp(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
