@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 import transformers
 
 import pythia_cpu
+from pythia_cpu import _core
 
 PROMPTS = ["Once upon a time", "It was", "\n\nCHAPTER XII.\n\n", "“My dear,” said", "x", "The old man looked at " * 30]
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_k": 50, "top_p": 0.95, "seed": 5}
@@ -39,6 +43,44 @@ def test_batch_gives_what_each_prompt_gives_alone(model: pythia_cpu.Model, optio
         alone = model.generate(prompt, max_new_tokens=12, **options)
         for same in batch[i :: len(PROMPTS)]:
             assert_same(same, alone)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_draws_are_those_of_the_sampler_alone(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], threads: int
+) -> None:
+    """Which gets the logits without their maxima. Together, with and without penalties, on a vocabulary with tails."""
+    path = make_model_file(
+        make_checkpoint(hidden_size=64, num_attention_heads=2, num_hidden_layers=2, vocab_size=4099), "q8"
+    )
+    model = _core.Model.open(str(path), threads, "")
+    penalties = {
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 0.7,
+        "logit_bias": [(5, 9.0), (4098, 8.0), (700, -math.inf)],
+    }
+    filters = [{}, {"temperature": 0.3}, {"top_k": 30}, {"top_p": 0.9}, {"min_p": 0.3}, {"top_k": 40, "top_p": 0.8}]
+    sampling = [
+        _core.SamplingOptions(do_sample=True, **filter, **more) for filter in filters for more in ({}, penalties)
+    ]
+    sampling.append(_core.SamplingOptions(do_sample=False, **penalties))
+    prompt = [*range(0, 4099, 50), 5, 4098]
+    for together in (sampling, *[[alone] for alone in sampling]):
+        generator = _core.Generator(_core.GenerationEngine(model))
+        for options in together:
+            generator.add(prompt, options, max_new_tokens=8, stop=[], eos_token_ids=[], seed=9)
+        generated: list[list[int]] = [[] for _ in together]
+        while not generator.done:
+            for request, id, *_ in generator.step():
+                generated[request].append(id)
+        for options, tokens in zip(together, generated, strict=True):
+            assert len(tokens) == 8
+            logits = model.forward([(_core.KvCache(model), np.array(prompt + tokens, np.int32), 9)])
+            for step, id in enumerate(tokens):
+                drawn = _core.sample_logits(
+                    logits[step], options, prompt=prompt, generated=tokens[:step], seed=9, first_step=step
+                )
+                assert drawn[0] == id
 
 
 def test_threads_do_not_change_the_text() -> None:

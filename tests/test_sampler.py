@@ -219,8 +219,32 @@ def uniform_bits(seed: int, sequence: int, step: int) -> Iterator[int]:
         yield block[2] | block[3] << 32
 
 
+def expected_draw_under_bounds(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
+    """The same without filters."""
+    ids, scores, weights = _core.filter_logits(logits, options(**changes))
+    padding = -len(ids) % 128
+    places = np.concatenate([ids, np.full(padding, -1)]).reshape(-1, 8, 16).swapaxes(1, 2).reshape(-1, 8)
+    in_groups = np.concatenate([weights, np.zeros(padding, np.int64)])[places]
+    largest = np.concatenate([scores, np.full(padding, -np.inf)])[places].argmax(1)
+    bounds = 9 * (in_groups[np.arange(len(places)), largest] + 1)
+    assert (in_groups.sum(1) <= bounds).all()
+    ends = np.cumsum(bounds)
+    for tries in range(1, 33):
+        point = next(bits) * int(ends[-1]) >> 64
+        group = int(np.searchsorted(ends, point, side="right"))
+        weight_ends = np.cumsum(in_groups[group])
+        place = np.searchsorted(weight_ends, point - (ends[group] - bounds[group]), side="right")
+        if place < 8:
+            return int(places[group, place]), tries
+    ends = np.cumsum(weights)
+    return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")]), 33
+
+
 def expected_draw(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
     """The token that docs/numerics.md says is drawn, and how many draws that took."""
+
+    if not changes.keys() & {"top_k", "top_p", "min_p", "typical_p"}:
+        return expected_draw_under_bounds(logits, changes, bits)
 
     def draw(kept: dict[str, Any]) -> int:
         ids, _, weights = _core.filter_logits(logits, options(**kept))
@@ -265,10 +289,26 @@ def test_draws_follow_the_documented_rule(changes: dict[str, Any], ties: bool) -
             logits, options(**changes), seed=11 + 2**40, sequence=4, first_step=step + 2**33, num_draws=1
         )
         assert drawn[0] == expected
+    if not changes:
+        assert {1, 2, 3, 4, 5} <= set(tries)
     if changes == {"top_p": 0.5}:
         assert {1, 2, 3} <= set(tries)
     if changes == {"top_p": 0.1}:
         assert {1, 9} <= set(tries)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 16, 17, 128, 130, 2000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+def test_draws_without_filters_follow_the_documented_rule(vocab_size: int, scale: float) -> None:
+    """Also where one token has nearly all of the mass, whose group's bound is nine times that."""
+    logits = random_logits(vocab_size, 1, scale)
+    tries = []
+    for step in range(200):
+        expected, needed = expected_draw(logits, {"temperature": 0.8}, uniform_bits(3, 0, step))
+        assert _core.sample_logits(logits, options(temperature=0.8), seed=3, first_step=step)[0] == expected
+        tries.append(needed)
+    if vocab_size == 2000 and scale == 100:
+        assert max(tries) == 33
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,10 @@ def test_block_maxima(isa: str) -> None:
         x[rng.random(n) < 0.1] = -np.inf
         with np.errstate(all="ignore"):
             expected = [np.fmax.reduce(x[i : i + 128], initial=-np.inf) for i in range(0, n, 128)]
+            numbers = np.concatenate([x, np.full(-n % 128, np.nan, np.float32)]).reshape(-1, 8, 16)
+            expected_of_groups = np.fmax.reduce(numbers, 1, initial=-np.inf)
         assert kernels.block_maxima(x).tolist() == expected
+        np.testing.assert_array_equal(kernels.group_maxima(x), expected_of_groups)
     assert kernels.block_maxima(np.full(300, np.nan, np.float32)).tolist() == [-np.inf] * 3
     assert kernels.block_maxima(np.empty(0, np.float32)).tolist() == []
 
@@ -76,6 +79,18 @@ def test_softmax_exps(isa: str, temperature: float) -> None:
 def weights_of(x: np.ndarray, largest: float, steepness: float) -> np.ndarray:
     """Rounded in float64, which holds each of them exactly."""
     return np.rint(PORTABLE.softmax_exps(x, largest, steepness).astype(np.float64) * 2.0**38).astype(np.int64)
+
+
+@pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 1.0, 100.0])
+def test_weights_fall_by_a_few_units_at_most_where_scores_rise(steepness: float) -> None:
+    """Bounds of a group's weights by that of its largest score rest on this."""
+    for exponent in (-1e-6, -0.5, -1, -7.3, -20, -36, -38.9):
+        highest = np.float32(exponent / steepness)
+        # 200,000 floats next to each other, ascending: all of them negative.
+        scores = (highest.view(np.int32) + np.arange(200000, 0, -1, dtype=np.int32)).view(np.float32)
+        weights = weights_of(scores, 0.0, steepness)
+        largest_below = np.maximum.accumulate(weights)
+        assert (largest_below - weights <= weights * 2.0**-20 + 1).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

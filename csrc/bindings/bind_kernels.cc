@@ -125,8 +125,16 @@ struct Kernels {
   Floats block_maxima(const Floats& x) const {
     Floats maxima(ceil_div(x.size(), kScoreBlock));
     const FpEnvironment environment;
-    table->block_maxima(x.data(), x.size(), maxima.mutable_data());
+    table->block_maxima(x.data(), x.size(), maxima.mutable_data(), nullptr);
     return maxima;
+  }
+
+  Floats group_maxima(const Floats& x) const {
+    const int64_t blocks = ceil_div(x.size(), kScoreBlock);
+    Floats maxima(blocks), group_maxima({blocks, kScoreGroups});
+    const FpEnvironment environment;
+    table->block_maxima(x.data(), x.size(), maxima.mutable_data(), group_maxima.mutable_data());
+    return group_maxima;
   }
 
   // (indices, values) of the scores above the bound.
@@ -150,7 +158,7 @@ struct Kernels {
   py::array_t<int64_t> softmax_totals(const Floats& scores, float largest, float steepness) const {
     py::array_t<int64_t> totals(ceil_div(scores.size(), kSoftmaxChunk));
     const FpEnvironment environment;
-    table->softmax_totals(scores.data(), scores.size(), {largest, steepness}, totals.mutable_data());
+    table->softmax_totals(scores.data(), scores.size(), {largest, steepness}, kSoftmaxChunk, totals.mutable_data());
     return totals;
   }
 
@@ -251,6 +259,8 @@ void bind_kernels(py::module_& m) {
            "`piece` positions at a time.")
       .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"))
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
+      .def("group_maxima", &Kernels::group_maxima, py::arg("x"),
+           "[blocks of 128, 16]: the largest of every 16th number from each of a block's first 16 on, ignoring NaN.")
       .def("collect_above", &Kernels::collect_above, py::arg("scores"), py::arg("maxima"), py::arg("bound"),
            "Indices int32 and values of the scores above the bound.")
       .def("softmax_exps", &Kernels::softmax_exps, py::arg("scores"), py::arg("largest"), py::arg("steepness"),

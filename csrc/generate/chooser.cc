@@ -65,18 +65,28 @@ void TokenChooser::take_largest(std::span<PassPart> parts, int64_t num_rows) {
 void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
   const int64_t vocab_size = model_->config().vocab_size;
   logits_.reserve(num_rows * vocab_size);
-  model_->forward(slices_, logits_.data());
+  const int64_t num_blocks = num_rows * ScoreMaxima::num_blocks(vocab_size);
+  block_maxima_.reserve(num_blocks);
+  maxima_ = {.of_blocks = block_maxima_.data(), .of_groups = nullptr};
+  const auto needs_groups = [vocab_size](const PassPart& part) {
+    return part.slice.num_logits > 0 && Sampler::needs_groups(part.sequence->sampling, vocab_size);
+  };
+  if (std::ranges::any_of(parts, needs_groups)) {
+    group_maxima_.reserve(num_blocks * kScoreGroups);
+    maxima_.of_groups = group_maxima_.data();
+  }
+  model_->forward(slices_, logits_.data(), maxima_);
 
   struct Job {
     PassPart* part;
-    float* logits;
+    int64_t first_row;
     std::exception_ptr error;
   };
   std::vector<Job> jobs;
-  float* logits = logits_.data();
+  int64_t row = 0;
   for (PassPart& part : parts) {
-    if (part.slice.num_logits > 0) jobs.push_back({&part, logits, nullptr});
-    logits += part.slice.num_logits * vocab_size;
+    if (part.slice.num_logits > 0) jobs.push_back({&part, row, nullptr});
+    row += part.slice.num_logits;
   }
   const ParallelFor on_threads = [this](int64_t count, const auto& body) { model_->parallel_for(count, body); };
   const ParallelFor* const inside = jobs.size() == 1 && model_->threads() > 1 ? &on_threads : nullptr;
@@ -84,7 +94,7 @@ void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
     Job& job = jobs[static_cast<std::size_t>(i)];
     try {
       auto scratch = take_scratch();
-      sample_part(*job.part, job.logits, *scratch, inside);
+      sample_part(*job.part, job.first_row, *scratch, inside);
       return_scratch(std::move(scratch));
     } catch (...) {
       job.error = std::current_exception();
@@ -100,12 +110,13 @@ void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
     if (job.error) std::rethrow_exception(job.error);
 }
 
-void TokenChooser::sample_part(PassPart& part, float* logits, Scratch& scratch, const ParallelFor* parallel_for) const {
-  const auto vocab_size = static_cast<std::size_t>(model_->config().vocab_size);
-  for (int64_t i = 0; i < part.slice.num_logits; ++i, logits += vocab_size) {
-    const std::span<float> row(logits, vocab_size);
+void TokenChooser::sample_part(PassPart& part, int64_t first_row, Scratch& scratch, const ParallelFor* parallel_for) const {
+  const int64_t vocab_size = model_->config().vocab_size;
+  for (int64_t i = 0; i < part.slice.num_logits; ++i) {
+    const std::span<float> row(logits_.data() + (first_row + i) * vocab_size, static_cast<std::size_t>(vocab_size));
+    const ScoreMaxima maxima = maxima_.from_row(first_row + i, vocab_size);
     const DrawKey draw{part.sequence->seed, part.sequence->draw_sequence, static_cast<uint64_t>(part.first_step + i)};
-    const int32_t chosen = scratch.sampler.sample(row, part.sequence->sampling, part.history, draw, parallel_for);
+    const int32_t chosen = scratch.sampler.sample(row, maxima, part.sequence->sampling, part.history, draw, parallel_for);
     ChosenToken token{.id = chosen, .top = {}};
     if (part.num_logprobs >= 0) {
       const LogSoftmax log_softmax(kernels_, row, scratch.maxima, scratch.totals);

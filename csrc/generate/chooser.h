@@ -43,7 +43,7 @@ class TokenChooser {
   struct Scratch;
   void take_largest(std::span<PassPart> parts, int64_t num_rows);
   void sample(std::span<PassPart> parts, int64_t num_rows);
-  void sample_part(PassPart& part, float* logits, Scratch& scratch, const ParallelFor* parallel_for) const;
+  void sample_part(PassPart& part, int64_t first_row, Scratch& scratch, const ParallelFor* parallel_for) const;
   std::unique_ptr<Scratch> take_scratch();
   void return_scratch(std::unique_ptr<Scratch> scratch);
 
@@ -52,6 +52,8 @@ class TokenChooser {
   std::vector<SequenceSlice> slices_;
   std::vector<GreedyChoice> choices_;
   AlignedBuffer<float> logits_;  // [rows with logits, vocab_size]
+  AlignedBuffer<float> block_maxima_, group_maxima_;
+  ScoreMaxima maxima_;  // of the logits
   std::mutex scratch_mutex_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // not in use
 };

@@ -25,6 +25,10 @@ int64_t mass_to_reach(double part, int64_t total) {
   return std::clamp(static_cast<int64_t>(std::ceil(part * static_cast<double>(total))), int64_t{1}, total);
 }
 
+bool filters_by_rank(const SamplingOptions& options, int64_t vocab_size) {
+  return options.top_k > 0 && options.top_k < vocab_size;
+}
+
 // Adds biases and penalties to logits, and takes them back when it goes.
 class Penalties {
  public:
@@ -81,17 +85,33 @@ TokenHistory::Entry& TokenHistory::entry(int32_t id) {
   return entries_[it->second];
 }
 
-int32_t Sampler::sample(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history,
-                        const DrawKey& draw, const ParallelFor* parallel_for) {
+bool Sampler::needs_groups(const SamplingOptions& options, int64_t vocab_size) {
+  return options.do_sample && !filters_by_rank(options, vocab_size) && options.top_p >= 1.0 && options.min_p <= 0.0 &&
+         options.typical_p >= 1.0;
+}
+
+// Makes the maxima of the blocks whose logits have been replaced.
+void Sampler::update_maxima(std::span<const float> logits, const ScoreMaxima& maxima) {
+  const auto size = static_cast<int64_t>(logits.size());
+  is_touched_.assign(static_cast<size_t>(ScoreMaxima::num_blocks(size)), 0);
+  for (const auto& [id, logit] : replaced_) is_touched_[static_cast<size_t>(id / kScoreBlock)] = 1;
+  for (int64_t first = 0; first < size; first += kScoreBlock)
+    if (is_touched_[static_cast<size_t>(first / kScoreBlock)])
+      maxima.update(kernels_, logits.data() + first, first, std::min(kScoreBlock, size - first));
+}
+
+int32_t Sampler::sample(std::span<float> logits, const ScoreMaxima& maxima, const SamplingOptions& options,
+                        const TokenHistory* history, const DrawKey& draw, const ParallelFor* parallel_for) {
   const Penalties penalties(logits, options, history, replaced_);
+  const bool has_maxima = maxima.of_blocks && (maxima.of_groups || !needs_groups(options, static_cast<int64_t>(logits.size())));
+  if (has_maxima && !replaced_.empty()) update_maxima(logits, maxima);
+  row_.reset(logits, has_maxima ? maxima : ScoreMaxima(), options.temperature, parallel_for);
   if (!options.do_sample) {
-    const int64_t id = argmax(kernels_, logits, scratch_);
-    if (id < 0) throw_no_token();
-    return static_cast<int32_t>(id);
+    if (row_.largest() == kLowest) throw_no_token();
+    return row_.argmax();
   }
   UniformSequence uniforms(draw);
-  row_.reset(logits, options.temperature, parallel_for);
-  const bool needs_list = (options.top_k > 0 && options.top_k < static_cast<int64_t>(logits.size())) || options.typical_p < 1.0;
+  const bool needs_list = filters_by_rank(options, static_cast<int64_t>(logits.size())) || options.typical_p < 1.0;
   if (row_.has_softmax() && !needs_list) return draw_from_row(options, uniforms);
   apply_filters(options);
   return draw_from_candidates(uniforms);
@@ -99,7 +119,7 @@ int32_t Sampler::sample(std::span<float> logits, const SamplingOptions& options,
 
 const Candidates& Sampler::filter(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history) {
   const Penalties penalties(logits, options, history, replaced_);
-  row_.reset(logits, options.temperature, nullptr);
+  row_.reset(logits, {}, options.temperature, nullptr);
   apply_filters(options);
   return candidates_;
 }
@@ -109,7 +129,8 @@ const Candidates& Sampler::filter(std::span<float> logits, const SamplingOptions
 // than to find its border.
 int32_t Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& uniforms) {
   const bool has_top_p = options.top_p < 1.0, has_min_p = options.min_p > 0.0;
-  if (has_top_p || !has_min_p) row_.weigh(ScoreRow::kNoBound, all_masses_);
+  if (!has_top_p && !has_min_p) return row_.draw(uniforms, all_masses_);
+  if (has_top_p) row_.weigh(ScoreRow::kNoBound, all_masses_);
   if (has_min_p) row_.weigh(row_.bound_below(lowest_min_p_quotient(options.min_p)), masses_);
   const ScoreRow::Masses& masses = has_min_p ? masses_ : all_masses_;
   if (!has_top_p) return row_.token_at(masses, uniforms.next_below(masses.total));
@@ -138,7 +159,7 @@ void Sampler::apply_filters(const SamplingOptions& options) {
     keep_largest();
     return;
   }
-  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(row_.scores().size())) keep_top_k(options.top_k);
+  if (filters_by_rank(options, static_cast<int64_t>(row_.scores().size()))) keep_top_k(options.top_k);
   if (options.top_p < 1.0) keep_top_p(options.top_p);
   if (options.min_p > 0.0) keep_min_p(options.min_p);
   if (options.typical_p < 1.0) keep_typical(options.typical_p);
@@ -174,7 +195,7 @@ void Sampler::compact(Keep&& keep) {
 // equal largest scores.
 void Sampler::keep_largest() {
   if (row_.largest() == kLowest) throw_no_token();
-  row_.reset(row_.scores(), 1.0f, nullptr);
+  row_.set_temperature(1.0f);
   collect(row_.largest());
   std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
 }

@@ -51,16 +51,21 @@ class Sampler {
  public:
   explicit Sampler(const KernelTable& kernels) : kernels_(kernels), row_(kernels) {}
 
-  // logits [vocab_size], float32, changed meanwhile and restored; options must be valid (see validate). `history` may be null
-  // if the options have no penalties, parallel_for where one thread is to do all. NaN scores are never chosen. Throws
-  // std::invalid_argument if no score is above -infinity.
-  int32_t sample(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history, const DrawKey& draw,
-                 const ParallelFor* parallel_for = nullptr);
+  // logits [vocab_size], float32, changed meanwhile and restored; `maxima` are theirs, as far as they are known, and change
+  // with them for good. Options must be valid (see validate). `history` may be null if the options have no penalties,
+  // parallel_for where one thread is to do all. NaN scores are never chosen. Throws std::invalid_argument if no score is above
+  // -infinity.
+  int32_t sample(std::span<float> logits, const ScoreMaxima& maxima, const SamplingOptions& options,
+                 const TokenHistory* history, const DrawKey& draw, const ParallelFor* parallel_for = nullptr);
+
+  // Whether sample() needs the maxima of groups of a row of vocab_size logits, if it is given maxima.
+  static bool needs_groups(const SamplingOptions& options, int64_t vocab_size);
 
   // The tokens that sample() draws from with do_sample on. Valid until the next call.
   const Candidates& filter(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history);
 
  private:
+  void update_maxima(std::span<const float> logits, const ScoreMaxima& maxima);
   int32_t draw_from_row(const SamplingOptions& options, UniformSequence& uniforms);
   int32_t draw_from_candidates(UniformSequence& uniforms) const;
   void apply_filters(const SamplingOptions& options);
@@ -86,6 +91,7 @@ class Sampler {
   Candidates candidates_;
   ScoreRow::Masses all_masses_, masses_;
   std::vector<std::pair<int32_t, float>> replaced_;  // logits that penalties have changed
+  std::vector<uint8_t> is_touched_;                  // block of logits
   std::vector<float> scratch_;
   std::vector<WeightedKey> elements_;
 };

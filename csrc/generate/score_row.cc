@@ -18,6 +18,20 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kPart = 4 * kSoftmaxChunk;
 constexpr int64_t kMinParts = 4;
 
+// A group has at most kGroupSize scores. No weight is above that of their maximum by more than a few units in the last place or
+// one: kBoundFactor times that weight plus one is above their sum. The total of such bounds stays below 2^63.
+constexpr int64_t kGroupSize = kScoreBlock / kScoreGroups;
+constexpr int64_t kBoundFactor = kGroupSize + 1;
+
+// Bounds are added up for so many groups together.
+constexpr int64_t kGroupsPart = 128;
+
+// One point in nine falls on a token at worst. From this many on the total is the lesser work.
+constexpr int kBoundedTries = 32;
+
+// One thread looks at this many blocks sooner than it would share them.
+constexpr int32_t kFewBlocks = 64;
+
 // Places of floats in ascending order, next to each other for neighbours; both zeros are at 0.
 int32_t place_of(float x) {
   const int32_t bits = std::bit_cast<int32_t>(x);
@@ -31,27 +45,43 @@ float float_at(int64_t place) {
 }  // namespace
 
 template <class Body>
-void ScoreRow::for_parts(const Body& body) const {
+void ScoreRow::for_parts(const ParallelFor* parallel_for, const Body& body) const {
   const auto size = static_cast<int64_t>(scores_.size());
   const auto run_part = [&](int64_t part) { body(part * kPart, std::min((part + 1) * kPart, size)); };
   const int64_t num_parts = ceil_div(size, kPart);
-  if (parallel_for_ && num_parts >= kMinParts) {
-    (*parallel_for_)(num_parts, run_part);
+  if (parallel_for && num_parts >= kMinParts) {
+    (*parallel_for)(num_parts, run_part);
   } else {
     for (int64_t part = 0; part < num_parts; ++part) run_part(part);
   }
 }
 
-void ScoreRow::reset(std::span<const float> scores, float temperature, const ParallelFor* parallel_for) {
+void ScoreRow::reset(std::span<const float> scores, const ScoreMaxima& maxima, float temperature,
+                     const ParallelFor* parallel_for) {
   scores_ = scores;
-  temperature_ = temperature;
   parallel_for_ = parallel_for;
-  maxima_.resize(static_cast<size_t>(ceil_div(static_cast<int64_t>(scores.size()), kScoreBlock)));
-  for_parts([&](int64_t begin, int64_t end) {
-    kernels_.block_maxima(scores_.data() + begin, end - begin, maxima_.data() + begin / kScoreBlock);
-  });
-  scale_.largest = block_maxima(kernels_, maxima_, maxima_of_maxima_);
+  num_blocks_ = static_cast<size_t>(ScoreMaxima::num_blocks(static_cast<int64_t>(scores.size())));
+  maxima_ = maxima;
+  if (!maxima.of_blocks) {
+    own_block_maxima_.resize(num_blocks_);
+    own_group_maxima_.resize(num_blocks_ * kScoreGroups);
+    maxima_ = {own_block_maxima_.data(), own_group_maxima_.data()};
+    for_parts(parallel_for_,
+              [&](int64_t begin, int64_t end) { maxima_.update(kernels_, scores_.data() + begin, begin, end - begin); });
+  }
+  scale_.largest = block_maxima(kernels_, this->maxima(), maxima_of_maxima_);
+  set_temperature(temperature);
+}
+
+void ScoreRow::set_temperature(float temperature) {
+  temperature_ = temperature;
   scale_.steepness = std::max(static_cast<float>(std::numbers::log2e / static_cast<double>(temperature)), kMinSteepness);
+}
+
+int32_t ScoreRow::argmax() const {
+  const std::span<const float> blocks = maxima();
+  const auto block = std::find(blocks.begin(), blocks.end(), largest()) - blocks.begin();
+  return static_cast<int32_t>(std::find(scores_.begin() + block * kScoreBlock, scores_.end(), largest()) - scores_.begin());
 }
 
 bool ScoreRow::has_softmax() const { return std::isfinite(quotient(scale_.largest)) && std::isfinite(scale_.steepness); }
@@ -81,7 +111,7 @@ void ScoreRow::exps_of(std::span<const float> scores, float* exps) const {
 void ScoreRow::collect_above(float bound, std::vector<int32_t>& ids, std::vector<float>& scores) {
   found_ids_.resize(scores_.size());
   found_scores_.resize(scores_.size());
-  const int64_t count = kernels_.collect_above(scores_.data(), static_cast<int64_t>(scores_.size()), maxima_.data(), bound,
+  const int64_t count = kernels_.collect_above(scores_.data(), static_cast<int64_t>(scores_.size()), maxima_.of_blocks, bound,
                                                found_ids_.data(), found_scores_.data());
   ids.assign(found_ids_.begin(), found_ids_.begin() + count);
   scores.assign(found_scores_.begin(), found_scores_.begin() + count);
@@ -90,16 +120,17 @@ void ScoreRow::collect_above(float bound, std::vector<int32_t>& ids, std::vector
 int64_t ScoreRow::chunk_total_above(size_t chunk, float bound) const {
   const size_t begin = chunk * kSoftmaxChunk, size = std::min<size_t>(kSoftmaxChunk, scores_.size() - begin);
   return kernels_.softmax_total_above(scores_.data() + begin, static_cast<int64_t>(size), scale_,
-                                      maxima_.data() + begin / kScoreBlock, bound);
+                                      maxima_.of_blocks + begin / kScoreBlock, bound);
 }
 
 void ScoreRow::weigh(float bound, Masses& masses) const {
   masses.bound = bound;
   masses.chunks.resize(static_cast<size_t>(ceil_div(static_cast<int64_t>(scores_.size()), kSoftmaxChunk)));
-  for_parts([&](int64_t begin, int64_t end) {
+  const bool few = kernels_.count_above(maxima_.of_blocks, static_cast<int64_t>(num_blocks_), bound) <= kFewBlocks;
+  for_parts(few ? nullptr : parallel_for_, [&](int64_t begin, int64_t end) {
     const auto first = static_cast<size_t>(begin / kSoftmaxChunk), last = static_cast<size_t>(ceil_div(end, kSoftmaxChunk));
     if (bound == kNoBound) {
-      kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, masses.chunks.data() + first);
+      kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, kSoftmaxChunk, masses.chunks.data() + first);
     } else {
       for (size_t chunk = first; chunk < last; ++chunk) masses.chunks[chunk] = chunk_total_above(chunk, bound);
     }
@@ -114,8 +145,8 @@ int32_t ScoreRow::token_at(const Masses& masses, int64_t offset) const {
   size_t begin = chunk * kSoftmaxChunk;
   for (;; begin += kScoreBlock) {
     const auto size = static_cast<int64_t>(std::min<size_t>(kScoreBlock, scores_.size() - begin));
-    const int64_t mass =
-        kernels_.softmax_total_above(scores_.data() + begin, size, scale_, maxima_.data() + begin / kScoreBlock, masses.bound);
+    const int64_t mass = kernels_.softmax_total_above(scores_.data() + begin, size, scale_,
+                                                      maxima_.of_blocks + begin / kScoreBlock, masses.bound);
     if (offset < mass) break;
     offset -= mass;
   }
@@ -127,6 +158,43 @@ int32_t ScoreRow::token_at(const Masses& masses, int64_t offset) const {
     if (offset < weight) return static_cast<int32_t>(begin + i);
     offset -= weight;
   }
+}
+
+int32_t ScoreRow::draw(UniformSequence& uniforms, Masses& masses) {
+  const auto num_groups = static_cast<int64_t>(num_blocks_) * kScoreGroups;
+  bounds_.resize(static_cast<size_t>(ceil_div(num_groups, kGroupsPart)));
+  kernels_.softmax_totals(maxima_.of_groups, num_groups, scale_, kGroupsPart, bounds_.data());
+  for (int64_t& bound : bounds_) bound += kGroupsPart;
+  bounds_.back() -= ceil_div(num_groups, kGroupsPart) * kGroupsPart - num_groups;
+  const int64_t total = kBoundFactor * std::accumulate(bounds_.begin(), bounds_.end(), int64_t{0});
+  for (int i = 0; i < kBoundedTries; ++i)
+    if (const auto id = token_under_bounds(uniforms.next_below(total), num_groups)) return *id;
+  weigh(kNoBound, masses);
+  return token_at(masses, uniforms.next_below(masses.total));
+}
+
+// The token on whose weight `point` falls, each group's weights at the beginning of its bound; none if it falls behind them.
+std::optional<int32_t> ScoreRow::token_under_bounds(int64_t point, int64_t num_groups) const {
+  int64_t offset = point / kBoundFactor, group = 0;
+  for (size_t part = 0; offset >= bounds_[part]; group += kGroupsPart) offset -= bounds_[part++];
+  std::array<float, kGroupsPart> exps;
+  exps_of({maxima_.of_groups + group, static_cast<size_t>(std::min(kGroupsPart, num_groups - group))}, exps.data());
+  size_t i = 0;
+  for (int64_t weight; offset > (weight = to_weight(exps[i])); ++i) offset -= weight + 1;
+  group += static_cast<int64_t>(i);
+  offset = offset * kBoundFactor + point % kBoundFactor;
+
+  const auto first = static_cast<size_t>(group / kScoreGroups * kScoreBlock + group % kScoreGroups);
+  std::array<float, kGroupSize> scores;
+  size_t size = 0;
+  for (size_t id = first; size < kGroupSize && id < scores_.size(); id += kScoreGroups) scores[size++] = scores_[id];
+  exps_of({scores.data(), size}, exps.data());
+  for (size_t k = 0; k < size; ++k) {
+    const int64_t weight = to_weight(exps[k]);
+    if (offset < weight) return static_cast<int32_t>(first + k * kScoreGroups);
+    offset -= weight;
+  }
+  return std::nullopt;
 }
 
 bool ScoreRow::starts_below(int32_t id, int64_t target, const Masses& all) const {

@@ -8,10 +8,13 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "generate/philox.h"
 #include "kernels/kernels.h"
+#include "kernels/score_maxima.h"
 
 namespace pythia {
 
@@ -25,12 +28,15 @@ class ScoreRow {
 
   explicit ScoreRow(const KernelTable& kernels) : kernels_(kernels) {}
 
-  // What follows is about these scores, which must stay; NaN is never chosen. parallel_for may be null.
-  void reset(std::span<const float> scores, float temperature, const ParallelFor* parallel_for);
+  // What follows is about these scores, which must stay, as must their maxima, which are made here if they are not given. NaN
+  // is never chosen. parallel_for may be null.
+  void reset(std::span<const float> scores, const ScoreMaxima& maxima, float temperature, const ParallelFor* parallel_for);
+  void set_temperature(float temperature);
 
   std::span<const float> scores() const { return scores_; }
-  std::span<const float> maxima() const { return maxima_; }  // of blocks of scores
-  float largest() const { return scale_.largest; }           // score; -infinity if there is none
+  std::span<const float> maxima() const { return {maxima_.of_blocks, num_blocks_}; }
+  float largest() const { return scale_.largest; }  // score; -infinity if there is none
+  int32_t argmax() const;                           // the lowest id of the largest score, which there must be
   float quotient(float score) const { return score / temperature_; }
 
   // False where infinite scores, or a temperature so low that quotients overflow, leave no softmax.
@@ -59,13 +65,18 @@ class ScoreRow {
   // The token on whose weight `offset` in [0, masses.total) falls, the tokens in order of ids.
   int32_t token_at(const Masses& masses, int64_t offset) const;
 
+  // Draws a token by its weight, in a way that seldom needs the total (docs/numerics.md). Needs the maxima of groups; `masses`
+  // is scratch.
+  int32_t draw(UniformSequence& uniforms, Masses& masses);
+
   // Whether less than `target` is the mass of all tokens that come before `id` when they are sorted by quotients, the largest
   // first, and by ids, the highest first. `all` are the masses without a bound.
   bool starts_below(int32_t id, int64_t target, const Masses& all) const;
 
  private:
   template <class Body>
-  void for_parts(const Body& body) const;
+  void for_parts(const ParallelFor* parallel_for, const Body& body) const;
+  std::optional<int32_t> token_under_bounds(int64_t point, int64_t num_groups) const;
   int64_t chunk_total_above(size_t chunk, float bound) const;
 
   const KernelTable& kernels_;
@@ -73,7 +84,10 @@ class ScoreRow {
   float temperature_ = 1;
   const ParallelFor* parallel_for_ = nullptr;
   SoftmaxScale scale_;
-  std::vector<float> maxima_, maxima_of_maxima_;
+  ScoreMaxima maxima_;
+  size_t num_blocks_ = 0;
+  std::vector<int64_t> bounds_;  // of parts of the groups
+  std::vector<float> own_block_maxima_, own_group_maxima_, maxima_of_maxima_;
   std::vector<int32_t> found_ids_;  // [vocab_size], what collect_above writes to
   std::vector<float> found_scores_;
 };

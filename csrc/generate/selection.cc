@@ -20,15 +20,8 @@ int64_t shifted_bits(float e) { return std::bit_cast<int64_t>(static_cast<double
 
 float block_maxima(const KernelTable& kernels, std::span<const float> scores, std::vector<float>& maxima) {
   maxima.resize(static_cast<size_t>(ceil_div(static_cast<int64_t>(scores.size()), kScoreBlock)));
-  kernels.block_maxima(scores.data(), static_cast<int64_t>(scores.size()), maxima.data());
+  kernels.block_maxima(scores.data(), static_cast<int64_t>(scores.size()), maxima.data(), nullptr);
   return maxima.empty() ? kLowest : *std::max_element(maxima.begin(), maxima.end());
-}
-
-int64_t argmax(const KernelTable& kernels, std::span<const float> scores, std::vector<float>& maxima) {
-  const float largest = block_maxima(kernels, scores, maxima);
-  if (largest == kLowest) return -1;
-  const auto block = std::find(maxima.begin(), maxima.end(), largest) - maxima.begin();
-  return std::find(scores.begin() + block * kScoreBlock, scores.end(), largest) - scores.begin();
 }
 
 float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,

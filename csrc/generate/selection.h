@@ -16,9 +16,6 @@ namespace pythia {
 // The largest of each block, ignoring NaN, into `maxima`; returns the largest of all, -infinity if nothing is left.
 float block_maxima(const KernelTable& kernels, std::span<const float> scores, std::vector<float>& maxima);
 
-// The lowest index of the largest score, as torch.argmax; NaN is ignored. -1 if no score is above -infinity.
-int64_t argmax(const KernelTable& kernels, std::span<const float> scores, std::vector<float>& maxima);
-
 // The k-th largest of scores[i] / divisor (1 <= k <= size, divisor > 0), ignoring NaN. `maxima` are the block maxima of these
 // quotients, `scratch` is overwritten.
 float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,

@@ -17,8 +17,10 @@ namespace pythia {
 // register tiles of panels for every kernel.
 inline constexpr int64_t kLogitChunk = 768;
 
-// Scores of a vocabulary are searched in blocks of this many, and exponentiated in chunks.
+// Scores of a vocabulary are searched in blocks of this many, and exponentiated in chunks. A block's groups are every 16th of
+// its scores, from each of the first 16 on.
 inline constexpr int64_t kScoreBlock = 128;
+inline constexpr int64_t kScoreGroups = 16;
 inline constexpr int64_t kSoftmaxChunk = 1024;
 
 // Probabilities as integers: probability i is weight i / (sum of weights). Sums of integers do not depend on their order, so
@@ -147,8 +149,9 @@ struct KernelTable {
   void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept;
 
   // The largest of each block of kScoreBlock of n numbers, ignoring NaN, into maxima [n / kScoreBlock, rounded up]; -infinity
-  // where nothing is left.
-  void (*block_maxima)(const float* x, int64_t n, float* maxima) noexcept;
+  // where nothing is left. The same of each block's groups into group_maxima [n / kScoreBlock, rounded up; kScoreGroups],
+  // unless that is null.
+  void (*block_maxima)(const float* x, int64_t n, float* maxima, float* group_maxima) noexcept;
 
   // The indices, ascending, and the values of those of n scores that are above `bound`; how many there are. `maxima` are the
   // scores' block maxima. ids and found_scores have room for all.
@@ -159,9 +162,9 @@ struct KernelTable {
   // down, and for NaN, 2^-40. exps may be scores.
   void (*softmax_exps)(const float* scores, int64_t n, SoftmaxScale scale, float* exps) noexcept;
 
-  // For each chunk of kSoftmaxChunk scores, the sum of their weights, round_half_even(2^kWeightBits * softmax_exps). totals [n
-  // / kSoftmaxChunk, rounded up].
-  void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
+  // For each chunk of `chunk` <= kSoftmaxChunk scores, the sum of their weights, round_half_even(2^kWeightBits * softmax_exps).
+  // totals [n / chunk, rounded up].
+  void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t chunk, int64_t* totals) noexcept;
 
   // The sum of the weights of those of n <= kSoftmaxChunk scores that are above `bound`; `maxima` as in collect_above.
   int64_t (*softmax_total_above)(const float* scores, int64_t n, SoftmaxScale scale, const float* maxima, float bound) noexcept;

@@ -7,8 +7,15 @@
 namespace pythia {
 namespace {
 
-void block_maxima_kernel(const float* x, int64_t n, float* maxima) noexcept {
+void block_maxima_kernel(const float* x, int64_t n, float* maxima, float* group_maxima) noexcept {
+  static_assert(kScoreGroups == kLanes);
   const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
+  const auto put = [&](Vec top) {
+    *maxima++ = reduce_max(top);
+    if (group_maxima == nullptr) return;
+    store(group_maxima, top);
+    group_maxima += kScoreGroups;
+  };
   for (; n >= kScoreBlock; x += kScoreBlock, n -= kScoreBlock) {
     // A NaN compares as the smaller one here: max gives its second operand.
     Vec even = max(load(x), lowest), odd = max(load(x + kLanes), lowest);
@@ -16,29 +23,46 @@ void block_maxima_kernel(const float* x, int64_t n, float* maxima) noexcept {
       even = max(load(x + i), even);
       odd = max(load(x + i + kLanes), odd);
     }
-    *maxima++ = reduce_max(max(even, odd));
+    put(max(even, odd));
   }
   if (n == 0) return;
   Vec top = lowest;
   for (int64_t i = 0; i < n; i += kLanes) top = max(select(first_lanes(n - i), load_n(x + i, n - i), lowest), top);
-  *maxima = reduce_max(top);
+  put(top);
+}
+
+// Which of kLanes blocks have a maximum above the limit, the first in the lowest bit; their scores are asked for.
+inline uint32_t blocks_above(const float* scores, const float* maxima, int64_t num_blocks, Vec limit) {
+  const uint32_t found = bit_mask(less(limit, load_n(maxima, num_blocks))) & bit_mask(first_lanes(num_blocks));
+  for (uint32_t left = found; left != 0; left &= left - 1)
+    for (int64_t i = 0; i < kScoreBlock; i += kLanes) __builtin_prefetch(scores + __builtin_ctz(left) * kScoreBlock + i);
+  return found;
 }
 
 int64_t collect_above_kernel(const float* scores, int64_t n, const float* maxima, float bound, int32_t* ids,
                              float* found_scores) noexcept {
+  constexpr int64_t kStep = kLanes * kScoreBlock;
   const Vec limit = set1(bound);
+  const int64_t num_blocks = ceil_div(n, kScoreBlock);
   int64_t count = 0;
-  for (int64_t begin = 0; begin < n; begin += kScoreBlock) {
-    if (!(maxima[begin / kScoreBlock] > bound)) continue;
-    const int64_t end = begin + kScoreBlock < n ? begin + kScoreBlock : n;
-    for (int64_t i = begin; i < end; i += kLanes) {
-      const Vec x = i + kLanes <= end ? load(scores + i) : load_n(scores + i, end - i);
-      uint32_t found = bit_mask(less(limit, x));
-      if (i + kLanes > end) found &= (1u << (end - i)) - 1u;
-      for (; found != 0; found &= found - 1) {
-        const int64_t id = i + __builtin_ctz(found);
-        ids[count] = static_cast<int32_t>(id);
-        found_scores[count++] = scores[id];
+  uint32_t next = blocks_above(scores, maxima, num_blocks, limit);
+  for (int64_t step = 0; step < n; step += kStep) {
+    uint32_t blocks = next;
+    // Those of the next step come while these are searched.
+    const int64_t next_block = (step + kStep) / kScoreBlock;
+    next =
+        next_block < num_blocks ? blocks_above(scores + step + kStep, maxima + next_block, num_blocks - next_block, limit) : 0;
+    for (; blocks != 0; blocks &= blocks - 1) {
+      const int64_t begin = step + __builtin_ctz(blocks) * kScoreBlock, end = begin + kScoreBlock < n ? begin + kScoreBlock : n;
+      for (int64_t i = begin; i < end; i += kLanes) {
+        const Vec x = i + kLanes <= end ? load(scores + i) : load_n(scores + i, end - i);
+        uint32_t found = bit_mask(less(limit, x));
+        if (i + kLanes > end) found &= (1u << (end - i)) - 1u;
+        for (; found != 0; found &= found - 1) {
+          const int64_t id = i + __builtin_ctz(found);
+          ids[count] = static_cast<int32_t>(id);
+          found_scores[count++] = scores[id];
+        }
       }
     }
   }
@@ -127,11 +151,11 @@ inline void add_weights(const float* scores, int64_t n, const SoftmaxTerm<Weight
   }
 }
 
-void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept {
+void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t chunk, int64_t* totals) noexcept {
   const SoftmaxTerm<WeightSum::kShift> term(scale);
-  for (; n > 0; scores += kSoftmaxChunk, n -= kSoftmaxChunk) {
+  for (; n > 0; scores += chunk, n -= chunk) {
     WeightSum sum;
-    add_weights(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
+    add_weights(scores, n < chunk ? n : chunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
     *totals++ = sum.total();
   }
 }

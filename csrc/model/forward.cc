@@ -121,6 +121,7 @@ void ForwardPass::head(Team& team) const noexcept {
   if (!few) team.barrier();
   if (output_.choices) return choose(team, input_row);
   if (output_.scores) return score(team, input_row);
+  if (output_.maxima.of_blocks) return logits_and_maxima(team, input_row);
 
   const Tiling vocab(config_.vocab_size, num_logits_, team.size());
   team.for_each(vocab.size(), [&](int64_t i) {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "common/thread_pool.h"
+#include "kernels/score_maxima.h"
 #include "model/kv_cache.h"
 #include "model/rotary.h"
 #include "model/scoring.h"
@@ -28,13 +29,14 @@ struct Segment {
 // the most likely tokens.
 struct HeadOutput {
   float* logits = nullptr;           // [rows, vocab_size]
+  ScoreMaxima maxima{};              // of the logits, where they are asked for
   const int32_t* targets = nullptr;  // [rows], what follows each row's token
   TokenScore* scores = nullptr;      // [rows], of the targets
   GreedyChoice* choices = nullptr;   // [rows]
 
   // The output of the rows from `rows` on.
   HeadOutput rows_from(int64_t rows, int64_t vocab_size) const {
-    if (logits) return {.logits = logits + rows * vocab_size};
+    if (logits) return {.logits = logits + rows * vocab_size, .maxima = maxima.from_row(rows, vocab_size)};
     if (choices) return {.choices = choices + rows};
     return {.targets = targets + rows, .scores = scores + rows};
   }
@@ -54,10 +56,16 @@ class ForwardPass {
   void parallel_layer(Team& team, int64_t index) const noexcept;
   void sequential_layer(Team& team, int64_t index) const noexcept;
   void head(Team& team) const noexcept;
+  void logits_and_maxima(Team& team, int64_t input_row) const noexcept;
   void choose(Team& team, int64_t input_row) const noexcept;
   void score(Team& team, int64_t input_row) const noexcept;
   void target_logit(int64_t row, int64_t input_row, int rank) const noexcept;
   void summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept;
+
+  // Computes the head's outputs in chunks of kLogitChunk and calls body(row, first, n, logits) for each row of one: the logits
+  // [first, first + n) of the row, which go when the body returns. A thread sees a row's chunks in ascending order.
+  template <class Body>
+  void for_each_chunk(Team& team, int64_t input_row, const Body& body) const noexcept;
 
   // The head's outputs from `first` on, a multiple of kPanelWidth, at most `count` of them.
   LinearWeights head_part(int64_t first, int64_t count) const noexcept;

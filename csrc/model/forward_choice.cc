@@ -1,4 +1,5 @@
-// The head of a pass that wants the most likely tokens only: each tile of logits is searched while it is in cache, and dropped.
+// The head of a pass where each chunk of logits is searched while it is in cache: for the most likely tokens only, so that the
+// logits are dropped, or for the maxima that a sampler needs.
 #include <algorithm>
 
 #include "model/forward.h"
@@ -12,7 +13,7 @@ static_assert(kLogitChunk % kScoreBlock == 0);
 // Takes the largest of a row's chunk, logits [first, first + n), if it beats what the thread has seen before.
 void search(const KernelTable& kernels, const float* logits, int64_t first, int64_t n, GreedyChoice& best) {
   float maxima[kBlocks];
-  kernels.block_maxima(logits, n, maxima);
+  kernels.block_maxima(logits, n, maxima, nullptr);
   const float largest = *std::max_element(maxima, maxima + ceil_div(n, kScoreBlock));
   // A thread takes chunks in ascending order, so that of equal logits the first one stays.
   if (largest > best.logit) best = {largest, static_cast<int32_t>(first + (std::find(logits, logits + n, largest) - logits))};
@@ -22,10 +23,9 @@ bool beats(const GreedyChoice& a, const GreedyChoice& b) { return a.logit > b.lo
 
 }  // namespace
 
-void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
+template <class Body>
+void ForwardPass::for_each_chunk(Team& team, int64_t input_row, const Body& body) const noexcept {
   const int64_t chunks = ceil_div(config_.vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
-  GreedyChoice* own = workspace_.scores.choices(team.rank(), num_logits_);
-  std::fill_n(own, num_logits_, GreedyChoice());
   float* logits = workspace_.scores.logits(team.rank());
   team.for_each(chunks * blocks, [&](int64_t i) {
     const int64_t first = i / blocks * kLogitChunk, begin = i % blocks * kScoreRows;
@@ -33,10 +33,25 @@ void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
     const LinearWeights part = head_part(first, kLogitChunk);
     const Tile tile = {0, num_panels(part.weight.outputs), 0, rows};
     matmul(part, workspace_.head_input, input_row + begin, tile, logits, kLogitChunk);
-    for (int64_t row = 0; row < rows; ++row)
-      search(kernels_, logits + row * kLogitChunk, first, part.weight.outputs, own[begin + row]);
+    for (int64_t row = 0; row < rows; ++row) body(begin + row, first, part.weight.outputs, logits + row * kLogitChunk);
   });
-  team.for_each(blocks, [&](int64_t block) {
+}
+
+void ForwardPass::logits_and_maxima(Team& team, int64_t input_row) const noexcept {
+  const int64_t vocab_size = config_.vocab_size;
+  for_each_chunk(team, input_row, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
+    output_.maxima.from_row(row, vocab_size).update(kernels_, logits, first, n);
+    std::copy_n(logits, n, output_.logits + row * vocab_size + first);
+  });
+}
+
+void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
+  GreedyChoice* own = workspace_.scores.choices(team.rank(), num_logits_);
+  std::fill_n(own, num_logits_, GreedyChoice());
+  for_each_chunk(team, input_row, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
+    search(kernels_, logits, first, n, own[row]);
+  });
+  team.for_each(ceil_div(num_logits_, kScoreRows), [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row) {
       GreedyChoice best;

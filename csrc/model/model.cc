@@ -75,7 +75,7 @@ struct Model::Impl {
   // Runs the segments made up so far, `rows` rows in all.
   void run(int64_t rows, const HeadOutput& output) {
     workspace.reserve(file->config(), rows, pool->size(), quantized);
-    if (output.choices) workspace.scores.reserve_choices(rows, pool->size());
+    if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
     const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output);
     pool->run([&pass](Team& team) { pass.run(team); });
@@ -119,9 +119,9 @@ void Model::set_threads(int threads) {
   if (threads != impl_->pool->size()) impl_->pool = std::make_unique<ThreadPool>(threads);
 }
 
-void Model::forward(std::span<const SequenceSlice> slices, float* logits) {
+void Model::forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima) {
   const std::lock_guard lock(impl_->mutex);
-  run(slices, {.logits = logits});
+  run(slices, {.logits = logits, .maxima = maxima});
 }
 
 void Model::choose(std::span<const SequenceSlice> slices, GreedyChoice* choices) {

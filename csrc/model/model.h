@@ -11,6 +11,7 @@
 
 #include "format/reader.h"
 #include "kernels/kernels.h"
+#include "kernels/score_maxima.h"
 #include "model/kv_cache.h"
 #include "model/scoring.h"
 
@@ -48,8 +49,9 @@ class Model {
   // The bits of a row depend on the model and the tokens before it in its sequence, and on nothing else: not on the other
   // slices, the split into calls, the threads or the ISA. Slices must name different caches. Safe to call from several threads
   // (calls run one after the other). On an error nothing is appended.
+  // Writes the logits' `maxima` too, [sum num_logits] rows, as far as there is a place for them.
   // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice.
-  void forward(std::span<const SequenceSlice> slices, float* logits);
+  void forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima = {});
 
   // As forward, but writes the token with the largest logit to `choices` [sum num_logits]. The logits never exist as a whole.
   void choose(std::span<const SequenceSlice> slices, GreedyChoice* choices);

@@ -153,6 +153,12 @@ class Kernels:
         """
         2^x, x clamped to [-126, 1].
         """
+    def group_maxima(
+        self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        [blocks of 128, 16]: the largest of every 16th number from each of a block's first 16 on, ignoring NaN.
+        """
     def layer_norm(
         self,
         x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
