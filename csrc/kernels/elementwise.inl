@@ -53,25 +53,36 @@ inline Vec exp_clamped(Vec x) {
   return from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted)));
 }
 
-// step(i) for i = 0 .. kCount - 1. Functions of several vectors go step by step: one alone waits for each of its steps.
+// Functions of several vectors go step by step over all of them: one alone waits for each of its steps. As many as fill the
+// pipes.
+inline constexpr int kTogether = 8;
+
+// step(i) for i = 0 .. kCount - 1.
 template <int kCount, class F>
 inline void each(F step) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) step(i);
+}
+
+// 2^(n + f) from n + kRoundingMagic and |f| <= 1/2, into f.
+template <int kCount>
+inline void exp2_parts(const Vec (&shifted)[kCount], Vec (&f)[kCount]) {
+  Vec p[kCount];
+  each<kCount>([&](int i) { p[i] = set1(kExp2Poly[4]); });
+#pragma GCC unroll 4
+  for (int power = 3; power >= 0; --power) each<kCount>([&](int i) { p[i] = fma(p[i], f[i], set1(kExp2Poly[power])); });
+  each<kCount>([&](int i) { p[i] = fma(p[i], f[i], set1(1.0f)); });
+  each<kCount>([&](int i) { f[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i]))); });
 }
 
 // 2^x for x <= 1, taken at -126 below that; 2^0 is 1.
 template <int kCount>
 inline void exp2_clamped(Vec (&x)[kCount]) {
-  Vec shifted[kCount], p[kCount];
+  Vec shifted[kCount];
   each<kCount>([&](int i) { x[i] = max(x[i], set1(-126.0f)); });
   each<kCount>([&](int i) { shifted[i] = x[i] + set1(kRoundingMagic); });
   each<kCount>([&](int i) { x[i] = x[i] - (shifted[i] - set1(kRoundingMagic)); });
-  each<kCount>([&](int i) { p[i] = set1(kExp2Poly[4]); });
-#pragma GCC unroll 4
-  for (int power = 3; power >= 0; --power) each<kCount>([&](int i) { p[i] = fma(p[i], x[i], set1(kExp2Poly[power])); });
-  each<kCount>([&](int i) { p[i] = fma(p[i], x[i], set1(1.0f)); });
-  each<kCount>([&](int i) { x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i]))); });
+  exp2_parts(shifted, x);
 }
 inline Vec exp2_clamped(Vec x) {
   Vec one[] = {x};
@@ -169,13 +180,12 @@ void tanh_kernel(const float* x, int64_t n, float* y) noexcept {
 }
 
 void gelu_row(float* x, int64_t n) {
-  constexpr int kCount = 4;
   int64_t i = 0;
-  for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
-    Vec several[kCount];
-    each<kCount>([&](int k) { several[k] = load(x + i + k * kLanes); });
+  for (; i + kTogether * kLanes <= n; i += kTogether * kLanes) {
+    Vec several[kTogether];
+    each<kTogether>([&](int k) { several[k] = load(x + i + k * kLanes); });
     gelu(several);
-    each<kCount>([&](int k) { store(x + i + k * kLanes, several[k]); });
+    each<kTogether>([&](int k) { store(x + i + k * kLanes, several[k]); });
   }
   for_lanes(x + i, n - i, x + i, [](Vec v) { return gelu(v); });
 }

@@ -7,8 +7,28 @@
 namespace pythia {
 namespace {
 
-// 0, 1, ... in float: indices below 2^24 are exact.
-alignas(64) inline constexpr float kLaneIndices[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+// exp(x) for x in [kExpLow, 0], with exp2_clamped's error: 2^(x log2(e)), log2(e) in two parts.
+template <int kCount>
+inline void exp_of_low(const Vec (&x)[kCount], Vec (&y)[kCount]) {
+  const Vec log2e = set1(1.44269502f), rest = set1(1.92596303e-08f), magic = set1(kRoundingMagic);
+  Vec shifted[kCount];
+  each<kCount>([&](int i) { shifted[i] = fma(x[i], log2e, magic); });
+  each<kCount>([&](int i) { y[i] = fma(x[i], log2e, magic - shifted[i]); });
+  each<kCount>([&](int i) { y[i] = fma(x[i], rest, y[i]); });
+  exp2_parts(shifted, y);
+}
+
+// The index of the first of n numbers that is not below `bound`; there is one.
+inline int32_t first_not_below(const float* x, int64_t n, float bound) {
+  const Vec limit = set1(bound);
+  const auto found = [&](int64_t i) { return bit_mask(less(load(x + i), limit)) ^ 0xffffu; };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes)
+    if (const uint32_t both = found(i) | found(i + kLanes) << kLanes; both != 0)
+      return static_cast<int32_t>(i) + __builtin_ctz(both);
+  while (i < n - 1 && x[i] < bound) ++i;
+  return static_cast<int32_t>(i);
+}
 
 LogitSummary summarize_logits_kernel(const float* logits, int64_t n) noexcept {
   const int64_t whole = n / kLanes * kLanes;
@@ -25,20 +45,27 @@ LogitSummary summarize_logits_kernel(const float* logits, int64_t n) noexcept {
   LogitSummary summary = {.largest = reduce_max(max(max(top[0], top[1]), max(top[2], top[3])))};
 
   // Terms below 2^-126 count as that, which changes no bit of a sum that has 1 among its terms.
-  const Vec largest = set1(summary.largest), nowhere = set1(16777216.0f);
-  Vec sum = zero(), weighted = zero(), first = nowhere, index = load(kLaneIndices);
-  const auto add = [&](Vec x) {
-    const Vec below = max(x - largest, set1(kExpLow));
-    const ExpParts parts = exp_parts(below);
-    const Vec e = from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted)));
-    sum = sum + e;
-    weighted = fma(e, below, weighted);
-    first = min(select(less(x, largest), nowhere, index), first);
-    index = index + set1(static_cast<float>(kLanes));
+  const Vec largest = set1(summary.largest);
+  Vec sum = zero(), weighted = zero();
+  const auto take = [&]<int kCount>(Vec(&below)[kCount]) {
+    Vec e[kCount];
+    each<kCount>([&](int k) { below[k] = max(below[k] - largest, set1(kExpLow)); });
+    exp_of_low(below, e);
+    each<kCount>([&](int k) { sum = sum + e[k]; });
+    each<kCount>([&](int k) { weighted = fma(e[k], below[k], weighted); });
   };
-  for (i = 0; i < whole; i += kLanes) add(load(logits + i));
-  if (whole < n) add(rest);
-  summary.argmax = static_cast<int32_t>(-reduce_max(zero() - first));
+  for (i = 0; i + kTogether * kLanes <= whole; i += kTogether * kLanes) {
+    Vec several[kTogether];
+    each<kTogether>([&](int k) { several[k] = load(logits + i + k * kLanes); });
+    take(several);
+  }
+  const auto take_one = [&](Vec x) {
+    Vec one[] = {x};
+    take(one);
+  };
+  for (; i < whole; i += kLanes) take_one(load(logits + i));
+  if (whole < n) take_one(rest);
+  summary.argmax = first_not_below(logits, n, summary.largest);
   summary.sum = reduce_add(sum);
   summary.weighted = reduce_add(weighted);
   return summary;
