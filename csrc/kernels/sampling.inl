@@ -69,9 +69,6 @@ int64_t collect_above_kernel(const float* scores, int64_t n, const float* maxima
   return count;
 }
 
-// 2^f = 1 + f P(f), |f| <= 1/2.
-inline constexpr float kWeightPoly[] = {6.93147e-01f, 2.4022242e-01f, 5.5507336e-02f, 9.671513e-03f, 1.3264721e-03f};
-
 // 2^((score - largest) steepness) for scores up to the largest, times 2^kShift. Exponents end at -40, where weights are zero;
 // NaN is taken there too.
 template <int kShift>
@@ -94,9 +91,9 @@ class SoftmaxTerm {
     for (Vec& v : x) v = max(v - largest_, lowest_);
     for (int i = 0; i < kCount; ++i) shifted[i] = fma(x[i], steepness_, magic);  // its low bits are the exponent
     for (int i = 0; i < kCount; ++i) x[i] = fma(x[i], steepness_, magic - shifted[i]);
-    for (Vec& v : p) v = set1(kWeightPoly[4]);
+    for (Vec& v : p) v = set1(kExp2Poly[4]);
     for (int power = 3; power >= 0; --power)
-      for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(kWeightPoly[power]));
+      for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(kExp2Poly[power]));
     for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(1.0f));
     for (int i = 0; i < kCount; ++i) x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i])));
   }
