@@ -48,11 +48,16 @@ std::vector<int32_t> random_tokens(const Model& model, int64_t count) {
 }  // namespace
 
 MatmulCost matmul_cost(const PcpuFile& file) {
+  const std::string last_layer = "gpt_neox.layers." + std::to_string(file.config().num_hidden_layers - 1) + ".";
   MatmulCost cost;
   for (const TensorRecord& tensor : file.tensors()) {
     if (static_cast<Layout>(tensor.layout) != Layout::kPanels) continue;
-    const bool is_head = std::string_view(tensor.name) == "embed_out.weight";
-    (is_head ? cost.head_operations : cost.layer_operations) += static_cast<int64_t>(2 * tensor.rows * tensor.cols);
+    const std::string_view name = tensor.name;
+    const auto all = static_cast<int64_t>(2 * tensor.rows * tensor.cols);
+    const bool with_logits = name == "embed_out.weight" || name.starts_with(last_layer);
+    const int64_t keys_values = name == last_layer + "attention.query_key_value.weight" ? all / 3 * 2 : 0;
+    cost.token_operations += with_logits ? keys_values : all;
+    cost.logit_operations += with_logits ? all - keys_values : 0;
     cost.size_bytes += static_cast<int64_t>(tensor.size_bytes);
   }
   return cost;
@@ -61,7 +66,7 @@ MatmulCost matmul_cost(const PcpuFile& file) {
 std::size_t Timing::best() const { return static_cast<std::size_t>(std::ranges::min_element(seconds) - seconds.begin()); }
 
 double Timing::matmul_operations_per_second(const MatmulCost& cost) const {
-  return static_cast<double>(tokens * cost.layer_operations + logit_rows * cost.head_operations) / best_seconds();
+  return static_cast<double>(tokens * cost.token_operations + logit_rows * cost.logit_operations) / best_seconds();
 }
 
 double Timing::weight_bytes_per_second(const MatmulCost& cost) const {

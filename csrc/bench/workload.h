@@ -11,10 +11,10 @@
 
 namespace pythia {
 
-// What one token costs in the model's matmuls, its embedding, norms and attention left out.
+// What one token costs in the model's matmuls, its embedding, norms and attention left out: two operations a weight.
 struct MatmulCost {
-  int64_t layer_operations = 0;  // two a weight
-  int64_t head_operations = 0;   // of one row of logits
+  int64_t token_operations = 0;  // of every token: all layers, but of the last one keys and values only
+  int64_t logit_operations = 0;  // of a token with logits beside that: the rest of the last layer, and the head
   int64_t size_bytes = 0;        // weights read for one token with logits
 };
 MatmulCost matmul_cost(const PcpuFile& file);

@@ -44,15 +44,43 @@ ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, cons
   }
 }
 
+void select_rows_with_logits(std::span<const Segment> segments, std::vector<Segment>& selected) {
+  selected.clear();
+  int64_t row = 0;
+  for (Segment segment : segments) {
+    if (segment.num_logits == 0) continue;
+    segment.first_position += static_cast<int64_t>(segment.tokens.size()) - segment.num_logits;
+    segment.tokens = segment.tokens.last(static_cast<std::size_t>(segment.num_logits));
+    segment.first_row = row;
+    row += segment.num_logits;
+    selected.push_back(segment);
+  }
+}
+
 void ForwardPass::run(Team& team) const noexcept {
   embed(team);
-  for (int64_t index = 0; index < config_.num_hidden_layers; ++index) {
-    if (config_.use_parallel_residual)
-      parallel_layer(team, index);
-    else
-      sequential_layer(team, index);
-  }
+  layers(team, 0, config_.num_hidden_layers, HeadParts::kAll);
   head(team);
+}
+
+void ForwardPass::run(Team& team, const ForwardPass& last) const noexcept {
+  const int64_t index = config_.num_hidden_layers - 1;
+  embed(team);
+  layers(team, 0, index, HeadParts::kAll);
+  store_keys_values(team, index);
+  if (last.num_rows_ == 0) return;
+  gather_residual(team, last);
+  last.layers(team, index, index + 1, HeadParts::kQueries);
+  last.head(team);
+}
+
+void ForwardPass::layers(Team& team, int64_t begin, int64_t end, HeadParts parts) const noexcept {
+  for (int64_t index = begin; index < end; ++index) {
+    if (config_.use_parallel_residual)
+      parallel_layer(team, index, parts);
+    else
+      sequential_layer(team, index, parts);
+  }
 }
 
 void ForwardPass::embed(Team& team) const noexcept {
@@ -68,7 +96,7 @@ void ForwardPass::embed(Team& team) const noexcept {
 }
 
 // x = x + attention(ln1(x)) + mlp(ln2(x)): the two halves share their phases.
-void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
+void ForwardPass::parallel_layer(Team& team, int64_t index, HeadParts parts) const noexcept {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
   const Normalization both[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input},
                                 {layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
@@ -78,7 +106,7 @@ void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
   const int64_t project_tasks = num_project_tasks(team.size());
   team.for_each(project_tasks + intermediate.size(), [&](int64_t i) {
     if (i < project_tasks)
-      project_heads(team, i, layer, index, input_row);
+      project_heads(team, i, index, input_row, parts);
     else
       expand(intermediate[i - project_tasks], layer, input_row);
   });
@@ -88,14 +116,14 @@ void ForwardPass::parallel_layer(Team& team, int64_t index) const noexcept {
 }
 
 // x = x + attention(ln1(x)); x = x + mlp(ln2(x)).
-void ForwardPass::sequential_layer(Team& team, int64_t index) const noexcept {
+void ForwardPass::sequential_layer(Team& team, int64_t index, HeadParts parts) const noexcept {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
   const Tiling hidden(config_.hidden_size, num_rows_, team.size());
   const Tiling intermediate(config_.intermediate_size, num_rows_, team.size());
 
   const Normalization first[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
   const int64_t attention_row = normalize_all(team, first);
-  team.for_each(num_project_tasks(team.size()), [&](int64_t i) { project_heads(team, i, layer, index, attention_row); });
+  team.for_each(num_project_tasks(team.size()), [&](int64_t i) { project_heads(team, i, index, attention_row, parts); });
   team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
   team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, false); });
 
@@ -103,6 +131,26 @@ void ForwardPass::sequential_layer(Team& team, int64_t index) const noexcept {
   const int64_t mlp_row = normalize_all(team, second);
   team.for_each(intermediate.size(), [&](int64_t i) { expand(intermediate[i], layer, mlp_row); });
   team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, false, true); });
+}
+
+void ForwardPass::store_keys_values(Team& team, int64_t index) const noexcept {
+  const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
+  const Normalization norm[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
+  const int64_t input_row = normalize_all(team, norm);
+  team.for_each(num_project_tasks(team.size()),
+                [&](int64_t i) { project_heads(team, i, index, input_row, HeadParts::kKeysValues); });
+}
+
+// Rows move up only, so one thread moves them in order.
+void ForwardPass::gather_residual(Team& team, const ForwardPass& last) const noexcept {
+  team.for_each(1, [&](int64_t) {
+    int64_t to = 0;
+    for (const Segment& segment : segments_) {
+      const int64_t end = segment.first_row + static_cast<int64_t>(segment.tokens.size());
+      for (int64_t row = end - segment.num_logits; row < end; ++row, ++to)
+        std::copy_n(workspace_.residual.row(row), row == to ? 0 : config_.hidden_size, last.workspace_.residual.row(to));
+    }
+  });
 }
 
 void ForwardPass::head(Team& team) const noexcept {
@@ -210,17 +258,22 @@ int64_t ForwardPass::num_project_tasks(int threads) const noexcept {
 }
 
 // query_key_value for a group of heads and a block of rows, rotated; keys and values go to the caches.
-void ForwardPass::project_heads(const Team& team, int64_t task, const LayerWeights& layer, int64_t index,
-                                int64_t input_row) const noexcept {
+void ForwardPass::project_heads(const Team& team, int64_t task, int64_t index, int64_t input_row,
+                                HeadParts parts) const noexcept {
   const Activations& output = workspace_.query_key_value;
   const int64_t head_dim = config_.head_dim(), head_outputs = 3 * head_dim;
   const RowBlocks blocks(num_rows_, team.size());
   const int64_t head_begin = task / blocks.size() * heads_per_group_;
   const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_group_);
   const int64_t row_begin = blocks.begin(task % blocks.size()), row_end = blocks.end(task % blocks.size());
-  const Tile tile = {head_begin * head_outputs / kPanelWidth, ceil_div(head_end * head_outputs, kPanelWidth), row_begin,
-                     row_end};
-  matmul(layer.query_key_value, workspace_.attention_input, input_row, tile, output.row(0), output.stride());
+  Tile tile = {head_begin * head_outputs / kPanelWidth, ceil_div(head_end * head_outputs, kPanelWidth), row_begin, row_end};
+  if (head_dim % kPanelWidth == 0) {  // then a group is one head
+    const int64_t end_of_queries = tile.panel_begin + head_dim / kPanelWidth;
+    if (parts == HeadParts::kQueries) tile.panel_end = end_of_queries;
+    if (parts == HeadParts::kKeysValues) tile.panel_begin = end_of_queries;
+  }
+  matmul(weights_.layers[static_cast<std::size_t>(index)].query_key_value, workspace_.attention_input, input_row, tile,
+         output.row(0), output.stride());
 
   for (const Segment& segment : segments_) {
     // Its rows within the block.
@@ -228,17 +281,18 @@ void ForwardPass::project_heads(const Team& team, int64_t task, const LayerWeigh
     const int64_t end = std::min(row_end, segment.first_row + static_cast<int64_t>(segment.tokens.size()));
     if (begin >= end) continue;
     const int64_t first_position = segment.first_position + (begin - segment.first_row);
+    const auto rotate = [&](int64_t column) {
+      for (int64_t i = 0; i < end - begin; ++i)
+        kernels_.rotary(output.row(begin + i) + column, rotary_.cos(first_position + i), rotary_.sin(first_position + i),
+                        rotary_.half());
+    };
     for (int64_t head = head_begin; head < head_end; ++head) {
-      for (int64_t i = 0; i < end - begin; ++i) {
-        float* query = output.row(begin + i) + head * head_outputs;
-        const float* cos = rotary_.cos(first_position + i);
-        const float* sin = rotary_.sin(first_position + i);
-        kernels_.rotary(query, cos, sin, rotary_.half());
-        kernels_.rotary(query + head_dim, cos, sin, rotary_.half());
-      }
-      const float* keys = output.row(begin) + head * head_outputs + head_dim;
-      kernels_.store_keys_values({.keys = keys,
-                                  .values = keys + head_dim,
+      const int64_t query = head * head_outputs, key = query + head_dim;
+      if (parts != HeadParts::kKeysValues) rotate(query);
+      if (parts == HeadParts::kQueries) continue;
+      rotate(key);
+      kernels_.store_keys_values({.keys = output.row(begin) + key,
+                                  .values = output.row(begin) + key + head_dim,
                                   .stride = output.stride(),
                                   .num_positions = end - begin,
                                   .first_position = first_position,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "common/thread_pool.h"
 #include "kernels/score_maxima.h"
@@ -25,6 +26,9 @@ struct Segment {
   int64_t num_logits = 0;  // for its last rows
 };
 
+// The rows of `segments` that have logits, one after another from row 0 on: what the last layer is asked for.
+void select_rows_with_logits(std::span<const Segment> segments, std::vector<Segment>& selected);
+
 // What the head makes of the rows that have logits, segment after segment: the logits, how likely given tokens are, or
 // the most likely tokens.
 struct HeadOutput {
@@ -44,6 +48,10 @@ struct HeadOutput {
 
 class ForwardPass {
  public:
+  // Of a head's queries, keys and values, those that a layer makes. Where they do not fill whole panels, all are made: the same
+  // bits once more.
+  enum class HeadParts { kAll, kQueries, kKeysValues };
+
   // All references outlive the pass. `workspace` has room for all rows of `segments`, and for scores where they are asked for.
   ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
               Workspace& workspace, std::span<const Segment> segments, const HeadOutput& output);
@@ -51,10 +59,17 @@ class ForwardPass {
   // The whole pass. Called once by every thread of the team.
   void run(Team& team) const noexcept;
 
+  // The same with less work in the last layer: keys and values of all rows, and the rest by `last`, a pass over the rows with
+  // logits (select_rows_with_logits) that has the same workspace.
+  void run(Team& team, const ForwardPass& last) const noexcept;
+
  private:
   void embed(Team& team) const noexcept;
-  void parallel_layer(Team& team, int64_t index) const noexcept;
-  void sequential_layer(Team& team, int64_t index) const noexcept;
+  void layers(Team& team, int64_t begin, int64_t end, HeadParts parts) const noexcept;
+  void parallel_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
+  void sequential_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
+  void store_keys_values(Team& team, int64_t index) const noexcept;
+  void gather_residual(Team& team, const ForwardPass& last) const noexcept;
   void head(Team& team) const noexcept;
   void logits_and_maxima(Team& team, int64_t input_row) const noexcept;
   void choose(Team& team, int64_t input_row) const noexcept;
@@ -84,8 +99,7 @@ class ForwardPass {
   // Steps of a layer. A step is a number of tasks and a function of one, so that two can share a phase. `input_row` is the
   // first row of the normalized input.
   int64_t num_project_tasks(int threads) const noexcept;
-  void project_heads(const Team& team, int64_t task, const LayerWeights& layer, int64_t index,
-                     int64_t input_row) const noexcept;
+  void project_heads(const Team& team, int64_t task, int64_t index, int64_t input_row, HeadParts parts) const noexcept;
   int64_t num_attend_tasks() const noexcept;
   void attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept;
   void expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept;

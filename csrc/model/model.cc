@@ -61,6 +61,7 @@ struct Model::Impl {
   std::unique_ptr<ThreadPool> pool;
   Workspace workspace;
   std::vector<Segment> segments;       // of the pass being made up
+  std::vector<Segment> last_segments;  // those of its last layer
   std::vector<const KvCache*> caches;  // of the call being checked
 
   Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
@@ -72,13 +73,19 @@ struct Model::Impl {
             file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
         pool(std::make_unique<ThreadPool>(threads)) {}
 
-  // Runs the segments made up so far, `rows` rows in all.
-  void run(int64_t rows, const HeadOutput& output) {
+  // Runs the segments made up so far, `rows` rows in all, of which `rows_with_logits` have logits.
+  void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
     workspace.reserve(file->config(), rows, pool->size(), quantized);
     if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
     const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output);
-    pool->run([&pass](Team& team) { pass.run(team); });
+    if (rows - rows_with_logits < kFewRows) {
+      pool->run([&pass](Team& team) { pass.run(team); });
+    } else {
+      select_rows_with_logits(segments, last_segments);
+      const ForwardPass last(file->config(), weights, kernels, rotary, workspace, last_segments, output);
+      pool->run([&](Team& team) { pass.run(team, last); });
+    }
     segments.clear();
   }
 };
@@ -177,7 +184,7 @@ void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
   impl_->segments.clear();
   int64_t rows = 0, rows_with_logits = 0;
   const auto flush = [&] {
-    if (rows > 0) impl_->run(rows, output);
+    if (rows > 0) impl_->run(rows, rows_with_logits, output);
     output = output.rows_from(rows_with_logits, config().vocab_size);
     rows = rows_with_logits = 0;
   };
