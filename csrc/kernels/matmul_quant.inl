@@ -19,22 +19,15 @@ inline constexpr Q4Table kQ4Table = [] {
   return table;
 }();
 
-// How a single row reads its weights, each once, was chosen by measurement: q8 in several streams side by side, q4 in one,
-// asked for ahead (which crosses from panel to panel).
-//
 // A group's codes: `kLoads` loads of 64 bytes, each giving the codes of `kSteps` steps of four inputs, kStride steps apart.
 struct Q8Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ8;
   static constexpr int kLoads = kQuantGroup / 4, kSteps = 1, kStride = 0;
-  static constexpr int kSingleRowPanels = kQuantPanels;
-  static constexpr int64_t kPrefetchBytes = 0;
   static Codes levels(Codes loaded, int /*step*/) { return loaded; }
 };
 struct Q4Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ4;
   static constexpr int kLoads = kQuantGroup / 8, kSteps = 2, kStride = kQuantGroup / 8;
-  static constexpr int kSingleRowPanels = 1;
-  static constexpr int64_t kPrefetchBytes = 4096;
   static Codes levels(Codes loaded, int step) {
     return step == 0 ? low_levels(loaded, kQ4Table.codes) : high_levels(loaded, kQ4Table.codes);
   }
@@ -64,71 +57,88 @@ struct LinesAhead {
 };
 struct NothingAhead {};
 
-// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real; and for the
-// rows after them, `tiles` times in all.
+// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Group, class Ahead>
-__attribute__((noinline)) void quant_tile_run(QuantizedRows x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
-                                              TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
-                                              int64_t tiles) {
-  for (; tiles > 0; --tiles) {
-    Vec sum[kRows][kPanels];
+__attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin,
+                                                      int64_t group_end, const TileEnds& ends, Ahead& ahead, float* y,
+                                                      int64_t y_stride, int64_t columns) {
+  Vec sum[kRows][kPanels];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
+  for (int64_t group = group_begin; group < group_end; ++group) {
+    IVec dots[kRows][kPanels];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p)
-        sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
-    for (int64_t group = group_begin; group < group_end; ++group) {
-      IVec dots[kRows][kPanels];
+      for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
+    if constexpr (std::is_same_v<Ahead, LinesAhead>)
+      for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
+    const int8_t* inputs = x.codes + group * kQuantGroup;
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r)
+    for (int load = 0; load < Group::kLoads; ++load) {
+      Codes loaded[kPanels];
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
-      if constexpr (std::is_same_v<Ahead, LinesAhead>)
-        for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
-#pragma GCC unroll 4
-          for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
-      const int8_t* inputs = x.codes + group * kQuantGroup;
-#pragma GCC unroll 8
-      for (int load = 0; load < Group::kLoads; ++load) {
-        Codes loaded[kPanels];
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) {
-          const uint8_t* codes = w.template codes<Group>(p, group) + load * 4 * kLanes;
-          loaded[p] = load_codes(codes);
-          if constexpr (kRows == 1 && Group::kPrefetchBytes > 0) __builtin_prefetch(codes + Group::kPrefetchBytes);
-        }
+      for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(w.template codes<Group>(p, group) + load * 4 * kLanes);
 #pragma GCC unroll 2
-        for (int step = 0; step < Group::kSteps; ++step) {
-          Codes codes[kPanels];
+      for (int step = 0; step < Group::kSteps; ++step) {
+        Codes codes[kPanels];
 #pragma GCC unroll 4
-          for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
-#pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-            for (int p = 0; p < kPanels; ++p)
-              dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
-        }
-      }
-#pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        const Vec weight_scale = load_f16(w.template scales<Group>(p, group));
+        for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r)
-          sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p)
+            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
       }
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        const int64_t left = columns - p * kLanes;
-        const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
-        store_columns(y + r * y_stride + p * kLanes, out, left);
-      }
+    for (int p = 0; p < kPanels; ++p) {
+      const Vec weight_scale = load_f16(w.template scales<Group>(p, group));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+        sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const int64_t left = columns - p * kLanes;
+      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
+      store_columns(y + r * y_stride + p * kLanes, out, left);
+    }
+}
+
+// A tile and those of the rows after it, `tiles` in all.
+template <int kRows, int kPanels, class Group, class Ahead>
+__attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
+                                                TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
+                                                int64_t tiles) {
+  for (; tiles > 0; --tiles) {
+    quant_tile<kRows, kPanels, Group>(x, w, group_begin, group_end, ends, ahead, y, y_stride, columns);
     x.codes += kRows * x.codes_stride;
     x.scales += kRows * x.groups_stride;
     x.offsets += kRows * x.groups_stride;
     y += kRows * y_stride;
+  }
+}
+
+// All panels for few rows, one after another: memory serves one stream faster than panels side by side, and hardware asks for
+// it ahead, also from panel to panel.
+template <int kRows, class Group>
+__attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPanels w, int64_t groups, const float* bias,
+                                                 float* y, int64_t y_stride, int64_t columns) {
+  NothingAhead ahead;
+  for (; columns > 0; columns -= kLanes) {
+    quant_tile<kRows, 1, Group>(x, w, 0, groups, {false, bias}, ahead, y, y_stride, columns);
+    w = w.panels_from(1);
+    y += kLanes;
+    if (bias) bias += kLanes;
   }
 }
 
@@ -150,21 +160,27 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
     x.offsets += row * x.groups_stride;
     return x;
   };
-  const int64_t block = args.num_rows <= kQuantRows ? groups : kGroupBlock;
-  for (int64_t group = 0; group < groups; group += block) {
-    const int64_t group_end = group + block < groups ? group + block : groups;
+  if (args.num_rows <= kQuantRows) {
+    with_constant<kQuantRows>(args.num_rows, [&](auto rows) {
+      quant_tiles_along<rows(), Group>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
+                                       args.y_stride, columns);
+    });
+    return;
+  }
+  for (int64_t group = 0; group < groups; group += kGroupBlock) {
+    const int64_t group_end = group + kGroupBlock < groups ? group + kGroupBlock : groups;
     const bool last = group_end == groups;
     const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
     const int64_t lines = ceil_div(steps, 2) * (quant_block_bytes(Group::kFormat) / kAlignment);
     const int64_t lines_per_step = ceil_div(lines, row_tiles * steps), tiles_ahead = ceil_div(lines, lines_per_step * steps);
-    for_tiles<kQuantRows, kQuantPanels, Group::kSingleRowPanels>(
+    for_tiles<kQuantRows, kQuantPanels, 1>(
         args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
           const QuantPanels here = w.panels_from(panel), next = w.panels_from(panel + panels());
           const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
           const auto run = [&](int64_t from, auto ahead, int64_t count) {
-            quant_tile_run<rows(), panels(), Group>(rows_from(from), here, group, group_end, ends, ahead,
-                                                    args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
-                                                    columns - panel * kLanes, count);
+            quant_tiles_down<rows(), panels(), Group>(rows_from(from), here, group, group_end, ends, ahead,
+                                                      args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
+                                                      columns - panel * kLanes, count);
           };
           int64_t begun = 0;
           if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
