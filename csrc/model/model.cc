@@ -7,6 +7,7 @@
 #include "kernels/dispatch.h"
 #include "model/forward.h"
 #include "model/inspection.h"
+#include "model/weight_pages.h"
 
 namespace pythia {
 namespace {
@@ -59,22 +60,25 @@ struct Model::Impl {
 
   std::mutex mutex;  // guards what follows: one pass at a time
   std::unique_ptr<ThreadPool> pool;
+  WeightPages weight_pages;
   Workspace workspace;
   std::vector<Segment> segments;       // of the pass being made up
   std::vector<Segment> last_segments;  // those of its last layer
   std::vector<const KvCache*> caches;  // of the call being checked
 
-  Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
+  Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads, PageUse page_use)
       : file(std::move(opened)),
         kernels(table),
         weights(ModelWeights::bind(*file)),
         rotary(file->config()),
         quantized(std::ranges::any_of(
             file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
-        pool(std::make_unique<ThreadPool>(threads)) {}
+        pool(std::make_unique<ThreadPool>(threads)),
+        weight_pages(*file, page_use) {}
 
   // Runs the segments made up so far, `rows` rows in all, of which `rows_with_logits` have logits.
   void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
+    if (rows <= kFewRows) weight_pages.move_some(*pool);
     workspace.reserve(file->config(), rows, pool->size(), quantized);
     if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
@@ -105,7 +109,7 @@ std::shared_ptr<Model> Model::make(const std::string& path, int threads, std::st
   const KernelTable& kernels = select_kernels(isa);
   const int count = checked_threads(threads == 0 ? available_physical_cores() : threads);
   std::shared_ptr<Model> model(new Model());
-  model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count, page_use), kernels, count);
+  model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count, page_use), kernels, count, page_use);
   return model;
 }
 

@@ -1,0 +1,58 @@
+#include "common/huge_pages.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "common/memory.h"
+
+namespace pythia {
+namespace {
+
+constexpr int64_t kLeastBytes = int64_t{16} << 20;  // processors remember the places of about as many small pages
+
+bool system_has_huge_pages() {
+#if defined(MADV_HUGEPAGE) && defined(MREMAP_FIXED)
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string choices;
+  return std::getline(file, choices) && choices.find("[never]") == std::string::npos;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
+HugePageMover::HugePageMover(std::span<const std::byte> bytes) {
+  const auto size = static_cast<int64_t>(bytes.size());
+  if (size < kLeastBytes || !system_has_huge_pages() || available_memory_bytes() - size < size / 2) return;
+  const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
+  const auto to_boundary = static_cast<int64_t>(-address % static_cast<std::uintptr_t>(kPieceBytes));
+  begin_ = const_cast<std::byte*>(bytes.data()) + to_boundary;
+  num_pieces_ = (size - to_boundary) / kPieceBytes;
+}
+
+void HugePageMover::move([[maybe_unused]] int64_t piece) const noexcept {
+#if defined(MADV_HUGEPAGE) && defined(MREMAP_FIXED)
+  constexpr auto kBytes = static_cast<std::size_t>(kPieceBytes);
+  std::byte* const target = begin_ + piece * kPieceBytes;
+  void* const mapped = mmap(nullptr, 2 * kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return;
+  auto* const first = static_cast<std::byte*>(mapped);
+  const std::size_t before = -reinterpret_cast<std::uintptr_t>(first) % kBytes, after = kBytes - before;
+  std::byte* const copy = first + before;
+  bool moved = madvise(copy, kBytes, MADV_HUGEPAGE) == 0;
+  if (moved) {
+    std::memcpy(copy, target, kBytes);
+    moved = mprotect(copy, kBytes, PROT_READ) == 0 &&
+            mremap(copy, kBytes, kBytes, MREMAP_MAYMOVE | MREMAP_FIXED, target) != MAP_FAILED;
+  }
+  if (!moved) munmap(copy, kBytes);
+  if (before > 0) munmap(first, before);
+  if (after > 0) munmap(copy + kBytes, after);
+#endif
+}
+
+}  // namespace pythia

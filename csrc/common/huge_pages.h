@@ -1,0 +1,34 @@
+// Huge pages for a mapped file, where the system has them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace pythia {
+
+// Moves mapped bytes that are only read into huge pages, in place: addresses and contents stay the same, and other threads may
+// read them meanwhile. A processor looks up each page that it reads from, and with a file's small pages that takes up to a
+// fifth of the time that reading takes. To move a byte costs about as much as to read it five times.
+class HugePageMover {
+ public:
+  static constexpr int64_t kPieceBytes = int64_t{2} << 20;
+
+  HugePageMover() = default;
+
+  // For bytes of a private mapping, which stays mapped as long as the mover is used. It has no pieces where they would gain
+  // nothing (a few megabytes) or the system has no huge pages or too little memory: the moved bytes no longer are the file's,
+  // which the system could take back.
+  explicit HugePageMover(std::span<const std::byte> bytes);
+
+  int64_t num_pieces() const { return num_pieces_; }
+
+  // Moves a piece, once. Nothing happens if the system refuses. Several threads may move different pieces.
+  void move(int64_t piece) const noexcept;
+
+ private:
+  std::byte* begin_ = nullptr;
+  int64_t num_pieces_ = 0;
+};
+
+}  // namespace pythia
