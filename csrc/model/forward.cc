@@ -8,20 +8,8 @@
 namespace pythia {
 namespace {
 
-// Queries that one attention task takes; a multiple of the kernel's own block, and small enough to share a prompt between
-// threads.
-constexpr int64_t kQueriesPerTask = 96;
-
-// The smallest count of `unit`-sized pieces that is a multiple of `whole`, at most `all`.
-int64_t pieces_to_fill(int64_t unit, int64_t whole, int64_t all) { return std::min(all, whole / std::gcd(unit, whole)); }
-
-bool quantizes(const LinearWeights& linear) {
-  return find_weight_format(static_cast<uint32_t>(linear.weight.format))->quantized_activations;
-}
-
-int64_t num_query_blocks(const Segment& segment) {
-  return ceil_div(static_cast<int64_t>(segment.tokens.size()), kQueriesPerTask);
-}
+// The smallest count of `unit`-sized pieces that is a multiple of `whole`.
+int64_t pieces_to_fill(int64_t unit, int64_t whole) { return whole / std::gcd(unit, whole); }
 
 }  // namespace
 
@@ -35,12 +23,11 @@ ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, cons
       workspace_(workspace),
       segments_(segments),
       output_(output),
-      heads_per_group_(pieces_to_fill(3 * config.head_dim(), kPanelWidth, config.num_attention_heads)),
-      heads_per_attend_(pieces_to_fill(config.head_dim(), kQuantGroup, config.num_attention_heads)) {
+      heads_per_task_(std::min<int64_t>(config.num_attention_heads, std::lcm(pieces_to_fill(3 * config.head_dim(), kPanelWidth),
+                                                                             pieces_to_fill(config.head_dim(), kQuantGroup)))) {
   for (const Segment& segment : segments) {
     num_rows_ += static_cast<int64_t>(segment.tokens.size());
     num_logits_ += segment.num_logits;
-    query_blocks_ += num_query_blocks(segment);
   }
 }
 
@@ -104,13 +91,14 @@ void ForwardPass::parallel_layer(Team& team, int64_t index, HeadParts parts) con
 
   const Tiling intermediate(config_.intermediate_size, num_rows_, team.size());
   const int64_t project_tasks = num_project_tasks(team.size());
+  const bool attends = projection_attends(team.size(), parts);
   team.for_each(project_tasks + intermediate.size(), [&](int64_t i) {
     if (i < project_tasks)
-      project_heads(team, i, index, input_row, parts);
+      project_heads(team, i, index, input_row, parts, attends);
     else
       expand(intermediate[i - project_tasks], layer, input_row);
   });
-  team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+  if (!attends) team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, team.rank()); });
   const Tiling hidden(config_.hidden_size, num_rows_, team.size());
   team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, true); });
 }
@@ -123,8 +111,10 @@ void ForwardPass::sequential_layer(Team& team, int64_t index, HeadParts parts) c
 
   const Normalization first[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
   const int64_t attention_row = normalize_all(team, first);
-  team.for_each(num_project_tasks(team.size()), [&](int64_t i) { project_heads(team, i, index, attention_row, parts); });
-  team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, layer.dense, team.rank()); });
+  const bool attends = projection_attends(team.size(), parts);
+  team.for_each(num_project_tasks(team.size()),
+                [&](int64_t i) { project_heads(team, i, index, attention_row, parts, attends); });
+  if (!attends) team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, team.rank()); });
   team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, false); });
 
   const Normalization second[] = {{layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
@@ -138,7 +128,7 @@ void ForwardPass::store_keys_values(Team& team, int64_t index) const noexcept {
   const Normalization norm[] = {{layer.input_layernorm, layer.query_key_value, workspace_.attention_input}};
   const int64_t input_row = normalize_all(team, norm);
   team.for_each(num_project_tasks(team.size()),
-                [&](int64_t i) { project_heads(team, i, index, input_row, HeadParts::kKeysValues); });
+                [&](int64_t i) { project_heads(team, i, index, input_row, HeadParts::kKeysValues, false); });
 }
 
 // Rows move up only, so one thread moves them in order.
@@ -251,89 +241,6 @@ int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> no
       for (int64_t row = block * kRowsPerTask; row < end; ++row) normalize(row, row, to);
   });
   return 0;
-}
-
-int64_t ForwardPass::num_project_tasks(int threads) const noexcept {
-  return ceil_div(config_.num_attention_heads, heads_per_group_) * RowBlocks(num_rows_, threads).size();
-}
-
-// query_key_value for a group of heads and a block of rows, rotated; keys and values go to the caches.
-void ForwardPass::project_heads(const Team& team, int64_t task, int64_t index, int64_t input_row,
-                                HeadParts parts) const noexcept {
-  const Activations& output = workspace_.query_key_value;
-  const int64_t head_dim = config_.head_dim(), head_outputs = 3 * head_dim;
-  const RowBlocks blocks(num_rows_, team.size());
-  const int64_t head_begin = task / blocks.size() * heads_per_group_;
-  const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_group_);
-  const int64_t row_begin = blocks.begin(task % blocks.size()), row_end = blocks.end(task % blocks.size());
-  Tile tile = {head_begin * head_outputs / kPanelWidth, ceil_div(head_end * head_outputs, kPanelWidth), row_begin, row_end};
-  if (head_dim % kPanelWidth == 0) {  // then a group is one head
-    const int64_t end_of_queries = tile.panel_begin + head_dim / kPanelWidth;
-    if (parts == HeadParts::kQueries) tile.panel_end = end_of_queries;
-    if (parts == HeadParts::kKeysValues) tile.panel_begin = end_of_queries;
-  }
-  matmul(weights_.layers[static_cast<std::size_t>(index)].query_key_value, workspace_.attention_input, input_row, tile,
-         output.row(0), output.stride());
-
-  for (const Segment& segment : segments_) {
-    // Its rows within the block.
-    const int64_t begin = std::max(row_begin, segment.first_row);
-    const int64_t end = std::min(row_end, segment.first_row + static_cast<int64_t>(segment.tokens.size()));
-    if (begin >= end) continue;
-    const int64_t first_position = segment.first_position + (begin - segment.first_row);
-    const auto rotate = [&](int64_t column) {
-      for (int64_t i = 0; i < end - begin; ++i)
-        kernels_.rotary(output.row(begin + i) + column, rotary_.cos(first_position + i), rotary_.sin(first_position + i),
-                        rotary_.half());
-    };
-    for (int64_t head = head_begin; head < head_end; ++head) {
-      const int64_t query = head * head_outputs, key = query + head_dim;
-      if (parts != HeadParts::kKeysValues) rotate(query);
-      if (parts == HeadParts::kQueries) continue;
-      rotate(key);
-      kernels_.store_keys_values({.keys = output.row(begin) + key,
-                                  .values = output.row(begin) + key + head_dim,
-                                  .stride = output.stride(),
-                                  .num_positions = end - begin,
-                                  .first_position = first_position,
-                                  .head_dim = head_dim,
-                                  .cache = segment.cache->head(index, head)});
-    }
-  }
-}
-
-int64_t ForwardPass::num_attend_tasks() const noexcept {
-  return query_blocks_ * ceil_div(config_.num_attention_heads, heads_per_attend_);
-}
-
-// A block of queries of one segment against the cache, for a group of heads. Later blocks see more keys and go first.
-void ForwardPass::attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept {
-  const int64_t head_dim = config_.head_dim();
-  const int64_t groups = ceil_div(config_.num_attention_heads, heads_per_attend_);
-  int64_t block = query_blocks_ - 1 - task / groups;
-  const Segment* segment = segments_.data();
-  for (; block >= num_query_blocks(*segment); ++segment) block -= num_query_blocks(*segment);
-
-  const int64_t first = block * kQueriesPerTask;
-  const int64_t count = std::min(kQueriesPerTask, static_cast<int64_t>(segment->tokens.size()) - first);
-  const int64_t row = segment->first_row + first;
-  const int64_t head_begin = task % groups * heads_per_attend_;
-  const int64_t head_end = std::min<int64_t>(config_.num_attention_heads, head_begin + heads_per_attend_);
-  for (int64_t head = head_begin; head < head_end; ++head) {
-    kernels_.attention({.queries = workspace_.query_key_value.row(row) + 3 * head * head_dim,
-                        .queries_stride = workspace_.query_key_value.stride(),
-                        .num_queries = count,
-                        .first_position = segment->first_position + first,
-                        .cache = segment->cache->head(index, head),
-                        .head_dim = head_dim,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                        .out = workspace_.attention.row(row) + head * head_dim,
-                        .out_stride = workspace_.attention.stride(),
-                        .scratch = workspace_.scratch.data() + rank * workspace_.scratch_floats});
-  }
-  if (quantizes(next))
-    for (int64_t r = row; r < row + count; ++r)
-      workspace_.attention.quantize(kernels_, r, head_begin * head_dim, head_end * head_dim);
 }
 
 // dense_h_to_4h and the activation, for a tile of outputs.

@@ -24,6 +24,9 @@ struct Segment {
   int64_t first_position = 0;
   int64_t first_row = 0;
   int64_t num_logits = 0;  // for its last rows
+
+  int64_t num_rows() const { return static_cast<int64_t>(tokens.size()); }
+  int64_t end_row() const { return first_row + num_rows(); }
 };
 
 // The rows of `segments` that have logits, one after another from row 0 on: what the last layer is asked for.
@@ -98,10 +101,35 @@ class ForwardPass {
 
   // Steps of a layer. A step is a number of tasks and a function of one, so that two can share a phase. `input_row` is the
   // first row of the normalized input.
+
+  // query_key_value for a group of heads and a block of rows, rotated; keys and values go to the caches. Where `attends`, their
+  // attention follows at once: what it reads is in this thread's cache, and the threads need not meet.
   int64_t num_project_tasks(int threads) const noexcept;
-  void project_heads(const Team& team, int64_t task, int64_t index, int64_t input_row, HeadParts parts) const noexcept;
+  void project_heads(const Team& team, int64_t task, int64_t index, int64_t input_row, HeadParts parts,
+                     bool attends) const noexcept;
+
+  // Whether it may: no row sees keys that another task stores.
+  bool projection_attends(int threads, HeadParts parts) const noexcept;
+
+  // Otherwise attention is a phase of its own: a block of queries of one segment, for a group of heads.
   int64_t num_attend_tasks() const noexcept;
-  void attend(int64_t task, int64_t index, const LinearWeights& next, int rank) const noexcept;
+  void attend(int64_t task, int64_t index, int rank) const noexcept;
+
+  // Heads whose query_key_value outputs fill whole panels and whose attention fills whole quantization groups (or all heads).
+  struct Heads {
+    int64_t begin, end;
+  };
+  int64_t num_head_groups() const noexcept { return ceil_div(config_.num_attention_heads, heads_per_task_); }
+  Heads head_group(int64_t group) const noexcept;
+
+  // Parts of these tasks, for rows [row_begin, row_end) of a pass or of one segment.
+  void project(Heads heads, int64_t row_begin, int64_t row_end, int64_t index, int64_t input_row,
+               HeadParts parts) const noexcept;
+  void rotate_and_store(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index,
+                        HeadParts parts) const noexcept;
+  void attend_rows(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index,
+                   int rank) const noexcept;
+
   void expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept;
   void contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
 
@@ -118,9 +146,7 @@ class ForwardPass {
   HeadOutput output_;
   int64_t num_rows_ = 0;
   int64_t num_logits_ = 0;
-  int64_t query_blocks_ = 0;  // over all segments
-  int64_t heads_per_group_;   // heads whose query_key_value outputs fill whole panels
-  int64_t heads_per_attend_;  // heads whose attention outputs fill whole quantization groups
+  int64_t heads_per_task_;
 };
 
 }  // namespace pythia

@@ -16,10 +16,6 @@ Config one_layer(Config config) {
 
 std::string block_prefix(int64_t index) { return "blocks." + std::to_string(index) + "."; }
 
-bool quantizes_inputs(const LinearWeights& linear) {
-  return find_weight_format(static_cast<uint32_t>(linear.weight.format))->quantized_activations;
-}
-
 }  // namespace
 
 std::vector<std::string> hook_names(const Config& config) {
@@ -308,9 +304,9 @@ void InspectedPass::add(const Activations& update, const Activations& to) {
 }
 
 void InspectedPass::linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride) {
-  const bool quantizes = quantizes_inputs(weights);
+  const bool quantized = quantizes(weights);
   const auto run = [&](Team& team) {
-    if (quantizes) team.for_each(num_tokens_, [&](int64_t row) { input.quantize(kernels_, row, 0, weights.weight.inputs); });
+    if (quantized) team.for_each(num_tokens_, [&](int64_t row) { input.quantize(kernels_, row, 0, weights.weight.inputs); });
     const Tiling tiling(weights.weight.outputs, num_tokens_, team.size());
     team.for_each(tiling.size(), [&](int64_t i) {
       const Tile tile = tiling[i];
@@ -320,7 +316,7 @@ void InspectedPass::linear(const LinearWeights& weights, const Activations& inpu
                        .num_rows = tile.num_rows(),
                        .x = input.row(tile.row_begin),
                        .x_stride = input.stride(),
-                       .quantized_x = quantizes ? input.quantized(tile.row_begin) : QuantizedRows{},
+                       .quantized_x = quantized ? input.quantized(tile.row_begin) : QuantizedRows{},
                        .bias = weights.bias,
                        .y = output + tile.row_begin * output_stride,
                        .y_stride = output_stride});

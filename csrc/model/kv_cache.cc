@@ -59,6 +59,16 @@ KvCache::KvCache(const KvLayout& layout, int64_t capacity, KvMemory& memory) : l
   data_ = memory_.get();
 }
 
+void KvCache::prefetch(int64_t layer, int64_t head, int64_t positions) const noexcept {
+  constexpr int64_t kMaxPositions = 256;
+  if (positions > kMaxPositions) return;
+  const int64_t blocks = ceil_div(positions, kKvBlock), index = layer * layout_.num_heads() + head;
+  for (std::size_t i = 0; i < KvLayout::kParts; ++i) {
+    const std::byte* begin = part(index, i);
+    for (int64_t at = 0; at < blocks * layout_.part_bytes()[i]; at += kAlignment) __builtin_prefetch(begin + at, 0, 2);
+  }
+}
+
 void KvCache::truncate(int64_t length) {
   if (length < 0 || length > length_)
     throw std::invalid_argument("[kv_cache] cannot truncate to " + std::to_string(length) + " positions, expected 0.." +

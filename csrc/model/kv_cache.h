@@ -67,6 +67,10 @@ class KvCache {
   void copy_block(int64_t begin, std::byte* data) const;
   void append_block(const std::byte* data);
 
+  // Asks the processor for the first `positions` positions of a head, which are to be read soon, if it has not many: those of a
+  // long sequence are a stream that it asks for by itself.
+  void prefetch(int64_t layer, int64_t head, int64_t positions) const noexcept;
+
   KvHead head(int64_t layer, int64_t head) const {
     const int64_t index = layer * layout_.num_heads() + head;
     return {layout_.format(), part(index, 0), part(index, 1), reinterpret_cast<float*>(part(index, 2)),

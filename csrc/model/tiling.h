@@ -27,6 +27,7 @@ class RowBlocks {
   }
 
   int64_t size() const { return size_; }
+  int64_t height() const { return height_; }
   int64_t begin(int64_t block) const { return block * height_; }
   int64_t end(int64_t block) const { return std::min(rows_, (block + 1) * height_); }
 

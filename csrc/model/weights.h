@@ -20,6 +20,11 @@ struct LinearWeights {
   const float* bias = nullptr;
 };
 
+// Whether its matmul reads int8 activations.
+inline bool quantizes(const LinearWeights& linear) {
+  return find_weight_format(static_cast<uint32_t>(linear.weight.format))->quantized_activations;
+}
+
 // transformers GPTNeoXLayer.
 struct LayerWeights {
   LayerNormWeights input_layernorm;
