@@ -36,7 +36,7 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
 }  // namespace
 
 struct Team::Shared {
-  alignas(64) std::atomic<int64_t> next_task{0};
+  alignas(64) std::atomic<int64_t> next_task{0};  // from the team's size on: the first tasks are the ranks'
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<uint32_t> phase{0};
 };
@@ -47,9 +47,9 @@ void Team::barrier() noexcept {
   if (size_ == 1) return;
   const uint32_t phase = shared_.phase.load(std::memory_order_acquire);
   if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    // All have arrived, so nobody takes tasks: the next phase starts from zero.
+    // All have arrived, so nobody takes tasks: the next phase starts anew.
     shared_.arrived.store(0, std::memory_order_relaxed);
-    shared_.next_task.store(0, std::memory_order_relaxed);
+    shared_.next_task.store(size_, std::memory_order_relaxed);
     shared_.phase.store(phase + 1, std::memory_order_release);
     shared_.phase.notify_all();
   } else {
@@ -143,6 +143,7 @@ void ThreadPool::run(const std::function<void(Team&)>& job, int max_threads) {
   impl.placement.settle(0);
   impl.job = &job;
   impl.job_size = size;
+  impl.shared.next_task.store(size, std::memory_order_relaxed);
   impl.unfinished.store(static_cast<uint32_t>(impl.size - 1), std::memory_order_relaxed);
   impl.publish();
   Team team(impl.shared, 0, size);

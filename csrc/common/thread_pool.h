@@ -17,15 +17,16 @@ class Team {
   // Waits for all threads of the job: a short spin, then sleep. All memory written before is seen after.
   void barrier() noexcept;
 
-  // Calls body(i) for every i in [0, num_tasks), each by whichever thread is free, then waits for all. Every thread of the job
-  // must make the same calls in the same order.
+  // Calls body(i) for every i in [0, num_tasks), a thread's first i being its rank and the others taken by whichever thread is
+  // free, then waits for all. A thread's come in ascending order. Every thread of the job must make the same calls in the same
+  // order.
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
     if (size_ == 1) {
       for (int64_t i = 0; i < num_tasks; ++i) body(i);
       return;
     }
-    for (int64_t i = take_task(); i < num_tasks; i = take_task()) body(i);
+    for (int64_t i = rank_; i < num_tasks; i = take_task()) body(i);
     barrier();
   }
 

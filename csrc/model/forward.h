@@ -81,9 +81,10 @@ class ForwardPass {
   void summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept;
 
   // Computes the head's outputs in chunks of kLogitChunk and calls body(row, first, n, logits) for each row of one: the logits
-  // [first, first + n) of the row, which go when the body returns. A thread sees a row's chunks in ascending order.
+  // [first, first + n) of the row, which go when the body returns, or stay in `all` [rows with logits, vocab_size] if that is
+  // not null. A thread sees a row's chunks in ascending order.
   template <class Body>
-  void for_each_chunk(Team& team, int64_t input_row, const Body& body) const noexcept;
+  void for_each_chunk(Team& team, int64_t input_row, float* all, const Body& body) const noexcept;
 
   // The head's outputs from `first` on, a multiple of kPanelWidth, at most `count` of them.
   LinearWeights head_part(int64_t first, int64_t count) const noexcept;

@@ -7,6 +7,7 @@
 namespace pythia {
 namespace {
 
+constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kBlocks = kLogitChunk / kScoreBlock;
 static_assert(kLogitChunk % kScoreBlock == 0);
 
@@ -24,31 +25,37 @@ bool beats(const GreedyChoice& a, const GreedyChoice& b) { return a.logit > b.lo
 }  // namespace
 
 template <class Body>
-void ForwardPass::for_each_chunk(Team& team, int64_t input_row, const Body& body) const noexcept {
-  const int64_t chunks = ceil_div(config_.vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
-  float* logits = workspace_.scores.logits(team.rank());
-  team.for_each(chunks * blocks, [&](int64_t i) {
-    const int64_t first = i / blocks * kLogitChunk, begin = i % blocks * kScoreRows;
-    const int64_t rows = std::min(kScoreRows, num_logits_ - begin);
-    const LinearWeights part = head_part(first, kLogitChunk);
-    const Tile tile = {0, num_panels(part.weight.outputs), 0, rows};
-    matmul(part, workspace_.head_input, input_row + begin, tile, logits, kLogitChunk);
-    for (int64_t row = 0; row < rows; ++row) body(begin + row, first, part.weight.outputs, logits + row * kLogitChunk);
+void ForwardPass::for_each_chunk(Team& team, int64_t input_row, float* all, const Body& body) const noexcept {
+  const int64_t vocab_size = config_.vocab_size;
+  const int64_t chunks = ceil_div(vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
+  // Single rows take several chunks at a time, as long as there are tasks for all threads.
+  const int64_t together = num_logits_ > 1 ? 1 : std::max<int64_t>(1, chunks / (kTasksPerThread * team.size()));
+  float* const own = workspace_.scores.logits(team.rank());
+  team.for_each(ceil_div(chunks, together) * blocks, [&](int64_t i) {
+    const int64_t begin = i % blocks * kScoreRows, rows = std::min(kScoreRows, num_logits_ - begin);
+    const int64_t first_chunk = i / blocks * together, end_chunk = std::min(chunks, first_chunk + together);
+    for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
+      const int64_t first = chunk * kLogitChunk;
+      const LinearWeights part = head_part(first, kLogitChunk);
+      const Tile tile = {0, num_panels(part.weight.outputs), 0, rows};
+      float* const logits = all ? all + begin * vocab_size + first : own;
+      const int64_t stride = all ? vocab_size : kLogitChunk;
+      matmul(part, workspace_.head_input, input_row + begin, tile, logits, stride);
+      for (int64_t row = 0; row < rows; ++row) body(begin + row, first, part.weight.outputs, logits + row * stride);
+    }
   });
 }
 
 void ForwardPass::logits_and_maxima(Team& team, int64_t input_row) const noexcept {
-  const int64_t vocab_size = config_.vocab_size;
-  for_each_chunk(team, input_row, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
-    output_.maxima.from_row(row, vocab_size).update(kernels_, logits, first, n);
-    std::copy_n(logits, n, output_.logits + row * vocab_size + first);
+  for_each_chunk(team, input_row, output_.logits, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
+    output_.maxima.from_row(row, config_.vocab_size).update(kernels_, logits, first, n);
   });
 }
 
 void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
   GreedyChoice* own = workspace_.scores.choices(team.rank(), num_logits_);
   std::fill_n(own, num_logits_, GreedyChoice());
-  for_each_chunk(team, input_row, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
+  for_each_chunk(team, input_row, nullptr, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
     search(kernels_, logits, first, n, own[row]);
   });
   team.for_each(ceil_div(num_logits_, kScoreRows), [&](int64_t block) {
