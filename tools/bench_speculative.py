@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 
 import pythia_cpu
-from checkpoints import neox_config, random_tensors, write_checkpoint
 from peers.models import SHAPES
 from peers.worker import FIRST_TOKEN, LAST_TOKEN
 
@@ -50,6 +49,8 @@ def successor_model(folder: Path, shape: str, known: float) -> Path:
     path = folder / f"successors-{shape}-{known:.2f}-q8.pcpu"
     if path.exists():
         return path
+    from checkpoints import neox_config, random_tensors, write_checkpoint  # peers.models says where it is
+
     print(f"making {path}", file=sys.stderr)
     hidden, layers, heads, vocab_size = SHAPES[shape]
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads, "vocab_size": vocab_size}
