@@ -42,6 +42,7 @@ std::shared_ptr<const PcpuFile> PcpuFile::open(const std::string& path, int thre
 
   std::shared_ptr<PcpuFile> result(new PcpuFile);
   result->path_ = path;
+  result->page_use_ = page_use;
   const auto size_bytes = static_cast<uint64_t>(status.st_size);
   void* base = ::mmap(nullptr, size_bytes, PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (base == MAP_FAILED) throw_errno(path);
@@ -59,7 +60,9 @@ PcpuFile::~PcpuFile() {
   if (base_ != nullptr) ::munmap(const_cast<std::byte*>(base_), size_bytes_);
 }
 
-void PcpuFile::release_pages() const noexcept { pythia::release_pages(base_, size_bytes_); }
+void PcpuFile::release_pages() const noexcept {
+  if (page_use_ == PageUse::kRelease) pythia::release_pages(base_, size_bytes_);
+}
 
 void PcpuFile::index_names() {
   by_name_.resize(tensors_.size());

@@ -41,7 +41,11 @@ class PcpuFile : public std::enable_shared_from_this<PcpuFile> {
   // The payload bytes of a record of this file.
   const std::byte* data(const TensorRecord& record) const { return base_ + record.offset_bytes; }
 
-  // Gives the memory of all pages back to the system. They are read again, from its file cache, when they are used.
+  // What it was opened for.
+  PageUse page_use() const { return page_use_; }
+
+  // Of a file opened with PageUse::kRelease, gives the memory of all pages back to the system. They are read again, from its
+  // file cache, when they are used. The pages of others stay: their bytes may have moved (HugePageMover).
   void release_pages() const noexcept;
 
   // The record called `name`, or null. Logarithmic in the number of tensors.
@@ -56,6 +60,7 @@ class PcpuFile : public std::enable_shared_from_this<PcpuFile> {
   void index_names();
 
   std::string path_;
+  PageUse page_use_ = PageUse::kKeep;
   const std::byte* base_ = nullptr;
   uint64_t size_bytes_ = 0;
   const FileHeader* header_ = nullptr;

@@ -66,7 +66,7 @@ struct Model::Impl {
   std::vector<Segment> last_segments;  // those of its last layer
   std::vector<const KvCache*> caches;  // of the call being checked
 
-  Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads, PageUse page_use)
+  Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
       : file(std::move(opened)),
         kernels(table),
         weights(ModelWeights::bind(*file)),
@@ -74,7 +74,7 @@ struct Model::Impl {
         quantized(std::ranges::any_of(
             file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
         pool(std::make_unique<ThreadPool>(threads)),
-        weight_pages(*file, page_use) {}
+        weight_pages(*file) {}
 
   // Runs the segments made up so far, `rows` rows in all, of which `rows_with_logits` have logits.
   void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
@@ -109,7 +109,7 @@ std::shared_ptr<Model> Model::make(const std::string& path, int threads, std::st
   const KernelTable& kernels = select_kernels(isa);
   const int count = checked_threads(threads == 0 ? available_physical_cores() : threads);
   std::shared_ptr<Model> model(new Model());
-  model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count, page_use), kernels, count, page_use);
+  model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count, page_use), kernels, count);
   return model;
 }
 

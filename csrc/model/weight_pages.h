@@ -14,8 +14,8 @@ namespace pythia {
 // Each of them moves a small part, so that a short text costs little and no token waits long.
 class WeightPages {
  public:
-  // `file` outlives the object.
-  WeightPages(const PcpuFile& file, PageUse page_use) : file_(file), wanted_(page_use == PageUse::kKeep) {}
+  // `file` outlives the object. Nothing is moved if its pages are to be released.
+  explicit WeightPages(const PcpuFile& file) : file_(file), wanted_(file.page_use() == PageUse::kKeep) {}
 
   // To be called before each pass of few rows.
   void move_some(ThreadPool& pool);
