@@ -14,8 +14,6 @@ class HugePageMover {
  public:
   static constexpr int64_t kPieceBytes = int64_t{2} << 20;
 
-  HugePageMover() = default;
-
   // For bytes of a private mapping, which stays mapped as long as the mover is used. It has no pieces where they would gain
   // nothing (a few megabytes) or the system has no huge pages or too little memory: the moved bytes no longer are the file's,
   // which the system could take back.
