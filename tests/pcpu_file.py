@@ -132,10 +132,10 @@ def _quantized(data: bytes, form: str, panels: int, groups: int) -> np.ndarray:
     """All outputs and inputs of the panels of a quantized matrix, with those that fill up the last panel and group."""
     panel_bytes = np.frombuffer(data, np.uint8).reshape(panels, -1)
     size = {"q8": 512, "q4": 256}[form]
-    block = 64 + 2 * size
-    scale_parts = [panel_bytes[:, g // 2 * block + g % 2 * 32 :][:, :32] for g in range(groups)]
-    code_parts = [panel_bytes[:, g // 2 * block + 64 + g % 2 * size :][:, :size] for g in range(groups)]
-    scales = np.stack(scale_parts, axis=1).view("<f2").astype(np.float32)
+    block = 64 + 4 * size
+    multiple_parts = [panel_bytes[:, g // 4 * block + g % 4 * 16 :][:, :16] for g in range(groups)]
+    code_parts = [panel_bytes[:, g // 4 * block + 64 + g % 4 * size :][:, :size] for g in range(groups)]
+    multiples = np.stack(multiple_parts, axis=2).view({"q8": "u1", "q4": "i1"}[form]).astype(np.float32)
     codes = np.stack(code_parts, axis=1)
     if form == "q8":
         levels = codes.reshape(panels, groups, 8, 16, 4).transpose(0, 3, 1, 2, 4).astype(np.float32) - 128
@@ -143,7 +143,9 @@ def _quantized(data: bytes, form: str, panels: int, groups: int) -> np.ndarray:
         halves = codes.reshape(panels, groups, 4, 16, 4).transpose(0, 3, 1, 2, 4)
         levels = np.stack([Q4_LEVELS[halves & 15], Q4_LEVELS[halves >> 4]], axis=3)
     levels = levels.reshape(panels, 16, groups, 32)
-    return (levels * (scales.transpose(0, 2, 1)[..., None] * np.float32(2**-8))).reshape(panels * 16, groups * 32)
+    assert panel_bytes.shape[1] == -(-groups // 4) * 64 + groups * size + 64
+    units = panel_bytes[:, -64:].copy().view("<f4")
+    return (units[:, :, None, None] * (multiples[..., None] * levels)).reshape(panels * 16, groups * 32)
 
 
 def _elements(data: bytes, form: str) -> np.ndarray:

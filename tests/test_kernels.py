@@ -17,7 +17,6 @@ FORMATS = list(_core.WEIGHT_FORMATS)
 FLOAT_FORMATS = ["f32", "f16", "bf16"]
 QUANTIZED_FORMATS = ["q8", "q4"]
 GROUP = 32  # inputs that share a scale
-SCALE_UNIT = 2.0**-8  # of the scales stored with quantized weights; the activations' scales carry it
 EDGES = (16, 32, 64, 128, 256, 512)
 # One to two vectors of 16 past every edge, and what lies around it.
 LENGTHS = sorted({*range(1, 50), *(edge + past for edge in EDGES for past in (-1, 0, 1, 7, 15, 16, 17, 31, 32))})
@@ -138,7 +137,7 @@ class TestMatmul:
             packed = pack(w, weights)
             stored = _core.unpack_matrix(packed, weights, outputs, inputs).astype(np.float64)
             codes, scales, _ = (np.stack(part) for part in zip(*map(kernels.quantize_row, x), strict=True))
-            values = (codes * np.repeat(scales.astype(np.float64) / SCALE_UNIT, GROUP, axis=1))[:, :inputs]
+            values = (codes * np.repeat(scales.astype(np.float64), GROUP, axis=1))[:, :inputs]
             largest = np.abs(values) @ np.abs(stored).T
             y = kernels.matmul(x, packed, weights, outputs, bias)
             assert (np.abs(y - (values @ stored.T + bias)) <= 1e-6 * (largest + np.abs(bias))).all()
@@ -320,7 +319,7 @@ class TestRows:
         codes, scales, offsets = _core.Kernels(isa).quantize_row(x)
         groups = np.pad(x, (0, 25)).reshape(-1, 32)
         largest = np.abs(groups).max(1)
-        np.testing.assert_array_equal(scales, largest / np.float32(127) * np.float32(SCALE_UNIT))
+        np.testing.assert_array_equal(scales, largest / np.float32(127))
         inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
         np.testing.assert_array_equal(codes.reshape(-1, 32), np.rint(groups * inverse[:, None]))
         np.testing.assert_array_equal(offsets, -128 * codes.reshape(-1, 32).astype(np.int32).sum(1))

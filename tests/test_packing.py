@@ -8,16 +8,17 @@ import pytest
 from pythia_cpu import _core
 
 F = np.float32
-GROUP, UNIT, MAX_SCALE = 32, F(2**-8), F(65504 * 2**-8)
-Q8_CANDIDATES = [127, *np.arange(121, 127, 0.5), *np.arange(127.5, 129.5, 0.5)]
-Q4_CANDIDATES = [s * c for c in (127, 106, 98, 110, 114, 118, 122, 131, 135, 140) for s in (1, -1)]
+GROUP = 32
+Q8_DIVISORS = [127, *np.arange(121, 127, 0.5), *np.arange(127.5, 129.5, 0.5)]
+Q4_DIVISORS = [s * c for c in (127, 106, 98, 110, 114, 118, 122, 131, 135, 140) for s in (1, -1)]
 
 
 def q4_levels() -> np.ndarray:
     """The sixteen levels, from a group that holds each of them exactly."""
     packed = np.zeros(_core.pack_matrix(np.zeros((16, GROUP), F), "f32", 16, GROUP, "q4").size, np.uint8)
-    packed[:64].view(np.uint16)[:16] = np.float16(256).view(np.uint16)
+    packed[:16] = 1
     packed[64 : 64 + 256].reshape(4, 16, 4)[:] = np.arange(16, dtype=np.uint8).reshape(4, 1, 4) * 17
+    packed[-64:].view(F)[:] = 1
     return _core.unpack_matrix(packed, "q4", 16, GROUP)[0, :16]
 
 
@@ -42,22 +43,35 @@ def in_sequence(terms: np.ndarray) -> np.ndarray:
 
 
 def quantize(x: np.ndarray, weights: str) -> np.ndarray:
-    """What groups x [n, 32] become."""
-    candidates, nearest = {"q8": (Q8_CANDIDATES, nearest_q8), "q4": (Q4_CANDIDATES, nearest_q4)}[weights]
+    """What rows x [rows, groups, 32] become."""
+    divisors, nearest, finest, fewest, most = {
+        "q8": (Q8_DIVISORS, nearest_q8, F(121), F(0), F(255)),
+        "q4": (Q4_DIVISORS, nearest_q4, F(98), F(-127), F(127)),
+    }[weights]
+    row_largest = np.abs(x).max((-1, -2))
+    row_units = np.where(row_largest < F(2.0**-100), F(0), row_largest / (finest * most))
+    units = np.repeat(row_units, x.shape[1])
+    x = x.reshape(-1, GROUP)
     largest, best, best_error = np.abs(x).max(-1), np.zeros(len(x), F), np.zeros(len(x), F)
 
-    def consider(scale: np.ndarray) -> None:
-        stored = (np.clip(scale, -MAX_SCALE, MAX_SCALE) / UNIT).astype(np.float16).astype(F) * UNIT
-        y = x * inverse(stored)[:, None]
-        error = stored * stored * in_sequence((y - nearest(y)) ** 2)
-        better = (stored != 0) & ((best == 0) | (error < best_error))
-        best[better], best_error[better] = stored[better], error[better]
+    def consider(multiples: np.ndarray) -> None:
+        y = x * inverse(multiples * units)[:, None]
+        error = multiples * multiples * in_sequence((y - nearest(y)) ** 2)
+        better = (multiples != 0) & ((best == 0) | (error < best_error))
+        best[better], best_error[better] = multiples[better], error[better]
 
-    for candidate in candidates:
-        consider(largest / F(candidate))
-    levels = nearest(x * inverse(best)[:, None])
-    consider(in_sequence(x * levels) * inverse(in_sequence(levels * levels)))
-    return best[:, None] * nearest(x * inverse(best)[:, None])
+    def consider_nearest(scales: np.ndarray) -> None:
+        consider(np.clip(np.rint(scales * inverse(units)), fewest, most))
+
+    above = np.clip(np.ceil(largest / F(127) * inverse(units)), fewest, most)
+    consider(above)
+    if fewest < 0:
+        consider(-above)
+    for divisor in divisors:
+        consider_nearest(largest / F(divisor))
+    levels = nearest(x * inverse(best * units)[:, None])
+    consider_nearest(in_sequence(x * levels) * inverse(in_sequence(levels * levels)))
+    return units[:, None] * (best[:, None] * nearest(x * inverse(best * units)[:, None]))
 
 
 @pytest.mark.parametrize("weights", ["q8", "q4"])
@@ -65,21 +79,26 @@ def test_scales_are_the_searched_ones(weights: str) -> None:
     rows, cols = 37, 700  # a part of a panel and of a group at the ends, several blocks of inputs
     rng = np.random.default_rng(0)
     x = rng.standard_normal((rows, cols)).astype(F)
-    x *= np.exp2(rng.integers(-34, 10, (rows, 1))).astype(F)  # scales from below the smallest half to near the largest
+    x *= np.exp2(rng.integers(-99, 95, (rows, 1))).astype(F)
     x[3] = 0
     x[4, 5:90] = 0
     x[5] = np.abs(x[5])
-    x[6, 7] = 200 * np.abs(x[6]).max()
+    x[6, 7] = 200 * np.abs(x[6]).max()  # the other groups have few units
+    x[7, 7] = 30000 * np.abs(x[7]).max()  # and here at most one
+    x[8] *= F(2.0**-110) / np.abs(x[8]).max()  # too small for a unit
     padded = np.zeros((rows, -(-cols // GROUP) * GROUP), F)
     padded[:, :cols] = x
-    expected = quantize(padded.reshape(-1, GROUP), weights).reshape(rows, -1)[:, :cols]
+    expected = quantize(padded.reshape(rows, -1, GROUP), weights).reshape(rows, -1)[:, :cols]
     unpacked = _core.unpack_matrix(_core.pack_matrix(x, "f32", rows, cols, weights), weights, rows, cols)
     np.testing.assert_array_equal(unpacked, expected)
-    assert np.count_nonzero(np.abs(expected).max(1) == 0) < rows / 3
+    assert np.flatnonzero(np.abs(expected).max(1) == 0).tolist() == [3, 8]
+    step = {"q8": 2 / 127, "q4": 60 / 127}[weights]  # twice the widest step, of the group's largest weight or the unit
+    largest = np.repeat(np.abs(padded).reshape(rows, -1, GROUP).max(2), GROUP, axis=1)[:, :cols]
+    assert (np.abs(x - expected) <= step * largest)[[i for i in range(rows) if i not in (7, 8)]].all()
 
 
 @pytest.mark.parametrize("weights", ["q8", "q4"])
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 33000.0])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 2.0**101])
 def test_values_without_a_scale_are_refused(weights: str, value: float) -> None:
     x = np.zeros((20, 300), F)
     x[17, 290], x[18, 270] = value, value

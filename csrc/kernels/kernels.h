@@ -144,7 +144,7 @@ struct KernelTable {
   // Row of f32, f16 or bf16 to float, exactly.
   void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
 
-  // One row to int8: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127 * kScaleUnit, offset =
+  // One row to int8: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127, offset =
   // -128 * the sum of the codes.
   void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept;
 

@@ -1,5 +1,5 @@
 // Matmul of int8 rows by q8 or q4 panels: an exact integer dot per group of kQuantGroup inputs, then one float fused
-// multiply-add per group, groups in order. Included through bodies.inl.
+// multiply-add per group, groups in order; the outputs' units come last. Included through bodies.inl.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -19,15 +19,18 @@ inline constexpr Q4Table kQ4Table = [] {
   return table;
 }();
 
-// A group's codes: `kLoads` loads of 64 bytes, each giving the codes of `kSteps` steps of four inputs, kStride steps apart.
+// A format's multiples, and a group's codes: `kLoads` loads of 64 bytes, each giving the codes of `kSteps` steps of four
+// inputs, kStride steps apart.
 struct Q8Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ8;
   static constexpr int kLoads = kQuantGroup / 4, kSteps = 1, kStride = 0;
+  static Vec load_multiples(const uint8_t* p) { return to_float(load_u8(p)); }
   static Codes levels(Codes loaded, int /*step*/) { return loaded; }
 };
 struct Q4Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ4;
   static constexpr int kLoads = kQuantGroup / 8, kSteps = 2, kStride = kQuantGroup / 8;
+  static Vec load_multiples(const uint8_t* p) { return to_float(load_i8(p)); }
   static Codes levels(Codes loaded, int step) {
     return step == 0 ? low_levels(loaded, kQ4Table.codes) : high_levels(loaded, kQ4Table.codes);
   }
@@ -39,14 +42,24 @@ struct QuantPanels {
   int64_t stride_bytes;
 
   template <class Group>
-  const uint8_t* scales(int64_t panel, int64_t group) const {
-    return data + panel * stride_bytes + group_scales_offset_bytes(Group::kFormat, group);
+  const uint8_t* multiples(int64_t panel, int64_t group) const {
+    return data + panel * stride_bytes + group_multiples_offset_bytes(Group::kFormat, group);
   }
   template <class Group>
   const uint8_t* codes(int64_t panel, int64_t group) const {
     return data + panel * stride_bytes + group_codes_offset_bytes(Group::kFormat, group);
   }
+  Vec load_units(int64_t panel) const {
+    return load(reinterpret_cast<const float*>(data + (panel + 1) * stride_bytes - kUnitsBytes));
+  }
   QuantPanels panels_from(int64_t panel) const { return {data + panel * stride_bytes, stride_bytes}; }
+};
+
+// What happens to a tile before and after the sum over its groups.
+struct QuantEnds {
+  bool resume = false;          // start from y instead of zero
+  bool last = false;            // these are the matrix's last groups: times the outputs' units,
+  const float* bias = nullptr;  // plus this, [16 panels] of the tile or null
 };
 
 // What a tile of many rows asks for on its way: cache lines of the next panels, from `begin` on, so many with each group.
@@ -60,7 +73,7 @@ struct NothingAhead {};
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Group, class Ahead>
 __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin,
-                                                      int64_t group_end, const TileEnds& ends, Ahead& ahead, float* y,
+                                                      int64_t group_end, const QuantEnds& ends, Ahead& ahead, float* y,
                                                       int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
@@ -98,26 +111,27 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
     }
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      const Vec weight_scale = load_f16(w.template scales<Group>(p, group));
+      const Vec multiples = Group::load_multiples(w.template multiples<Group>(p, group));
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
-        sum[r][p] = fma(to_float(dots[r][p]), weight_scale * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+        sum[r][p] = fma(to_float(dots[r][p]), multiples * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t left = columns - p * kLanes;
-      const Vec out = ends.bias ? sum[r][p] + load_columns(ends.bias + p * kLanes, left) : sum[r][p];
-      store_columns(y + r * y_stride + p * kLanes, out, left);
-    }
+  for (int p = 0; p < kPanels; ++p) {
+    const int64_t left = columns - p * kLanes;
+    const Vec unit = ends.last ? w.load_units(p) : set1(1.0f);
+    const Vec bias = ends.bias ? load_columns(ends.bias + p * kLanes, left) : zero();
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+      store_columns(y + r * y_stride + p * kLanes, ends.last ? fma(sum[r][p], unit, bias) : sum[r][p], left);
+  }
 }
 
 // A tile and those of the rows after it, `tiles` in all.
 template <int kRows, int kPanels, class Group, class Ahead>
 __attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
-                                                TileEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
+                                                QuantEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
                                                 int64_t tiles) {
   for (; tiles > 0; --tiles) {
     quant_tile<kRows, kPanels, Group>(x, w, group_begin, group_end, ends, ahead, y, y_stride, columns);
@@ -135,7 +149,7 @@ __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPa
                                                  float* y, int64_t y_stride, int64_t columns) {
   NothingAhead ahead;
   for (; columns > 0; columns -= kLanes) {
-    quant_tile<kRows, 1, Group>(x, w, 0, groups, {false, bias}, ahead, y, y_stride, columns);
+    quant_tile<kRows, 1, Group>(x, w, 0, groups, {false, true, bias}, ahead, y, y_stride, columns);
     w = w.panels_from(1);
     y += kLanes;
     if (bias) bias += kLanes;
@@ -144,6 +158,7 @@ __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPa
 
 // Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
 inline constexpr int64_t kGroupBlock = 32;
+static_assert(kGroupBlock % kQuantBlockGroups == 0);
 
 template <class Group>
 inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
@@ -171,12 +186,12 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
     const int64_t group_end = group + kGroupBlock < groups ? group + kGroupBlock : groups;
     const bool last = group_end == groups;
     const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
-    const int64_t lines = ceil_div(steps, 2) * (quant_block_bytes(Group::kFormat) / kAlignment);
+    const int64_t lines = ceil_div(steps, kQuantBlockGroups) * (quant_block_bytes(Group::kFormat) / kAlignment) + 1;
     const int64_t lines_per_step = ceil_div(lines, row_tiles * steps), tiles_ahead = ceil_div(lines, lines_per_step * steps);
     for_tiles<kQuantRows, kQuantPanels, 1>(
         args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
           const QuantPanels here = w.panels_from(panel), next = w.panels_from(panel + panels());
-          const TileEnds ends{group > 0, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
+          const QuantEnds ends{group > 0, last, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
           const auto run = [&](int64_t from, auto ahead, int64_t count) {
             quant_tiles_down<rows(), panels(), Group>(rows_from(from), here, group, group_end, ends, ahead,
                                                       args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
@@ -185,7 +200,7 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
           int64_t begun = 0;
           if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
             begun = tiles < tiles_ahead ? tiles : tiles_ahead;
-            run(row, LinesAhead{next.template scales<Group>(0, group), lines_per_step}, begun);
+            run(row, LinesAhead{next.template multiples<Group>(0, group), lines_per_step}, begun);
           }
           run(row + begun * rows(), NothingAhead{}, tiles - begun);
         });

@@ -66,8 +66,7 @@ void to_float_kernel(WeightFormat format, const void* source, int64_t n, float* 
   }
 }
 
-// The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup. The scale carries the unit of the
-// weights' scales, an exact power of two.
+// The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup.
 void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept {
   static_assert(kQuantGroup == 2 * kLanes);
   for (int64_t group = 0; group * kQuantGroup < n; ++group) {
@@ -80,7 +79,7 @@ void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales
     const IVec ia = round_to_int(a * inverse), ib = round_to_int(b * inverse);
     store_int8(codes + group * kQuantGroup, ia);
     store_int8(codes + group * kQuantGroup + kLanes, ib);
-    scales[group] = tiny ? 0.0f : (largest / 127.0f) * kScaleUnit;
+    scales[group] = tiny ? 0.0f : largest / 127.0f;
     offsets[group] = -128 * reduce_add_i(ia + ib);
   }
 }

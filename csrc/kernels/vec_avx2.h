@@ -110,6 +110,15 @@ inline Vec load_bf16(const void* p) {
   return {widen(_mm_loadu_si128(q)), widen(_mm_loadu_si128(q + 1))};
 }
 
+inline IVec load_u8(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline IVec load_i8(const void* p) {
+  const __m128i bytes = _mm_loadu_si128(static_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+}
+
 struct Codes {
   __m256i lo, hi;
 };

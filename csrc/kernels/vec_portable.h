@@ -183,6 +183,18 @@ inline Vec load_bf16(const void* p) {
   std::memcpy(h, p, sizeof h);
   return map([&](int i) { return std::bit_cast<float>(static_cast<uint32_t>(h[i]) << 16); });
 }
+// Sixteen bytes, one a lane.
+inline IVec load_u8(const void* p) {
+  uint8_t bytes[kLanes];
+  std::memcpy(bytes, p, sizeof bytes);
+  return map_i([&](int i) { return bytes[i]; });
+}
+inline IVec load_i8(const void* p) {
+  int8_t bytes[kLanes];
+  std::memcpy(bytes, p, sizeof bytes);
+  return map_i([&](int i) { return bytes[i]; });
+}
+
 // Sixteen outputs' weight codes for four inputs, [16][4] bytes.
 struct Codes {
   uint8_t v[4 * kLanes];

@@ -8,6 +8,6 @@ using Panels = ElementPanels<uint16_t, float_to_bf16, bf16_to_float>;
 
 }  // namespace
 
-const PanelPacker kBF16Packer = {WeightFormat::kBF16, Panels::pack, Panels::unpack};
+const PanelPacker kBF16Packer = {WeightFormat::kBF16, nullptr, Panels::pack, Panels::unpack};
 
 }  // namespace pythia

@@ -9,6 +9,6 @@ using Panels = ElementPanels<float, same, same>;
 
 }  // namespace
 
-const PanelPacker kF32Packer = {WeightFormat::kF32, Panels::pack, Panels::unpack};
+const PanelPacker kF32Packer = {WeightFormat::kF32, nullptr, Panels::pack, Panels::unpack};
 
 }  // namespace pythia

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "quant/elements.h"
+#include "quant/float4.h"
 #include "quant/packers.h"
 
 namespace pythia {
@@ -27,6 +28,50 @@ const PanelPacker& find_packer(WeightFormat format, const char* where) {
   throw std::invalid_argument(std::string("[") + where + "] matrices cannot be packed in format " +
                               std::to_string(static_cast<uint32_t>(format)) + "; choose one of " + available);
 }
+
+// A panel's rows of a source matrix; those beyond the matrix are zeros.
+class PanelSource {
+ public:
+  PanelSource(const SourceMatrix& source, int64_t panel)
+      : source_(source), first_row_(panel * kPanelWidth), num_rows_(std::min(kPanelWidth, source.rows - first_row_)) {}
+
+  int64_t first_row() const { return first_row_; }
+
+  // Inputs [begin, end) of every output, and zeros up to kBlockInputs.
+  void read(int64_t begin, int64_t end, BlockValues& values) const {
+    if (num_rows_ < kPanelWidth || end - begin < kBlockInputs) values.fill(0.0f);
+    for (int64_t r = 0; r < num_rows_; ++r)
+      elements_to_float(source_.dtype,
+                        source_.data + ((first_row_ + r) * source_.cols + begin) * element_size_bytes(source_.dtype),
+                        end - begin, values.data() + r * kBlockInputs);
+  }
+
+  // Each output's largest magnitude over all inputs, NaN left out. `values` is overwritten.
+  std::array<float, kPanelWidth> largest(BlockValues& values) const {
+    std::array<float, kPanelWidth> largest = {};
+    for (int64_t begin = 0; begin < source_.cols; begin += kBlockInputs) {
+      read(begin, std::min(begin + kBlockInputs, source_.cols), values);
+      for (int64_t r = 0; r < kPanelWidth; ++r) largest[r] = std::max(largest[r], largest_magnitude(&values[r * kBlockInputs]));
+    }
+    return largest;
+  }
+
+ private:
+  static float largest_magnitude(const float* row) {
+    std::array<Float4, 4> parts = {};  // so that the maxima do not wait for each other
+    for (int64_t i = 0; i < kBlockInputs; i += 16)
+      for (int64_t part = 0; part < 4; ++part) {
+        Float4 x;
+        std::memcpy(&x, row + i + 4 * part, sizeof x);
+        parts[part] = max4(parts[part], abs4(x));
+      }
+    const Float4 four = max4(max4(parts[0], parts[1]), max4(parts[2], parts[3]));
+    return std::max(std::max(four[0], four[1]), std::max(four[2], four[3]));
+  }
+
+  const SourceMatrix& source_;
+  int64_t first_row_, num_rows_;
+};
 
 bool is_element_format(WeightFormat format) {
   const WeightFormatInfo* info = find_weight_format(static_cast<uint32_t>(format));
@@ -87,22 +132,19 @@ void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_
                                 std::to_string(panel_end) + "), the matrix has " + std::to_string(num_panels(source.rows)));
 
   const int64_t panel_bytes = panel_size_bytes(format, source.cols);
-  const int64_t element_bytes = element_size_bytes(source.dtype);
   BlockValues values;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel, out += panel_bytes) {
     std::memset(out, 0, static_cast<std::size_t>(panel_bytes));
-    const int64_t first_row = panel * kPanelWidth;
-    const int64_t num_rows = std::min(kPanelWidth, source.rows - first_row);
+    const PanelSource rows(source, panel);
+    if (packer.start) packer.start(out, source.cols, rows.largest(values).data());
     for (int64_t begin = 0; begin < source.cols; begin += kBlockInputs) {
       const int64_t end = std::min(begin + kBlockInputs, source.cols);
-      if (num_rows < kPanelWidth || end - begin < kBlockInputs) values.fill(0.0f);
-      for (int64_t r = 0; r < num_rows; ++r)
-        elements_to_float(source.dtype, source.data + ((first_row + r) * source.cols + begin) * element_bytes, end - begin,
-                          values.data() + r * kBlockInputs);
+      rows.read(begin, end, values);
       const Unpackable bad = packer.pack({out, source.cols, begin, end}, values.data());
       if (bad.output >= 0)
-        throw_unpackable("pack_matrix", format, values[bad.output * kBlockInputs + bad.input],
-                         "row " + std::to_string(first_row + bad.output) + ", column " + std::to_string(begin + bad.input));
+        throw_unpackable(
+            "pack_matrix", format, values[bad.output * kBlockInputs + bad.input],
+            "row " + std::to_string(rows.first_row() + bad.output) + ", column " + std::to_string(begin + bad.input));
     }
   }
 }

@@ -32,6 +32,10 @@ struct Unpackable {
 struct PanelPacker {
   WeightFormat format;
 
+  // Readies the packed panel for its blocks, given each output's largest magnitude over all inputs, NaN left out. Null where
+  // blocks need no such thing.
+  void (*start)(std::byte* panel, int64_t inputs, const float* largest);
+
   // Packs values [16][kBlockInputs] (outputs beyond the matrix are zero rows) and reports the first value, in row order, that
   // the format cannot hold: a finite one that would become infinite, or for quantized formats one that is not finite.
   Unpackable (*pack)(const PanelBlock& block, const float* values);

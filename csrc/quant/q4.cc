@@ -1,4 +1,5 @@
-// q4: groups of 32 inputs share an fp16 scale; a weight is scale * kQ4Levels[code], code in 0..15.
+// q4: groups of 32 inputs share a scale, multiple * unit; a weight is scale * kQ4Levels[code], code in 0..15, multiple in
+// -127..127.
 // A group's codes: [4][16 outputs][4 inputs] bytes: the low half of byte (s, output, i) is the code of input 4 s + i of the
 // group, the high half that of input 16 + 4 s + i. Where groups lie in a panel is in weight_format.h.
 #include <array>
@@ -9,7 +10,7 @@
 namespace pythia {
 namespace {
 
-constexpr float kLargest = 127.0f;
+constexpr ScaleChoice kChoice = {.largest_level = 127.0f, .most = 127.0f, .fewest = -127.0f, .finest = 98.0f};
 
 // Which code and which level stand for the integers -128 to 127, by their low byte.
 struct NearestTable {
@@ -33,8 +34,8 @@ constexpr NearestTable kNearest = [] {
 }();
 
 // Divisors of the group's largest magnitude: the levels reach further down than up, so a negative scale suits some groups.
-constexpr float kCandidates[] = {127.0f, -127.0f, 106.0f, -106.0f, 98.0f,  -98.0f,  110.0f, -110.0f, 114.0f, -114.0f,
-                                 118.0f, -118.0f, 122.0f, -122.0f, 131.0f, -131.0f, 135.0f, -135.0f, 140.0f, -140.0f};
+constexpr float kDivisors[] = {127.0f, -127.0f, 106.0f, -106.0f, 98.0f,  -98.0f,  110.0f, -110.0f, 114.0f, -114.0f,
+                               118.0f, -118.0f, 122.0f, -122.0f, 131.0f, -131.0f, 135.0f, -135.0f, 140.0f, -140.0f};
 
 // Byte and shift of input i of a group.
 struct CodePlace {
@@ -46,25 +47,31 @@ CodePlace code_place(int64_t output, int64_t i) {
   return {(within / 4 * kPanelWidth + output) * 4 + within % 4, i < half ? 0 : 4};
 }
 
+void start(std::byte* panel, int64_t inputs, const float* largest) {
+  start_units<WeightFormat::kQ4>(panel, inputs, largest, kChoice);
+}
+
 Unpackable pack(const PanelBlock& block, const float* values) {
-  const Unpackable bad = find_unquantizable(values, block.end - block.begin, kLargest);
+  const Unpackable bad = find_unquantizable(values, block.end - block.begin);
   if (bad.output >= 0) return bad;
-  const Clip4 clip(-kLargest - 1.0f, kLargest);
+  const Clip4 clip(-128.0f, 127.0f);
   const auto nearest_index = [&clip](Float4 y) { return std::bit_cast<Int4>(clip(y) + kRoundingMagic) & 255; };
   const auto nearest_level = [&nearest_index](Float4 y) {
     const Int4 index = nearest_index(y);
     return Float4{kNearest.level[index[0]], kNearest.level[index[1]], kNearest.level[index[2]], kNearest.level[index[3]]};
   };
+  const float* units = units_of<WeightFormat::kQ4>(block.panel, block.inputs);
   for (int64_t begin = block.begin; begin < block.end; begin += kQuantGroup) {
     const int64_t group = begin / kQuantGroup;
-    auto* scales = reinterpret_cast<uint16_t*>(block.panel + group_scales_offset_bytes(WeightFormat::kQ4, group));
+    auto* multiples = reinterpret_cast<int8_t*>(block.panel + group_multiples_offset_bytes(WeightFormat::kQ4, group));
     auto* codes = reinterpret_cast<uint8_t*>(block.panel + group_codes_offset_bytes(WeightFormat::kQ4, group));
     for (int64_t output = 0; output < kPanelWidth; output += kGroupLanes) {
       const GroupValues x(values + output * kBlockInputs + (begin - block.begin));
-      const Lanes scale = search_scales(x, kCandidates, nearest_level);
+      const GroupScales found = search_scales(x, load_lanes(units + output), kChoice, kDivisors, nearest_level);
       for (int64_t part = 0; part < kLaneParts; ++part) {
-        const Float4 inverse = invert_scale(scale[part]);
-        for (int64_t lane = 0; lane < 4; ++lane) scales[output + 4 * part + lane] = scale_bits(scale[part][lane]);
+        const Float4 inverse = invert_scale(found.scale[part]);
+        for (int64_t lane = 0; lane < 4; ++lane)
+          multiples[output + 4 * part + lane] = static_cast<int8_t>(found.multiple[part][lane]);
         for (int64_t i = 0; i < kQuantGroup; ++i) {
           const Int4 index = nearest_index(x.x[i][part] * inverse);
           for (int64_t lane = 0; lane < 4; ++lane) {
@@ -79,21 +86,22 @@ Unpackable pack(const PanelBlock& block, const float* values) {
 }
 
 void unpack(const ConstPanelBlock& block, float* values) {
+  const float* units = units_of<WeightFormat::kQ4>(block.panel, block.inputs);
   for (int64_t input = block.begin; input < block.end; ++input) {
     const int64_t group = input / kQuantGroup;
-    const auto* scales = reinterpret_cast<const uint16_t*>(block.panel + group_scales_offset_bytes(WeightFormat::kQ4, group));
+    const auto* multiples =
+        reinterpret_cast<const int8_t*>(block.panel + group_multiples_offset_bytes(WeightFormat::kQ4, group));
     const auto* codes = reinterpret_cast<const uint8_t*>(block.panel + group_codes_offset_bytes(WeightFormat::kQ4, group));
     for (int64_t output = 0; output < kPanelWidth; ++output) {
-      const float scale = f16_to_float(scales[output]) * kScaleUnit;
       const CodePlace place = code_place(output, input % kQuantGroup);
       const int8_t level = kQ4Levels[(codes[place.byte] >> place.shift) & 15];
-      values[output * kBlockInputs + (input - block.begin)] = scale * static_cast<float>(level);
+      values[output * kBlockInputs + (input - block.begin)] = units[output] * static_cast<float>(multiples[output] * level);
     }
   }
 }
 
 }  // namespace
 
-const PanelPacker kQ4Packer = {WeightFormat::kQ4, pack, unpack};
+const PanelPacker kQ4Packer = {WeightFormat::kQ4, start, pack, unpack};
 
 }  // namespace pythia

@@ -52,37 +52,44 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Bytes of one element of a lossless format.
 constexpr int64_t element_size_bytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
 
-// q8 and q4 scales are stored as fp16 in units of kScaleUnit, so that small weights keep all of fp16's bits. The kernels fold
-// the unit into the activations' scales.
-inline constexpr float kScaleUnit = 0x1p-8f;
+// In q8 and q4 a group's scale is a small integer, its multiple, of its output's unit: 8 bits a group and 32 an output. A panel
+// is a run of blocks of four groups, their multiples [4][16] before their codes, and then the units [16]: one stream, in the
+// order of use, which memory serves faster than two. The last block may have fewer groups; it has zeros for their multiples.
+inline constexpr int64_t kQuantBlockGroups = 4;
+inline constexpr int64_t kMultiplesBytes = kQuantBlockGroups * kPanelWidth;  // of a block
+inline constexpr int64_t kUnitsBytes = kPanelWidth * 4;                      // of a panel
+static_assert(kMultiplesBytes % kAlignment == 0 && kUnitsBytes % kAlignment == 0);
 
-// A q8 or q4 panel is a run of blocks of two groups: their fp16 scales [2][16], then the codes of the first and of the second.
-// So a panel is read as one stream, which memory serves faster than two. The last block of an odd number of groups has zeros
-// for the second's scales and no codes for it.
 constexpr int64_t group_codes_bytes(WeightFormat format) {
   return kQuantGroup * kPanelWidth / (format == WeightFormat::kQ4 ? 2 : 1);
 }
-constexpr int64_t quant_block_bytes(WeightFormat format) { return kAlignment + 2 * group_codes_bytes(format); }
+constexpr int64_t quant_block_bytes(WeightFormat format) {
+  return kMultiplesBytes + kQuantBlockGroups * group_codes_bytes(format);
+}
 
-// Where a group's scales and codes begin in the panel, in bytes.
-constexpr int64_t group_scales_offset_bytes(WeightFormat format, int64_t group) {
-  return group / 2 * quant_block_bytes(format) + group % 2 * (kAlignment / 2);
+// Where a group's multiples and codes, and the outputs' units, begin in the panel, in bytes.
+constexpr int64_t group_multiples_offset_bytes(WeightFormat format, int64_t group) {
+  return group / kQuantBlockGroups * quant_block_bytes(format) + group % kQuantBlockGroups * kPanelWidth;
 }
 constexpr int64_t group_codes_offset_bytes(WeightFormat format, int64_t group) {
-  return group / 2 * quant_block_bytes(format) + kAlignment + group % 2 * group_codes_bytes(format);
+  return group / kQuantBlockGroups * quant_block_bytes(format) + kMultiplesBytes +
+         group % kQuantBlockGroups * group_codes_bytes(format);
+}
+constexpr int64_t units_offset_bytes(WeightFormat format, int64_t inputs) {
+  const int64_t groups = ceil_div(inputs, kQuantGroup);
+  return ceil_div(groups, kQuantBlockGroups) * kMultiplesBytes + groups * group_codes_bytes(format);
 }
 
 // Bytes of one panel of 16 outputs x `inputs`, a multiple of kAlignment. Callers bound `inputs` by kMaxDimension.
 //   f32, f16, bf16: [inputs][16] elements.
-//   q8, q4: blocks of two groups, scales before codes (docs/format.md).
+//   q8, q4: blocks of four groups, multiples before codes, then the units (docs/format.md).
 constexpr int64_t panel_size_bytes(WeightFormat format, int64_t inputs) {
-  const int64_t groups = ceil_div(inputs, kQuantGroup);
   switch (format) {
     case WeightFormat::kF32: return inputs * kPanelWidth * 4;
     case WeightFormat::kF16:
     case WeightFormat::kBF16: return round_up(inputs * kPanelWidth * 2, kAlignment);
     case WeightFormat::kQ8:
-    case WeightFormat::kQ4: return ceil_div(groups, 2) * kAlignment + groups * group_codes_bytes(format);
+    case WeightFormat::kQ4: return units_offset_bytes(format, inputs) + kUnitsBytes;
   }
   return 0;
 }
