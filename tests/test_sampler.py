@@ -219,14 +219,22 @@ def uniform_bits(seed: int, sequence: int, step: int) -> Iterator[int]:
         yield block[2] | block[3] << 32
 
 
+def group_bounds(scores: np.ndarray, temperature: float) -> np.ndarray:
+    """Of groups' largest scores, as docs/numerics.md says: 9 * 2^16 * (floor(2^22 l) + 1)."""
+    steepness = np.float32(math.log2(math.e) / float(np.float32(temperature)))
+    exponents = np.maximum(scores - scores.max(), np.float32(-40) / steepness) * steepness
+    bits = np.rint(((127 + 22) * 2.0**23 + exponents * 2.0**23).astype(np.float32)).astype(np.int32)
+    return 9 * 2**16 * (np.floor(bits.view(np.float32)).astype(np.int64) + 1)
+
+
 def expected_draw_under_bounds(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
     """The same without filters."""
-    ids, scores, weights = _core.filter_logits(logits, options(**changes))
+    ids, _, weights = _core.filter_logits(logits, options(**changes))
     padding = -len(ids) % 128
     places = np.concatenate([ids, np.full(padding, -1)]).reshape(-1, 8, 16).swapaxes(1, 2).reshape(-1, 8)
     in_groups = np.concatenate([weights, np.zeros(padding, np.int64)])[places]
-    largest = np.concatenate([scores, np.full(padding, -np.inf)])[places].argmax(1)
-    bounds = 9 * (in_groups[np.arange(len(places)), largest] + 1)
+    largest = np.concatenate([logits[ids], np.full(padding, -np.inf, np.float32)])[places].max(1)
+    bounds = group_bounds(largest, changes.get("temperature", 1.0))
     assert (in_groups.sum(1) <= bounds).all()
     ends = np.cumsum(bounds)
     for tries in range(1, 33):

@@ -158,8 +158,16 @@ struct Kernels {
   py::array_t<int64_t> softmax_totals(const Floats& scores, float largest, float steepness) const {
     py::array_t<int64_t> totals(ceil_div(scores.size(), kSoftmaxChunk));
     const FpEnvironment environment;
-    table->softmax_totals(scores.data(), scores.size(), {largest, steepness}, kSoftmaxChunk, totals.mutable_data());
+    table->softmax_totals(scores.data(), scores.size(), {largest, steepness}, totals.mutable_data());
     return totals;
+  }
+
+  // Bounds of integer weights, and their sums for each 128.
+  py::tuple softmax_bounds(const Floats& scores, float largest, float steepness) const {
+    py::array_t<int32_t> bounds(scores.size()), totals(ceil_div(scores.size(), kBoundsPart));
+    const FpEnvironment environment;
+    table->softmax_bounds(scores.data(), scores.size(), {largest, steepness}, bounds.mutable_data(), totals.mutable_data());
+    return py::make_tuple(bounds, totals);
   }
 
   int64_t softmax_total_above(const Floats& scores, float largest, float steepness, float bound) const {
@@ -267,6 +275,8 @@ void bind_kernels(py::module_& m) {
            "2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.")
       .def("softmax_totals", &Kernels::softmax_totals, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            "For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.")
+      .def("softmax_bounds", &Kernels::softmax_bounds, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           "Upper bounds of the weights in units of 2^16, int32, and their sums for each 128 scores.")
       .def("softmax_total_above", &Kernels::softmax_total_above, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            py::arg("bound"), "The sum of the weights of those of at most 1,024 scores that are above the bound.")
       .def("count_above", &Kernels::count_above, py::arg("x"), py::arg("bound"))

@@ -19,12 +19,9 @@ constexpr int64_t kPart = 4 * kSoftmaxChunk;
 constexpr int64_t kMinParts = 4;
 
 // A group has at most kGroupSize scores. No weight is above that of their maximum by more than a few units in the last place or
-// one: kBoundFactor times that weight plus one is above their sum. The total of such bounds stays below 2^63.
+// one: kBoundUnit times the bound of that weight is above their sum. The total of such products stays below 2^63.
 constexpr int64_t kGroupSize = kScoreBlock / kScoreGroups;
-constexpr int64_t kBoundFactor = kGroupSize + 1;
-
-// Bounds are added up for so many groups together.
-constexpr int64_t kGroupsPart = 128;
+constexpr int64_t kBoundUnit = (kGroupSize + 1) << (kWeightBits - kBoundBits);
 
 // One point in nine falls on a token at worst. From this many on the total is the lesser work.
 constexpr int kBoundedTries = 32;
@@ -130,7 +127,7 @@ void ScoreRow::weigh(float bound, Masses& masses) const {
   for_parts(few ? nullptr : parallel_for_, [&](int64_t begin, int64_t end) {
     const auto first = static_cast<size_t>(begin / kSoftmaxChunk), last = static_cast<size_t>(ceil_div(end, kSoftmaxChunk));
     if (bound == kNoBound) {
-      kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, kSoftmaxChunk, masses.chunks.data() + first);
+      kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, masses.chunks.data() + first);
     } else {
       for (size_t chunk = first; chunk < last; ++chunk) masses.chunks[chunk] = chunk_total_above(chunk, bound);
     }
@@ -162,30 +159,25 @@ int32_t ScoreRow::token_at(const Masses& masses, int64_t offset) const {
 
 int32_t ScoreRow::draw(UniformSequence& uniforms, Masses& masses) {
   const auto num_groups = static_cast<int64_t>(num_blocks_) * kScoreGroups;
-  bounds_.resize(static_cast<size_t>(ceil_div(num_groups, kGroupsPart)));
-  kernels_.softmax_totals(maxima_.of_groups, num_groups, scale_, kGroupsPart, bounds_.data());
-  for (int64_t& bound : bounds_) bound += kGroupsPart;
-  bounds_.back() -= ceil_div(num_groups, kGroupsPart) * kGroupsPart - num_groups;
-  const int64_t total = kBoundFactor * std::accumulate(bounds_.begin(), bounds_.end(), int64_t{0});
+  bounds_.resize(static_cast<size_t>(num_groups));
+  bounds_of_parts_.resize(static_cast<size_t>(ceil_div(num_groups, kBoundsPart)));
+  kernels_.softmax_bounds(maxima_.of_groups, num_groups, scale_, bounds_.data(), bounds_of_parts_.data());
+  const int64_t total = kBoundUnit * std::accumulate(bounds_of_parts_.begin(), bounds_of_parts_.end(), int64_t{0});
   for (int i = 0; i < kBoundedTries; ++i)
-    if (const auto id = token_under_bounds(uniforms.next_below(total), num_groups)) return *id;
+    if (const auto id = token_under_bounds(uniforms.next_below(total))) return *id;
   weigh(kNoBound, masses);
   return token_at(masses, uniforms.next_below(masses.total));
 }
 
 // The token on whose weight `point` falls, each group's weights at the beginning of its bound; none if it falls behind them.
-std::optional<int32_t> ScoreRow::token_under_bounds(int64_t point, int64_t num_groups) const {
-  int64_t offset = point / kBoundFactor, group = 0;
-  for (size_t part = 0; offset >= bounds_[part]; group += kGroupsPart) offset -= bounds_[part++];
-  std::array<float, kGroupsPart> exps;
-  exps_of({maxima_.of_groups + group, static_cast<size_t>(std::min(kGroupsPart, num_groups - group))}, exps.data());
-  size_t i = 0;
-  for (int64_t weight; offset > (weight = to_weight(exps[i])); ++i) offset -= weight + 1;
-  group += static_cast<int64_t>(i);
-  offset = offset * kBoundFactor + point % kBoundFactor;
+std::optional<int32_t> ScoreRow::token_under_bounds(int64_t point) const {
+  int64_t offset = point / kBoundUnit, group = 0;
+  for (size_t part = 0; offset >= bounds_of_parts_[part]; group += kBoundsPart) offset -= bounds_of_parts_[part++];
+  for (; offset >= bounds_[static_cast<size_t>(group)]; ++group) offset -= bounds_[static_cast<size_t>(group)];
+  offset = offset * kBoundUnit + point % kBoundUnit;
 
   const auto first = static_cast<size_t>(group / kScoreGroups * kScoreBlock + group % kScoreGroups);
-  std::array<float, kGroupSize> scores;
+  std::array<float, kGroupSize> scores, exps;
   size_t size = 0;
   for (size_t id = first; size < kGroupSize && id < scores_.size(); id += kScoreGroups) scores[size++] = scores_[id];
   exps_of({scores.data(), size}, exps.data());

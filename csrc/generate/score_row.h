@@ -76,7 +76,7 @@ class ScoreRow {
  private:
   template <class Body>
   void for_parts(const ParallelFor* parallel_for, const Body& body) const;
-  std::optional<int32_t> token_under_bounds(int64_t point, int64_t num_groups) const;
+  std::optional<int32_t> token_under_bounds(int64_t point) const;
   int64_t chunk_total_above(size_t chunk, float bound) const;
 
   const KernelTable& kernels_;
@@ -86,7 +86,7 @@ class ScoreRow {
   SoftmaxScale scale_;
   ScoreMaxima maxima_;
   size_t num_blocks_ = 0;
-  std::vector<int64_t> bounds_;  // of parts of the groups
+  std::vector<int32_t> bounds_, bounds_of_parts_;  // of the groups and of kBoundsPart of them together
   std::vector<float> own_block_maxima_, own_group_maxima_, maxima_of_maxima_;
   std::vector<int32_t> found_ids_;  // [vocab_size], what collect_above writes to
   std::vector<float> found_scores_;

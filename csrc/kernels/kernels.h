@@ -28,6 +28,10 @@ inline constexpr int64_t kSoftmaxChunk = 1024;
 // vocabulary, below 2^63, and moves a probability by less than 2^-38 of the largest one: float32's own resolution.
 inline constexpr int kWeightBits = 38;
 
+// Quick upper bounds of weights have fewer bits, so that the bounds of a part add up in 32.
+inline constexpr int kBoundBits = 22;
+inline constexpr int64_t kBoundsPart = 128;
+
 // So that scores at -infinity have no weight, whatever the temperature.
 inline constexpr float kMinSteepness = 0x1p-120f;
 
@@ -162,9 +166,13 @@ struct KernelTable {
   // down, and for NaN, 2^-40. exps may be scores.
   void (*softmax_exps)(const float* scores, int64_t n, SoftmaxScale scale, float* exps) noexcept;
 
-  // For each chunk of `chunk` <= kSoftmaxChunk scores, the sum of their weights, round_half_even(2^kWeightBits * softmax_exps).
-  // totals [n / chunk, rounded up].
-  void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t chunk, int64_t* totals) noexcept;
+  // For each kSoftmaxChunk scores the sum of their weights, round_half_even(2^kWeightBits * softmax_exps). totals [n /
+  // kSoftmaxChunk, rounded up].
+  void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
+
+  // Bounds of the weights of n scores, and their sums for every kBoundsPart: a weight is at most 2^(kWeightBits - kBoundBits)
+  // times its bound, times 1 + 2^-16; a bound is at most 1.0615 times that, and 2.
+  void (*softmax_bounds)(const float* scores, int64_t n, SoftmaxScale scale, int32_t* bounds, int32_t* totals) noexcept;
 
   // The sum of the weights of those of n <= kSoftmaxChunk scores that are above `bound`; `maxima` as in collect_above.
   int64_t (*softmax_total_above)(const float* scores, int64_t n, SoftmaxScale scale, const float* maxima, float bound) noexcept;

@@ -148,12 +148,41 @@ inline void add_weights(const float* scores, int64_t n, const SoftmaxTerm<Weight
   }
 }
 
-void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t chunk, int64_t* totals) noexcept {
+void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept {
   const SoftmaxTerm<WeightSum::kShift> term(scale);
-  for (; n > 0; scores += chunk, n -= chunk) {
+  for (; n > 0; scores += kSoftmaxChunk, n -= kSoftmaxChunk) {
     WeightSum sum;
-    add_weights(scores, n < chunk ? n : chunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
+    add_weights(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
     *totals++ = sum.total();
+  }
+}
+
+// Between powers of two the exponential runs below its chord, which is what a float's bits give when they are a linear function
+// of the exponent.
+void softmax_bounds_kernel(const float* scores, int64_t n, SoftmaxScale scale, int32_t* bounds, int32_t* totals) noexcept {
+  const Vec largest = set1(scale.largest), steepness = set1(scale.steepness), lowest = set1(-40.0f / scale.steepness);
+  const Vec mantissa = set1(0x1p23f), one = set1(static_cast<float>(127 + kBoundBits) * 0x1p23f);
+  const auto bound = [&](Vec score) {
+    const Vec exponent = max(score - largest, lowest) * steepness;
+    return to_int(from_bits(round_to_int(fma(exponent, mantissa, one)))) + set1_i(1);
+  };
+  for (; n > 0; n -= kBoundsPart, scores += kBoundsPart, bounds += kBoundsPart) {
+    static_assert(kBoundsPart % kLanes == 0 && (kBoundsPart << kBoundBits) + kBoundsPart <= INT32_MAX);
+    const int64_t whole = (n < kBoundsPart ? n : kBoundsPart) / kLanes * kLanes;
+    IVec sum = set1_i(0);
+    int64_t i = 0;
+    for (; i < whole; i += kLanes) {
+      const IVec some = bound(load(scores + i));
+      store_i(bounds + i, some);
+      sum = sum + some;
+    }
+    int32_t total = reduce_add_i(sum);
+    if (i < kBoundsPart && i < n) {
+      int32_t last[kLanes];
+      store_i(last, bound(load_n(scores + i, n - i)));
+      for (int lane = 0; lane < kLanes && i + lane < n; ++lane) total += bounds[i + lane] = last[lane];
+    }
+    *totals++ = total;
   }
 }
 

@@ -104,6 +104,7 @@ inline Codes high_levels(Codes packed, const uint8_t* table) {
 }
 inline void store_int8(int8_t* p, IVec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
 inline IVec load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_i(int32_t* p, IVec a) { _mm512_storeu_si512(p, a.v); }
 inline void store_i16(int16_t* p, IVec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v)); }
 inline void store_i16_apart(int16_t* p, IVec a) { _mm512_mask_storeu_epi16(p, 0x55555555u, a.v); }
 

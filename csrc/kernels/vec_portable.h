@@ -225,6 +225,7 @@ inline IVec load_i(const void* p) {
   std::memcpy(a.v, p, sizeof a.v);
   return a;
 }
+inline void store_i(int32_t* p, IVec a) { std::memcpy(p, a.v, sizeof a.v); }
 // Lanes to int16, values within its range.
 inline void store_i16(int16_t* p, IVec a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(a.v[i]);

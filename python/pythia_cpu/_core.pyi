@@ -184,6 +184,12 @@ class Kernels:
         cos: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         sin: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     ) -> numpy.typing.NDArray[numpy.float32]: ...
+    def softmax_bounds(
+        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
+    ) -> tuple[typing.Any, ...]:
+        """
+        Upper bounds of the weights in units of 2^16, int32, and their sums for each 128 scores.
+        """
     def softmax_exps(
         self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
     ) -> numpy.typing.NDArray[numpy.float32]:
