@@ -22,8 +22,7 @@ LogSoftmax::LogSoftmax(const KernelTable& kernels, std::span<const float> logits
   maxima_ = maxima;
   const auto n = static_cast<int64_t>(logits.size());
   totals.resize(static_cast<size_t>(ceil_div(n, kSoftmaxChunk)));
-  kernels.softmax_totals(logits.data(), n, {.largest = largest_, .steepness = std::numbers::log2e_v<float>},
-                         totals.data());
+  kernels.softmax_totals(logits.data(), n, {.largest = largest_, .steepness = std::numbers::log2e_v<float>}, totals.data());
   log_total_ = log_total(kernels, std::accumulate(totals.begin(), totals.end(), int64_t{0}));
 }
 
