@@ -9,7 +9,6 @@
 #include <cstring>
 #include <type_traits>
 
-#include "quant/elements.h"
 #include "quant/float4.h"
 #include "quant/packers.h"
 #include "quant/weight_format.h"
