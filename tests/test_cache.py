@@ -59,7 +59,8 @@ def test_a_changed_checkpoint_is_converted_again(tmp_path: Path, cached: Callabl
 
 
 def test_revisions_of_a_folder_are_apart(cached: Callable[..., Path]) -> None:
-    assert cached(MINI_PYTHIA.parent, 1800) == cached(MINI_PYTHIA.parent, "step1800")
+    for step in (1800, "1800", np.int64(1800)):
+        assert cached(MINI_PYTHIA.parent, step) == cached(MINI_PYTHIA.parent, "step1800")
     assert _core.PcpuFile.open(str(cached(MINI_PYTHIA.parent, 1800))).metadata["revision"] == "step1800"
     with pytest.raises(CheckpointError, match="has no subfolder 'step5'"):
         cached(MINI_PYTHIA.parent, 5)

@@ -146,8 +146,8 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None =
     Args:
         source: a local folder in Hugging Face's layout, a hub id ("EleutherAI/pythia-14m") or its short form
             ("pythia-14m"). A hub checkpoint is downloaded to the hub client's cache.
-        revision: branch, tag or commit on the hub; for a folder, which of its subfolders. An int is a step (3000 is
-            "step3000").
+        revision: branch, tag or commit on the hub; for a folder, which of its subfolders. A whole number is a
+            step (3000 and "3000" are "step3000").
 
     Returns:
         A lazy mapping: stored name -> numpy array.

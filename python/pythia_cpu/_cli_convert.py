@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -57,11 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    revision = options.revision
     report = convert(
         options.source,
         options.output,
-        revision=int(revision) if revision is not None and re.fullmatch(r"\d{1,9}", revision) else revision,
+        revision=options.revision,
         weights=options.weights,
         progress=not options.quiet,
         fidelity=options.report is not None or options.report_text is not None,

@@ -23,7 +23,7 @@ def load(
     Args:
         source: a ``.pcpu`` file, a local checkpoint folder, a hub id ("EleutherAI/pythia-14m") or its short form
             ("pythia-14m"), or None for the small model that ships inside the package.
-        revision: revision of a checkpoint; an int is a training step (3000 is "step3000").
+        revision: revision of a checkpoint; a whole number is a training step (3000 and "3000" are "step3000").
         weights: format to convert a checkpoint's weights to: "f32", "f16", "bf16", "q8", "q4", or "auto", the smallest
             of f16, bf16 and f32 that holds every stored value exactly.
         threads: threads of a forward pass; None means the physical cores this process may use.

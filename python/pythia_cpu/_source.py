@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pythia_cpu._arguments import integer
 from pythia_cpu._errors import CheckpointError
+
+_STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class Source:
 
 
 def revision_name(revision: str | int | None) -> str | None:
-    """An int is a training step: 3000 is "step3000"."""
-    if isinstance(revision, int) and not isinstance(revision, bool):
-        if revision < 0:
-            raise ValueError(f"revision is {revision}, expected a step of at least 0")
-        return f"step{revision}"
-    if revision is not None and (not isinstance(revision, str) or not revision):
-        raise ValueError(f"revision is {revision!r}, expected a branch, tag or commit, or a step as an int")
-    return revision
+    """A whole number, or a str of one, is a training step: 3000 and "3000" are "step3000"."""
+    if isinstance(revision, str) and _STEP.fullmatch(revision):
+        return f"step{int(revision)}"
+    if revision is None or (isinstance(revision, str) and revision):
+        return revision
+    if isinstance(revision, str) or not hasattr(revision, "__index__"):
+        raise ValueError(f"revision is {revision!r}, expected a branch, tag or commit, or a step as a whole number")
+    return f"step{integer('revision', revision, 0)}"
 
 
 def local_source(folder: Path, revision: str | None) -> Source:
