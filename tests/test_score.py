@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import pythia_cpu
 from bits import assert_same_bits
+from frames import Column, Table
 from pythia_cpu import _core
 from reference import Reference
 
@@ -128,8 +129,33 @@ def test_lists_give_lists(model: pythia_cpu.Model) -> None:
     pairs = model.score([QUESTION] * len(CHOICES), list(CHOICES))
     for choice, score in zip(CHOICES, pairs, strict=True):
         assert_same_bits(score.logprobs, model.score(QUESTION, choice).logprobs)
+    several = model.score(QUESTION, list(CHOICES))  # one context for all
+    from_ids = model.score(model.tokenizer.encode(QUESTION), [model.tokenizer.encode(choice) for choice in CHOICES])
+    assert len(several) == len(from_ids) == len(pairs)
+    for one, other, expected in zip(several, from_ids, pairs, strict=True):
+        assert one.tokens == other.tokens == expected.tokens
+        assert_same_bits(one.logprobs, expected.logprobs)
+        assert_same_bits(other.logprobs, expected.logprobs)
     single = model.score([7])
     assert (single.tokens, len(single.logprobs), single.total) == ([7], 0, 0.0)
+
+
+@pytest.mark.parametrize("form", [np.array, lambda texts: np.array(texts, object), Column])
+def test_arrays_of_texts(model: pythia_cpu.Model, form: Callable[[list[str]], Any]) -> None:
+    texts = ["Once upon a time", "It was"]
+    assert [score.tokens for score in model.score(form(texts))] == [model.tokenizer.encode(text) for text in texts]
+    pairs = model.score(form(texts), form([" there", " a"]))
+    assert [score.tokens for score in pairs] == [model.tokenizer.encode(text) for text in (" there", " a")]
+    assert [one.prompt_tokens for one in model.generate(form(texts), max_new_tokens=1)] == [
+        model.tokenizer.encode(text) for text in texts
+    ]
+
+
+def test_empty_lists(model: pythia_cpu.Model) -> None:
+    no_texts = np.array([], object)
+    for arguments in (([],), ((),), (no_texts,), (np.empty((0, 5), int),), ([], []), (no_texts, []), ("Once", [])):
+        assert model.score(*arguments) == []
+    assert model.score([], [5, 6]).tokens == [5, 6]  # a context without tokens
 
 
 def scores(model: pythia_cpu.Model, requests: list[Any], **options: Any) -> list[tuple[np.ndarray, ...]]:
@@ -171,18 +197,34 @@ def test_bad_scoring_arguments(model: pythia_cpu.Model) -> None:
     cases: list[tuple[tuple[Any, ...], str]] = [
         (("",), "text has no tokens"),
         ((["Once", ""],), r"text\[1\] has no tokens"),
+        ((np.array([], np.int32),), "text has no tokens"),
         (([4096],), "token id 4096"),
-        (([0] * 2050,), "found 2050 tokens, expected at most 2049"),
+        (([0] * 2050,), "text has 2050 tokens, expected at most 2049"),
+        (([[0], [0] * 2050],), r"text\[1\] has 2050 tokens, expected at most 2049"),
+        ((["Once", "\ud800"],), r"text\[1\]: text has a lone surrogate at position 0"),
         (("Once", ""), "continuation has no tokens"),
-        (("Once", [1]), "two of a kind"),
-        ((["Once"], "upon"), "is a list of texts and the other is not"),
+        (([1], []), "continuation has no tokens"),
+        (("Once", [1]), "one of context and continuation is a str"),
+        ((["Once", "It"], [" upon", ""]), r"continuation\[1\] has no tokens"),
+        (([[0], [0]], [[0], [4096]]), r"continuation\[1\] holds token id 4096"),
+        (([[0], [-1]], [[0], [0]]), r"context\[1\] holds token id -1"),
+        (([[0], [0] * 2040], [[0], [0] * 10]), r"context\[1\] and continuation\[1\] have 2050 tokens"),
+        ((["Once", [1]], ["upon", "a"]), r"one of context\[1\] and continuation\[1\] is a str"),
+        (([0] * 2040, [[0], [0] * 10]), r"context and continuation\[1\] have 2050 tokens"),
+        ((["Once"], "upon"), "context is a list of texts and continuation is one"),
+        (([], "upon"), "context is a list of texts and continuation is one"),
         ((["Once"], ["upon", "a"]), "1 contexts and 2 continuations"),
+        (([], ["upon", "a"]), "0 contexts and 2 continuations"),
+        ((np.array([["Once"]]),), r"text is an array of <U4 \[1, 1\], expected texts \[n\]"),
+        ((Table(),), r"text is of type Table, expected texts or token ids: pass one column, or \.to_numpy"),
         ((3,), "int"),
     ]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             model.score(*arguments)
     assert len(model.score([0] * 2049).logprobs) == 2048
+    with pytest.raises(ValueError, match="text has no tokens"):
+        model.perplexity([])
 
 
 def harness_windows(tokens: list[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:

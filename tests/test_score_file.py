@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pythia_cpu
+from frames import Table
 from pythia_cpu import _score_file
 
 STORY = "It was a dark and stormy night, and the old man who sat by the fire said that he would not go. "
@@ -69,7 +71,7 @@ def test_records(model: pythia_cpu.Model, tmp_path: Path) -> None:
         assert record["num_greedy"] == record["ranks"].count(0)
         assert math.fsum(map(float, np.array(record["logprobs"], np.float32))) == record["log_likelihood"]
         assert len(record["tokens"]) == len(record["entropies"]) == record["num_tokens"]
-    assert model.score_to_file(INPUTS, path, context_length=16) == 0
+    assert model.score_to_file(INPUTS, path, context_length=np.int64(16)) == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -135,6 +137,55 @@ def test_foreign_files(
     assert path.read_text() == "notes\n"
 
 
+def test_other_members_and_ids(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    plain, path = tmp_path / "plain.jsonl", tmp_path / "scores.jsonl"
+    model.score_to_file([{"id": 5, "text": "Once"}, {"id": 0.5, "text": "It"}, {"id": "a", "text": "He"}], plain)
+    content = plain.read_bytes()
+    model.score_to_file(
+        [
+            {"text": "Once", "meta": {"pile_set_name": "Books3"}, "id": np.int64(5)},
+            {"text": "It", "id": np.float32(0.5), 7: None},
+            {"text": np.str_("He"), "id": np.str_("a"), "score": math.nan},
+        ],
+        path,
+    )
+    assert path.read_bytes() == content
+    plain.write_bytes(content[: content.index(b"\n") + 1])  # a file is gone on with whatever the other members are
+    model.score_to_file(
+        [{"id": 5, "text": "Once", "meta": 1}, {"id": 0.5, "text": "It"}, {"id": "a", "text": "He"}], plain
+    )
+    assert plain.read_bytes() == content
+
+
+@pytest.mark.parametrize("stride", [None, 8])
+def test_texts_without_tokens(model: pythia_cpu.Model, binary: Path, tmp_path: Path, stride: int | None) -> None:
+    """The records of the binary."""
+    inputs = [{"text": ""}, {"text": "Once upon a time", "note": [1]}, {"text": "", "id": "a"}, {"text": "a"}]
+    model.score_to_file(inputs, tmp_path / "scores.jsonl", stride=stride, context_length=8)
+    lines = "".join(json.dumps(one) + "\n" for one in inputs).encode()
+    command = [
+        binary,
+        "score",
+        "--jsonl",
+        "--per-token",
+        "-c",
+        "8",
+        *([] if stride is None else ["-s", str(stride)]),
+        "-",
+    ]
+    output = subprocess.run(command, input=lines, capture_output=True, timeout=120, check=True).stdout
+    for record, other in zip(read(tmp_path / "scores.jsonl"), map(json.loads, output.splitlines()), strict=True):
+        for name in record.keys() - {"model", "input", "log_likelihood"}:
+            assert record[name] == other[name], name
+        assert record["log_likelihood"] == pytest.approx(other["log_likelihood"], rel=1e-12)
+    whole = (tmp_path / "scores.jsonl").read_bytes()
+    (tmp_path / "scores.jsonl").write_bytes(whole[: whole.index(b"\n") + 1])
+    assert model.score_to_file(inputs, tmp_path / "scores.jsonl", stride=stride, context_length=8) == 3
+    assert (tmp_path / "scores.jsonl").read_bytes() == whole
+    assert model.score_to_file([[], ""], tmp_path / "empty.jsonl") == 2  # no pass at all
+    assert [record["num_bytes"] for record in read(tmp_path / "empty.jsonl")] == [None, 0]
+
+
 def test_one_writer_at_a_time(model: pythia_cpu.Model, tmp_path: Path) -> None:
     path = tmp_path / "scores.jsonl"
 
@@ -150,11 +201,24 @@ def test_bad_inputs(model: pythia_cpu.Model, tmp_path: Path) -> None:
     for inputs, message in [
         ("Once", "inputs is of type str"),
         ({"text": "Once"}, "inputs is of type dict"),
-        (["Once", ""], r"inputs\[1\]: text has no tokens"),
+        (Table(), r"inputs is of type Table.*pass one column, or \.to_dict\('records'\)"),
+        (["Once", {"context": "a", "continuation": ""}], r"inputs\[1\]: continuation has no tokens"),
         ([{"text": "a", "context": "b"}], r"inputs\[0\] has \['context', 'text'\]"),
-        ([{"id": [1], "text": "a"}], r"inputs\[0\] has the id \[1\]"),
-        ([{"context": [1] * 2049, "continuation": [1]}], r"inputs\[0\]: found 2050 tokens"),
+        ([{"texts": "a", 5: "b"}], r"inputs\[0\] has \['5', 'texts'\]"),
+        ([{"context": [1] * 2049, "continuation": [1]}], r"inputs\[0\]: context and continuation have 2050 tokens"),
         ([3.5], r"inputs\[0\]"),
+        (["Once", b"upon"], r"inputs\[1\] is neither str nor token ids"),
+        ([[[1], [1, 2]]], r"inputs\[0\] is neither str nor token ids"),
+        *(
+            (["Once", {"id": identity, "text": "a"}], rf"inputs\[1\] has the id {shown}")
+            for identity, shown in [
+                ([1], r"\[1\]"),
+                (np.bool_(True), "True"),
+                (math.nan, "nan"),
+                (np.float32(math.inf), "inf"),
+                ("\ud800", r"'\\ud800'"),
+            ]
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             model.score_to_file(inputs, tmp_path / "scores.jsonl")

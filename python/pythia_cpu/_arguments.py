@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt: TypeAlias = str | TokenIds
-Prompts: TypeAlias = list[str] | tuple[str, ...] | Sequence[TokenIds] | list[Prompt]
+Prompts: TypeAlias = list[str] | tuple[str, ...] | Sequence[TokenIds] | list[Prompt] | npt.NDArray[np.str_ | np.object_]
 
 _INT64_MAX = 2**63 - 1
+_TEXT_KINDS = "UTO"  # of NumPy's dtypes: str of one width, str, and objects
 
 
 def integer(name: str, value: object, low: int, high: int = _INT64_MAX) -> int:
@@ -74,17 +75,30 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def refuse_table(name: str, value: object, rows: str) -> None:
+    """Refuses a pandas.DataFrame, which gives the names of its columns where rows are expected; ``rows`` gives them."""
+    if hasattr(value, "columns") and hasattr(value, "to_numpy"):
+        raise ValueError(
+            f"{name} is of type {type(value).__name__}, expected texts or token ids: pass one column, or {rows}"
+        )
+
+
 def is_batch(name: str, value: object) -> bool:
     """Whether this is a list of sequences; False for a str and for one sequence of ids. An empty list is one empty
-    sequence.
+    sequence. Arrays of str, and what NumPy reads as such (a pandas.Series), are lists.
     """
     if isinstance(value, str):
         return False
+    refuse_table(name, value, ".to_numpy()")
     if hasattr(value, "__array__"):
-        dimensions = np.ndim(np.asarray(value))
-        if dimensions not in (1, 2):
-            raise ValueError(f"{name} is an array of {dimensions} dimensions, expected token ids [n] or [batch, n]")
-        return dimensions == 2
+        array = np.asarray(value)
+        if array.dtype.kind in _TEXT_KINDS:
+            if array.ndim != 1:
+                raise ValueError(f"{name} is an array of {array.dtype} {list(array.shape)}, expected texts [n]")
+            return True
+        if array.ndim not in (1, 2):
+            raise ValueError(f"{name} is an array of {array.ndim} dimensions, expected token ids [n] or [batch, n]")
+        return array.ndim == 2
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
         raise ValueError(
             f"{name} is of type {type(value).__name__}, expected a str, a list of token ids, or a list of these"

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._arguments import refuse_table
 from pythia_cpu._identity import model_key
-from pythia_cpu._progress import ProgressBar
+from pythia_cpu._record_file import Head, add_records, record_head, record_line
 from pythia_cpu._score_run import ScoreRequest, TargetScores, all_scores
 
 # Inputs are scored and written together until they have this many tokens: what an interruption costs at most.
 _TOKENS_PER_WRITE = 1 << 16
 
+_MEMBERS = ("text", "context", "continuation")  # beside "id"; others are ignored
 _KEYS = ({"text"}, {"context", "continuation"})
 
 
@@ -32,13 +31,10 @@ class Encoder(Protocol):
     core: _core.Model
 
     def ids(self, name: str, text: object) -> list[int]:
-        """Token ids of a text."""
+        """Token ids of a text, perhaps none."""
 
     def pair(self, context: object, continuation: object) -> ScoreRequest:
         """The request of a continuation."""
-
-    def check_length(self, ids: list[int]) -> None:
-        """Refuses a request that is too long."""
 
     def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> list[ScoreRequest]:
         """The requests of a text."""
@@ -57,7 +53,7 @@ class FileOptions:
 class _Record:
     """An input on its way into the file."""
 
-    head: dict[str, object]
+    head: Head
     requests: list[ScoreRequest]
     num_text_tokens: int
     num_bytes: int | None
@@ -69,8 +65,7 @@ class _Record:
     def line(self, scores: Sequence[TargetScores], *, per_token: bool) -> bytes:
         log_likelihood = math.fsum(x for one in scores for x in one.logprobs.tolist())
         num_tokens = sum(len(one.logprobs) for one in scores)
-        fields = {
-            **self.head,
+        fields: dict[str, object] = {
             "num_text_tokens": self.num_text_tokens,
             "num_tokens": num_tokens,
             "num_bytes": self.num_bytes,
@@ -82,7 +77,7 @@ class _Record:
             fields["logprobs"] = [x for one in scores for x in _shortest(one.logprobs)]
             fields["ranks"] = [rank for one in scores for rank in one.ranks.tolist()]
             fields["entropies"] = [x for one in scores for x in _shortest(one.entropies)]
-        return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return record_line(self.head, fields)
 
 
 def _shortest(values: npt.NDArray[np.float32]) -> list[float]:
@@ -94,40 +89,56 @@ def score_to_file(
     encoder: Encoder, inputs: Iterable[object], path: str | os.PathLike[str], options: FileOptions, *, progress: bool
 ) -> int:
     """``Model.score_to_file``."""
+    refuse_table("inputs", inputs, ".to_dict('records')")
     if isinstance(inputs, str | Mapping):
         raise ValueError(f"inputs is of type {type(inputs).__name__}, expected texts one after the other, e.g. a list")
     key = model_key(encoder.core.file)
     items = ((item, _head(number, item, key, options)) for number, item in enumerate(inputs))
-    total = len(inputs) if isinstance(inputs, Sequence | np.ndarray) else None
-    target = Path(path)
-    with target.open("a+b") as file, ProgressBar(total, what=target.name, unit=" texts", enabled=progress) as bar:
-        _lock(file, target)
-        bar.update(_check_kept(file, target, items))
-        written = 0
+    total = len(inputs) if isinstance(inputs, Sized) else None
+
+    def lines(items: Iterator[tuple[object, Head]]) -> Iterator[list[bytes]]:
         for batch in _batches(_record(encoder, item, head, options) for item, head in items):
-            _write(encoder.core, batch, file, options)
-            written += len(batch)
-            bar.update(len(batch))
-    return written
+            requests = [request for record in batch for request in record.requests]
+            scores = iter(all_scores(encoder.core, requests, progress=False))
+            yield [
+                record.line([next(scores) for _ in record.requests], per_token=options.per_token) for record in batch
+            ]
+
+    return add_records(path, items, lines, total=total, unit=" texts", progress=progress)
 
 
-def _head(number: int, item: object, key: str, options: FileOptions) -> dict[str, object]:
-    """The beginning of an input's record, which tells whether a record in the file is this one."""
-    fields = dict(item) if isinstance(item, Mapping) else {"text": item}
-    identity = fields.pop("id", None)
-    if isinstance(identity, bool) or not isinstance(identity, str | int | float | None):
-        raise ValueError(f"inputs[{number}] has the id {identity!r}, expected a str or a number")
-    if fields.keys() not in _KEYS:
+def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
+    fields = item if isinstance(item, Mapping) else {"text": item}
+    used = {name: fields[name] for name in _MEMBERS if name in fields}
+    if used.keys() not in _KEYS:
         raise ValueError(
-            f"inputs[{number}] has {sorted(fields)}, expected 'text', or 'context' and 'continuation', and perhaps 'id'"
+            f"inputs[{number}] has {sorted(map(str, fields))}, expected 'text', or 'context' and 'continuation', "
+            "and perhaps 'id'"
         )
-    content = {name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in fields.items()}
-    text = json.dumps([content, options.per_token, options.context_length, options.stride], sort_keys=True)
-    head: dict[str, object] = {"index": number} if identity is None else {"index": number, "id": identity}
-    return {**head, "model": key, "input": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    identity = _identity(number, fields.get("id"))
+    try:
+        content = {
+            name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in used.items()
+        }
+        return record_head(number, identity, key, [content, options.per_token, options.context_length, options.stride])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"inputs[{number}] is neither str nor token ids: {error}") from None
 
 
-def _record(encoder: Encoder, item: Any, head: dict[str, object], options: FileOptions) -> _Record:
+def _identity(number: int, identity: object) -> str | int | float | None:
+    """An id that JSON can hold."""
+    if isinstance(identity, np.generic):
+        identity = identity.item()
+    try:
+        if isinstance(identity, bool) or not isinstance(identity, str | int | float | None):
+            raise ValueError
+        json.dumps(identity, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        raise ValueError(f"inputs[{number}] has the id {identity!r}, expected a str or a finite number") from None
+    return identity
+
+
+def _record(encoder: Encoder, item: Any, head: Head, options: FileOptions) -> _Record:
     name = f"inputs[{head['index']}]"
     fields = item if isinstance(item, Mapping) else {"text": item}
     try:
@@ -139,42 +150,10 @@ def _record(encoder: Encoder, item: Any, head: dict[str, object], options: FileO
         else:
             text = fields["continuation"]
             tokens, first = encoder.pair(fields["context"], text)
-            encoder.check_length(tokens)
             requests, num_tokens = [(tokens, first)], len(tokens) - first
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return _Record(head, requests, num_tokens, len(text.encode()) if isinstance(text, str) else None)
-
-
-def _check_kept(file: IO[bytes], path: Path, items: Iterator[tuple[object, dict[str, object]]]) -> int:
-    """Goes past the records that the file has, and cuts off a line without an end; returns how many there are."""
-    kept = size_bytes = 0
-    file.seek(0)
-    for line in file:
-        if not line.endswith(b"\n"):
-            break
-        _, head = next(items, (None, None))
-        if head is None:
-            raise ValueError(f"{path} has more records than there are inputs, {kept}: name another file, or remove it")
-        if not line.startswith(json.dumps(head, ensure_ascii=False).encode()[:-1] + b","):
-            raise ValueError(f"{path}, line {kept + 1}: {_difference(line, head)}: name another file, or remove it")
-        kept += 1
-        size_bytes += len(line)
-    file.truncate(size_bytes)
-    file.seek(size_bytes)
-    return kept
-
-
-def _difference(line: bytes, head: dict[str, object]) -> str:
-    """How a record differs from the one expected."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return "is no record of scores"
-    for name, what in (("model", "another model or weight format"), ("input", "another input or with other options")):
-        if isinstance(record, dict) and record.get(name) != head[name]:
-            return f"was made from {what}"
-    return "is no record of scores"
 
 
 def _batches(records: Iterable[_Record]) -> Iterator[list[_Record]]:
@@ -182,25 +161,9 @@ def _batches(records: Iterable[_Record]) -> Iterator[list[_Record]]:
     num_inputs = 0
     for record in records:
         batch.append(record)
-        num_inputs += record.num_inputs
+        num_inputs += max(1, record.num_inputs)
         if num_inputs >= _TOKENS_PER_WRITE:
             yield batch
             batch, num_inputs = [], 0
     if batch:
         yield batch
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{path} is being written by another process: wait for it, or name another file") from None
-
-
-def _write(core: _core.Model, batch: list[_Record], file: IO[bytes], options: FileOptions) -> None:
-    """Scores a batch and adds its lines to the file."""
-    scores = iter(all_scores(core, [request for record in batch for request in record.requests], progress=False))
-    lines = [record.line([next(scores) for _ in record.requests], per_token=options.per_token) for record in batch]
-    file.write(b"".join(lines))
-    file.flush()
-    os.fsync(file.fileno())

@@ -92,6 +92,11 @@ def _exp(x: float) -> float:
         return math.inf
 
 
+def _is_empty(value: object) -> bool:
+    """Whether this is a list of nothing, be it of texts or of token ids; an array says of what."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 0
+
+
 class ScoringModel:
     """What scoring needs of a model, and the ways to it; ``Model`` has one."""
 
@@ -108,28 +113,44 @@ class ScoringModel:
         self, text: Prompt | Prompts, continuation: Prompt | Prompts | None, *, progress: bool
     ) -> Score | list[Score]:
         """``Model.score``."""
-        batch = is_batch("text", text)
-        if continuation is None:
-            texts: Sequence[object] = list(text) if batch else [text]
-            names = [f"text[{i}]" for i in range(len(texts))] if batch else ["text"]
-            requests = [(self.ids(name, one), 1) for name, one in zip(names, texts, strict=True)]
+        if continuation is not None:
+            batch, requests = self._pairs(text, continuation)
+        elif batch := is_batch("text", text) or _is_empty(text):
+            requests = [self._whole(f"text[{i}]", one) for i, one in enumerate(text)]
         else:
-            if is_batch("continuation", continuation) != batch:
-                raise ValueError("one of context and continuation is a list of texts and the other is not: pass pairs")
-            contexts, continuations = (list(text), list(continuation)) if batch else ([text], [continuation])
-            if len(contexts) != len(continuations):
-                raise ValueError(
-                    f"found {len(contexts)} contexts and {len(continuations)} continuations, expected as many of both"
-                )
-            requests = [self.pair(a, b) for a, b in zip(contexts, continuations, strict=True)]
-        scores = self._run(requests, whole=continuation is None, progress=progress)
+            requests = [self._whole("text", text)]
+        scores = [
+            Score(ids if continuation is None else ids[begin:], one.logprobs, one.ranks == 0, one.ranks, one.entropies)
+            for (ids, begin), one in zip(requests, all_scores(self.core, requests, progress=progress), strict=True)
+        ]
         return scores if batch else scores[0]
+
+    def _pairs(self, context: Any, continuation: Any) -> tuple[bool, list[ScoreRequest]]:
+        """Whether there is a list of continuations, and the requests."""
+        context_list = is_batch("context", context) or _is_empty(context)
+        batch = is_batch("continuation", continuation) or _is_empty(continuation)
+        ids = not isinstance(context, str) and not isinstance(continuation, str)
+        if ids and context_list != batch and (_is_empty(context) or _is_empty(continuation)):
+            context_list = batch = False  # beside one row of token ids, [] is a row without any
+        if not batch and not context_list:
+            return False, [self.pair(context, continuation)]
+        if not batch:
+            raise ValueError("context is a list of texts and continuation is one text: pass a continuation for each")
+        if not context_list:
+            named = ((f"continuation[{i}]", one) for i, one in enumerate(continuation))
+            return True, [self.pair(context, one, names=("context", name)) for name, one in named]
+        if len(context) != len(continuation):
+            raise ValueError(
+                f"found {len(context)} contexts and {len(continuation)} continuations, expected as many of both"
+            )
+        pairs = enumerate(zip(context, continuation, strict=True))
+        return True, [self.pair(a, b, names=(f"context[{i}]", f"continuation[{i}]")) for i, (a, b) in pairs]
 
     def perplexity(self, text: Prompt, *, context_length: int | None, stride: int | None, progress: bool) -> Perplexity:
         """``Model.perplexity``."""
         if is_batch("text", text):
             raise ValueError("text is a list of texts, expected one: a str or a sequence of token ids")
-        ids = self.ids("text", text)
+        ids = self._some_ids("text", text)
         windows = self.windows(ids, context_length=context_length, stride=stride)
         scored = [scores.logprobs for scores in all_scores(self.core, windows, progress=progress)]
         num_tokens = sum(map(len, scored))
@@ -154,49 +175,57 @@ class ScoringModel:
         return _core.rolling_windows(ids, self._eos_token_id, length)
 
     def ids(self, name: str, text: object) -> list[int]:
-        """Token ids of a text that has some."""
-        found: object = self.tokenizer.encode(text) if isinstance(text, str) else text
-        ids: list[int] = token_ids(name, found, self.vocab_size).tolist()
+        """Token ids of a text, perhaps none."""
+        if isinstance(text, str):
+            return self._encode(name, text)
+        ids: list[int] = token_ids(name, text, self.vocab_size).tolist()
+        return ids
+
+    def pair(
+        self, context: object, continuation: object, *, names: tuple[str, str] = ("context", "continuation")
+    ) -> ScoreRequest:
+        """Ids of both together, and where the continuation begins; errors call them by their names."""
+        if isinstance(context, str) != isinstance(continuation, str):
+            raise ValueError(f"one of {names[0]} and {names[1]} is a str and the other is not: pass two of a kind")
+        if isinstance(context, str) and isinstance(continuation, str):
+            # White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
+            before = self._encode(names[0], context.rstrip())
+            after = self._encode(f"{names[0]} + {names[1]}", context + continuation)[len(before) :]
+        else:
+            before, after = self.ids(names[0], context), self.ids(names[1], continuation)
+        if not before:
+            if self._eos_token_id is None:
+                raise ValueError(f"{names[0]} has no tokens, and the model has no end-of-text token to stand for it")
+            before = [self._eos_token_id]
+        if not after:
+            raise ValueError(f"{names[1]} has no tokens, expected at least one")
+        self._check_length(f"{names[0]} and {names[1]} have", before + after)
+        return before + after, len(before)
+
+    def _encode(self, name: str, text: str) -> list[int]:
+        try:
+            return self.tokenizer.encode(text)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _some_ids(self, name: str, text: object) -> list[int]:
+        ids = self.ids(name, text)
         if not ids:
             raise ValueError(f"{name} has no tokens, expected at least one")
         return ids
 
-    def pair(self, context: object, continuation: object) -> ScoreRequest:
-        """Ids of both together, and where the continuation begins."""
-        if isinstance(context, str) != isinstance(continuation, str):
-            raise ValueError("one of context and continuation is a str and the other is not: pass two of a kind")
-        if isinstance(context, str) and isinstance(continuation, str):
-            # White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
-            start = context.rstrip()
-            before = self.tokenizer.encode(start)
-            after = self.tokenizer.encode(context + continuation)[len(before) :]
-        else:
-            before = token_ids("context", context, self.vocab_size).tolist()
-            after = token_ids("continuation", continuation, self.vocab_size).tolist()
-        if not before:
-            if self._eos_token_id is None:
-                raise ValueError("context has no tokens, and the model has no end-of-text token to stand for it")
-            before = [self._eos_token_id]
-        if not after:
-            raise ValueError("continuation has no tokens, expected at least one")
-        return before + after, len(before)
+    def _whole(self, name: str, text: object) -> ScoreRequest:
+        ids = self._some_ids(name, text)
+        self._check_length(f"{name} has", ids)
+        return ids, 1
 
-    def check_length(self, ids: list[int]) -> None:
+    def _check_length(self, found: str, ids: list[int]) -> None:
         """Refuses more tokens than one request may have."""
         if len(ids) > self.context_length + 1:
             raise ValueError(
-                f"found {len(ids)} tokens, expected at most {self.context_length + 1}, the model's context and "
+                f"{found} {len(ids)} tokens, expected at most {self.context_length + 1}, the model's context and "
                 "the token after it: shorten the text, or use perplexity, which cuts it into windows"
             )
-
-    def _run(self, requests: list[ScoreRequest], *, whole: bool, progress: bool) -> list[Score]:
-        for ids, _ in requests:
-            self.check_length(ids)
-        results = all_scores(self.core, requests, progress=progress)
-        return [
-            Score(ids if whole else ids[begin:], one.logprobs, one.ranks == 0, one.ranks, one.entropies)
-            for (ids, begin), one in zip(requests, results, strict=True)
-        ]
 
 
 class ScoresTexts(ABC):
@@ -209,30 +238,34 @@ class ScoresTexts(ABC):
     @overload
     def score(self, text: Prompt, continuation: Prompt | None = None, *, progress: bool = True) -> Score: ...
     @overload
-    def score(self, text: Prompts, continuation: Prompts | None = None, *, progress: bool = True) -> list[Score]: ...
+    def score(self, text: Prompts, continuation: None = None, *, progress: bool = True) -> list[Score]: ...
+    @overload
+    def score(self, text: Prompt | Prompts, continuation: Prompts, *, progress: bool = True) -> list[Score]: ...
     def score(
         self, text: Prompt | Prompts, continuation: Prompt | Prompts | None = None, *, progress: bool = True
     ) -> Score | list[Score]:
         """How likely the model finds a text, token by token. Ctrl-C ends it within a pass of 512 tokens.
 
         ``score(text)`` scores a text, all but its first token, which has nothing before it. ``score(context,
-        continuation)`` scores the continuation only. In lists, requests run together, and contexts that they share are
-        computed once; each Score is, bit for bit, what it would be alone.
+        continuation)`` scores the continuation only, ``score(context, [a, b])`` several of one context. In lists,
+        requests run together, and contexts that they share are computed once; each Score is, bit for bit, what it would
+        be alone.
 
         Args:
-            text: a str, a sequence of token ids, or a list of these; with ``continuation`` the context.
-            continuation: what follows the context, of the same kind; for a list a list of equal length. Two str are
-                encoded as one text, whose tokens beyond the context's own are the continuation, as in
-                lm-evaluation-harness: white space at the context's end counts as the continuation's. A context without
-                tokens is the end-of-text token.
+            text: a str, a sequence of token ids, or a list of these; with ``continuation`` the context. Arrays of str
+                and a pandas.Series are lists.
+            continuation: what follows the context, of the same kind, or a list of such; for a list of contexts a list
+                of equal length. Two str are encoded as one text, whose tokens beyond the context's own are the
+                continuation, as in lm-evaluation-harness: white space at the context's end counts as the
+                continuation's. A context without tokens is the end-of-text token.
             progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
 
         Returns:
-            a Score; for lists a list of them in the same order.
+            a Score; for lists a list of them in the same order, empty for an empty list.
 
         Raises:
             ValueError: a text or continuation without tokens, more tokens than ``context_length`` and one that is only
-                predicted, or ids that are not the model's.
+                predicted, or ids that are not the model's; in a list, its place is named.
         """
         return self._scoring().score(text, continuation, progress=progress)
 
@@ -292,8 +325,9 @@ class ScoresTexts(ABC):
 
         Args:
             inputs: any iterable, perhaps longer than memory, of texts (a str or token ids), or of dicts with ``text``,
-                or ``context`` and ``continuation``, and perhaps ``id``. Texts are cut into windows as by
-                ``perplexity``, continuations are scored as by ``score``.
+                or ``context`` and ``continuation``, and perhaps ``id``, a str or a number; other members are ignored.
+                Texts are cut into windows as by ``perplexity``, and one without tokens gets a record of 0 tokens;
+                continuations are scored as by ``score``.
             path: the file.
             per_token: write the arrays.
             context_length: as in ``perplexity``.
@@ -308,5 +342,9 @@ class ScoresTexts(ABC):
                 other inputs or options, or that another process writes.
             OSError: the file cannot be written.
         """
-        options = FileOptions(boolean("per_token", per_token), context_length, stride)
+        options = FileOptions(
+            boolean("per_token", per_token),
+            None if context_length is None else integer("context_length", context_length, 2),
+            None if stride is None else integer("stride", stride, 1),
+        )
         return score_to_file(self._scoring(), inputs, path, options, progress=progress)

@@ -1,0 +1,112 @@
+"""Files of JSON lines, one an input, written as they come and gone on with after an interruption."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TypeAlias, TypeVar
+
+from pythia_cpu._progress import ProgressBar
+
+Head: TypeAlias = dict[str, object]
+"""The beginning of an input's record, which tells whether a record in a file is this one."""
+
+Item = TypeVar("Item")
+
+
+def record_head(number: int, identity: str | int | float | None, key: str, content: object) -> Head:
+    """An input's number, its id if it has one, the model's key, and a hash of what else decides on its record.
+
+    Raises:
+        TypeError: ``content`` holds what JSON does not.
+    """
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    head: Head = {"index": number} if identity is None else {"index": number, "id": identity}
+    return {**head, "model": key, "input": digest}
+
+
+def record_line(head: Head, fields: dict[str, object]) -> bytes:
+    """A record as it is written."""
+    return json.dumps({**head, **fields}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def add_records(
+    path: str | os.PathLike[str],
+    items: Iterator[tuple[Item, Head]],
+    lines: Callable[[Iterator[tuple[Item, Head]]], Iterator[list[bytes]]],
+    *,
+    total: int | None,
+    unit: str,
+    progress: bool,
+) -> int:
+    """Goes past the records that a file has and adds those that it lacks.
+
+    Args:
+        path: the file, made if it is not there.
+        items: inputs, each with its head.
+        lines: makes the records of inputs; what it yields at once is written at once.
+        total: how many inputs there are, None if nobody knows.
+        unit: of the bar: what an input is, after a space.
+        progress: show a bar on standard error, if that is a terminal.
+
+    Returns:
+        how many records were added.
+
+    Raises:
+        ValueError: the file has other records, or another process writes it.
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    with target.open("a+b") as file, ProgressBar(total, what=target.name, unit=unit, enabled=progress) as bar:
+        _lock(file, target)
+        bar.update(_check_kept(file, target, items))
+        written = 0
+        for several in lines(items):
+            file.write(b"".join(several))
+            file.flush()
+            os.fsync(file.fileno())
+            written += len(several)
+            bar.update(len(several))
+    return written
+
+
+def _lock(file: IO[bytes], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path} is being written by another process: wait for it, or name another file") from None
+
+
+def _check_kept(file: IO[bytes], path: Path, items: Iterator[tuple[Item, Head]]) -> int:
+    """Goes past the records that the file has, and cuts off a line without an end; returns how many there are."""
+    kept = size_bytes = 0
+    file.seek(0)
+    for line in file:
+        if not line.endswith(b"\n"):
+            break
+        _, head = next(items, (None, None))
+        if head is None:
+            raise ValueError(f"{path} has more records than there are inputs, {kept}: name another file, or remove it")
+        if not line.startswith(json.dumps(head, ensure_ascii=False).encode()[:-1] + b","):
+            raise ValueError(f"{path}, line {kept + 1}: {_difference(line, head)}: name another file, or remove it")
+        kept += 1
+        size_bytes += len(line)
+    file.truncate(size_bytes)
+    file.seek(size_bytes)
+    return kept
+
+
+def _difference(line: bytes, head: Head) -> str:
+    """How a record differs from the one expected."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return "is no record of scores"
+    for name, what in (("model", "another model or weight format"), ("input", "another input or with other options")):
+        if isinstance(record, dict) and record.get(name) != head[name]:
+            return f"was made from {what}"
+    return "is no record of scores"
