@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import multiprocessing
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +257,24 @@ def test_load_errors(shipped_model: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=next(iter(options))):
             pythia_cpu.load(shipped_model, **options)  # type: ignore[arg-type]
     assert pythia_cpu.load(str(shipped_model), weights="f16").generate("Once").text
+
+
+def test_pickled_models(shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(shipped_model, tmp_path / "a.pcpu")
+    monkeypatch.chdir(tmp_path)
+    model = pythia_cpu.load("a.pcpu", threads=1)
+    monkeypatch.chdir("/")
+    model.threads = 3
+    expected = model.logits([1, 2, 3])
+    pickled = pickle.dumps(model)
+    for again in (pickle.loads(pickled), copy.copy(model), copy.deepcopy(model)):
+        assert (type(again), again.threads) == (pythia_cpu.Model, 3)
+        np.testing.assert_array_equal(again.logits([1, 2, 3]), expected)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply(model.logits, ([1, 2, 3],)), expected)
+    (tmp_path / "a.pcpu").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.pcpu"):
+        pickle.loads(pickled)
 
 
 def test_two_threads_use_one_model(model: pythia_cpu.Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -41,6 +41,7 @@ class Config(dict[str, Any]):
 
 class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorization):
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
+    Pickled, e.g. for another process, it is the file's path and the number of threads: the file is opened again.
 
     The bits of every result depend on the file and on the tokens before it in its own sequence: not on threads,
     instruction set, batch, or the way a sequence is cut into calls.
@@ -61,6 +62,7 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         count = 0 if threads is None else integer("threads", threads, 1, _MAX_THREADS)
         self._core = _core.Model.open(os.fspath(path), count)
         self._file = self._core.file
+        self._path = os.path.abspath(path)
 
     @functools.cached_property
     def config(self) -> Config:
@@ -170,6 +172,10 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
 
     def _scoring(self) -> ScoringModel:
         return ScoringModel(self._core, self.tokenizer, self.config.eos_token_id)
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[str]]:
+        """How ``pickle`` and ``copy`` make it again: from its file."""
+        return functools.partial(type(self), threads=self.threads), (self._path,)
 
     def __repr__(self) -> str:
         """The file, its weights' format and how it runs."""
