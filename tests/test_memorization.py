@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import pythia_cpu
-from pythia_cpu import _memorization
+from frames import Column, Table
+from pythia_cpu import _memorization, _progress, _record_file
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,72 @@ def test_each_row_is_on_its_own(model: pythia_cpu.Model, tmp_path: Path) -> None
     empty = model.memorization(rows[:0])
     assert empty.matches.shape == empty.exact_match.shape == empty.scores.shape == (0,)
     assert model.memorization([]).matches.shape == (0,)
+    np.testing.assert_array_equal(model.memorization(Column(rows.tolist())).matches, whole.matches)
+
+
+def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = make_rows(model, 32, 32)
+    whole = model.memorization(rows, progress=False)
+    monkeypatch.setattr(_memorization, "_MAX_ROWS", 7)
+    path = tmp_path / "rows.jsonl"
+    assert model.memorization_to_file(rows, path) == 30
+    content = path.read_bytes()
+    records = [json.loads(line) for line in content.splitlines()]
+    assert [record["index"] for record in records] == list(range(30))
+    assert [record["exact_match"] for record in records] == whole.exact_match.tolist()
+    assert [record["matches"] for record in records] == whole.matches.tolist()
+    assert {record["continuation_length"] for record in records} == {32}
+    for size in (0, 1, len(content) // 2, len(content) - 1, len(content)):
+        path.write_bytes(content[:size])
+        missing = 30 - content[:size].count(b"\n")
+        assert model.memorization_to_file(iter(rows.tolist()), path, progress=False) == missing
+        assert path.read_bytes() == content
+
+    def interrupted() -> Iterator[np.ndarray]:
+        yield from rows[:16]
+        raise KeyboardInterrupt
+
+    path.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        model.memorization_to_file(interrupted(), path)
+    assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:14])
+
+    for options in ({"suppress_eos": True}, {"prefix_length": 31}, {"continuation_length": 31}):
+        with pytest.raises(ValueError, match=r"rows\.jsonl, line 1: was made from another input or with other options"):
+            model.memorization_to_file(rows, path, **options)
+    with pytest.raises(ValueError, match="line 14: was made from another input"):
+        model.memorization_to_file([*rows[:13], rows[0]], path)
+    for bad, message in (
+        ([*rows[:14], rows[0][:63]], r"rows\[14\] has 63 tokens.*= 64"),
+        (rows[0], r"rows\[0\] is of type int64, expected token ids"),
+        (Table(), "rows is of type Table"),
+        ("text", "not a list of rows"),
+        (None, "not a list of rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.memorization_to_file(bad, path)  # type: ignore[arg-type]
+
+
+def test_progress(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    class Bar(_progress.ProgressBar):
+        def __init__(self, total: int | None, *, enabled: bool, **options: Any) -> None:
+            shown.append([total, enabled])
+            super().__init__(total, enabled=False, **options)
+
+        def update(self, count: int) -> None:
+            shown[-1].append(count)
+
+    monkeypatch.setattr(_memorization, "ProgressBar", Bar)
+    monkeypatch.setattr(_record_file, "ProgressBar", Bar)
+    monkeypatch.setattr(_memorization, "_MAX_ROWS", 2)
+    rows = np.ones((3, 64), int)
+    model.memorization(rows)
+    model.memorization(rows, progress=False)
+    model.memorization_to_file(rows[:1], tmp_path / "rows.jsonl")
+    model.memorization_to_file(rows, tmp_path / "rows.jsonl", progress=False)
+    assert shown == [[3, True, 2, 1], [3, False, 2, 1], [1, True, 0, 1], [3, False, 1, 2]]
 
 
 def test_suppress_eos(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]) -> None:

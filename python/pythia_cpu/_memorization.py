@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, token_ids
+from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, refuse_table, token_ids
+from pythia_cpu._identity import model_key
+from pythia_cpu._progress import ProgressBar
+from pythia_cpu._record_file import Head, add_records, record_head, record_line
 
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
@@ -67,23 +72,53 @@ class MemorizationScorer:
         self._positions = positions
         self._caches: list[_core.KvCache] = []
 
-    def score(self, rows: Any) -> Memorization:
+    def score(self, rows: Any, *, progress: bool) -> Memorization:
         """Scores rows, an array ``[n, length]`` or a sequence of sequences; a group of them is in memory at a time."""
         total = len(rows)
         exact_match, matches = np.zeros(total, np.bool_), np.zeros(total, np.int64)
-        for begin in range(0, total, self._num_caches):
-            end = min(total, begin + self._num_caches)
-            group = np.stack([self._row(i, rows[i]) for i in range(begin, end)])
-            while len(self._caches) < len(group):
-                self._caches.append(_core.KvCache(self._model, self._positions))
-            written = self._teacher_forced(group)
-            self._decode_from_first_mismatch(group, written)
-            equal = written == group[:, self._prefix :]
-            matches[begin:end], exact_match[begin:end] = equal.sum(axis=1), equal.all(axis=1)
+        with ProgressBar(total, what="memorization", unit=" rows", enabled=progress) as bar:
+            for begin in range(0, total, self._num_caches):
+                end = min(total, begin + self._num_caches)
+                equal = self._equal(np.stack([self._row(i, rows[i]) for i in range(begin, end)]))
+                matches[begin:end], exact_match[begin:end] = equal.sum(axis=1), equal.all(axis=1)
+                bar.update(end - begin)
         return Memorization(exact_match, matches, self._length)
+
+    def score_to_file(self, rows: Iterable[Any], path: str | os.PathLike[str], *, progress: bool) -> int:
+        """``Model.memorization_to_file``."""
+        key = model_key(self._model.file)
+        options = ["memorization", self._prefix, self._length, self._banned]
+
+        def checked() -> Iterator[tuple[npt.NDArray[np.int32], Head]]:
+            for number, row in enumerate(rows):
+                ids = self._row(number, row)
+                yield ids, record_head(number, None, key, [ids.tolist(), *options])
+
+        def lines(items: Iterator[tuple[npt.NDArray[np.int32], Head]]) -> Iterator[list[bytes]]:
+            while group := list(itertools.islice(items, self._num_caches)):
+                equal = self._equal(np.stack([ids for ids, _ in group]))
+                yield [self._line(head, row) for (_, head), row in zip(group, equal, strict=True)]
+
+        total = len(rows) if isinstance(rows, Sized) else None
+        return add_records(path, checked(), lines, total=total, unit=" rows", progress=progress)
+
+    def _line(self, head: Head, equal: npt.NDArray[np.bool_]) -> bytes:
+        matches = {"exact_match": bool(equal.all()), "matches": int(equal.sum())}
+        return record_line(head, {**matches, "continuation_length": self._length})
+
+    def _equal(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Bool ``[rows, continuation_length]`` of at most ``_num_caches`` rows: greedy decoding writes the token."""
+        while len(self._caches) < len(group):
+            self._caches.append(_core.KvCache(self._model, self._positions))
+        written = self._teacher_forced(group)
+        self._decode_from_first_mismatch(group, written)
+        equal: npt.NDArray[np.bool_] = written == group[:, self._prefix :]
+        return equal
 
     def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
         need = self._prefix + self._length
+        if not hasattr(row, "__len__"):
+            raise ValueError(f"rows[{number}] is of type {type(row).__name__}, expected token ids")
         if len(row) < need:
             raise ValueError(
                 f"rows[{number}] has {len(row)} tokens, expected prefix_length + continuation_length = {need} or more"
@@ -135,7 +170,7 @@ class MemorizationScorer:
 
 
 class MeasuresMemorization(ABC):
-    """The memorization method of ``Model``."""
+    """The memorization methods of ``Model``."""
 
     @abstractmethod
     def _memorizing(self) -> _core.Model:
@@ -148,6 +183,7 @@ class MeasuresMemorization(ABC):
         prefix_length: int = 32,
         continuation_length: int = 32,
         suppress_eos: bool = False,
+        progress: bool = True,
     ) -> Memorization:
         """How much of each row greedy decoding writes, given the row's beginning. Ctrl-C ends it between passes.
 
@@ -161,10 +197,55 @@ class MeasuresMemorization(ABC):
             continuation_length: tokens after them, which are compared.
             suppress_eos: never write the end-of-text token. The Pythia paper's own script does that, through
                 ``min_length``; it matters for rows that hold the end of a document.
+            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
 
         Raises:
             ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context.
         """
         if isinstance(rows, str) or not hasattr(rows, "__len__") or (len(rows) and not is_batch("rows", rows)):
             raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
-        return MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos).score(rows)
+        if not isinstance(rows, Sequence):
+            rows = np.asarray(rows)  # rows[i] of a pandas.Series goes by its index
+        scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
+        return scorer.score(rows, progress=progress)
+
+    def memorization_to_file(
+        self,
+        rows: Iterable[TokenIds],
+        path: str | os.PathLike[str],
+        *,
+        prefix_length: int = 32,
+        continuation_length: int = 32,
+        suppress_eos: bool = False,
+        progress: bool = True,
+    ) -> int:
+        """``memorization`` of many rows into a file of JSON lines, one a row, written as they come.
+
+        A file that is there already is gone on with, as by ``score_to_file``: a run that was interrupted is called
+        again as it was, and costs at most the last 64 rows again.
+
+        Every record has ``index``, ``model`` (a key that is equal for equal checkpoints in equal formats only),
+        ``input`` (a hash of the row and the options), ``exact_match``, ``matches`` and ``continuation_length`` (see
+        Memorization). ``pandas.read_json(path, lines=True)`` reads it.
+
+        Args:
+            rows: any iterable of rows as in ``memorization``, perhaps longer than memory.
+            path: the file.
+            prefix_length: as in ``memorization``.
+            continuation_length: as in ``memorization``.
+            suppress_eos: as in ``memorization``.
+            progress: show a bar on standard error, if that is a terminal.
+
+        Returns:
+            how many records were added.
+
+        Raises:
+            ValueError: as ``memorization``, for a bad row when its turn comes; a file whose records are of another
+                model, of other rows or options, or that another process writes.
+            OSError: the file cannot be written.
+        """
+        refuse_table("rows", rows, ".to_numpy()")
+        if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+            raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
+        scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
+        return scorer.score_to_file(rows, path, progress=progress)
