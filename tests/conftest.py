@@ -86,3 +86,13 @@ def reference() -> Callable[[Path], Reference]:
         return loaded[checkpoint]
 
     return load
+
+
+@pytest.fixture
+def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what lm-evaluation-harness reads from task files in the tests' folder."""
+    import datasets
+
+    folder = str(tmp_path_factory.getbasetemp() / "datasets-cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", folder)  # of child processes
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,10 @@ from lm_eval.api.instance import Instance
 
 import pythia_cpu
 import pythia_cpu.eval
+from offline_tasks import CHOICE, ROLLING, WRITING, write_task
 from pythia_cpu.eval import HarnessModel, ResultCache, _harness_model
+
+pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 TOLERANCE = 1e-3  # of a request's log-likelihood, in nats
 STORY = (
@@ -187,9 +187,35 @@ def test_sampled_texts(model: pythia_cpu.Model) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "weights"), [("float", "f16"), ("float32", "f16"), ("auto", "f16"), ("half", "f16"), ("bfloat16", "bf16")]
+)
+def test_dtype(mini_checkpoint: Path, tmp_path: Path, dtype: str, weights: str) -> None:
+    ours = HarnessModel(str(mini_checkpoint), dtype=dtype, cache_dir=tmp_path)  # the checkpoint holds float16
+    assert ours.model.provenance["weights"] == weights
+
+
+def test_arguments_of_hflm(model: pythia_cpu.Model) -> None:
+    import torch
+
+    without_effect = {"parallelize": False, "trust_remote_code": True, "logits_cache": True, "device": "cpu"}
+    without_effect |= {"load_in_8bit": False, "peft": None, "backend": "causal", "truncation": False}
+    HarnessModel(model, dtype=torch.float32, **without_effect)
+    for arguments, message in [
+        ({"peft": "adapter"}, "model_args: peft='adapter' is not supported"),
+        ({"load_in_8bit": True}, "load_in_8bit is True, but pythia_cpu supports only False"),
+        ({"tokenizer": "gpt2"}, "tokenizer is 'gpt2'"),
+        ({"dtype": "float64"}, "dtype is 'float64', expected float32, float16, bfloat16 or auto"),
+        ({"dtype": "float16", "weights": "q8"}, "dtype is 'float16' and weights is 'q8': give one"),
+        ({"dtype": torch.float16}, "weights is 'f16', but the model holds 'f32' weights"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            HarnessModel(model, **arguments)
+
+
 def test_bad_arguments(model: pythia_cpu.Model) -> None:
-    with pytest.raises(ValueError, match="no model argument called dtype"):
-        HarnessModel(model, dtype="float32")
+    with pytest.raises(ValueError, match="pretrained is missing: .*mini-pythia.pcpu"):
+        HarnessModel(weights="q8")
     with pytest.raises(ValueError, match="max_length is 4096"):
         HarnessModel(model, max_length=4096)
     for options, message in [
@@ -277,36 +303,6 @@ class TestResultCache:
             ResultCache(path, "key")
 
 
-TASK = """\
-task: {name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-{body}
-"""
-CHOICE = """\
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_choice: "{{choices}}"
-doc_to_target: "{{answer}}"
-num_fewshot: 0
-metric_list: [{metric: acc}, {metric: acc_norm}]
-"""
-ROLLING = """\
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: "{{text}}"
-metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]
-"""
-WRITING = """\
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[answer]}}"
-generation_kwargs: {until: ["\\n", "."], max_gen_toks: 12, do_sample: false}
-metric_list: [{metric: exact_match}]
-"""
-
-
 @pytest.fixture(scope="module")
 def task_folder(tmp_path_factory: pytest.TempPathFactory, model: pythia_cpu.Model) -> Path:
     """Three tasks over local JSON lines, whose right answers are partly the model's own."""
@@ -322,18 +318,8 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory, model: pythia_cpu.Mode
         "offline_writing": (WRITING, rows),
     }
     for name, (body, documents) in data.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in documents))
-        (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=folder / f"{name}.jsonl", body=body))
+        write_task(folder, name, body, documents)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    folder = str(tmp_path_factory.getbasetemp() / "datasets-cache")
-    monkeypatch.setenv("HF_DATASETS_CACHE", folder)  # of child processes
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
 
 
 TASKS = ["offline_choice", "offline_rolling", "offline_writing"]
@@ -361,25 +347,3 @@ def test_simple_evaluate(hflm: Callable[..., Any], task_folder: Path, mini_check
     assert figures == pytest.approx(metrics(expected), rel=1e-5)
     assert 0 < figures["offline_choice/acc,none"] < 1 and 0 < figures["offline_writing/exact_match,none"] < 1
     assert actual["config"]["model_weights"] == "f32"
-
-
-def test_command(task_folder: Path, shipped_model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pythia_cpu._cli_eval", "--model_args", f"pretrained={shipped_model},threads=2"]
-    command += ["--tasks", "offline_choice", "--include_path", str(task_folder), "--output_path", str(tmp_path / "out")]
-    command += ["--use_cache", str(tmp_path / "results.db")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "pythia-cpu" in result.stdout and "offline_choice" in result.stdout
-    (report,) = (tmp_path / "out").rglob("results_*.json")
-    assert 0 < json.loads(report.read_text())["results"]["offline_choice"]["acc,none"] < 1
-    assert [path.name for path in tmp_path.glob("results*")] == ["results.db"]  # its own cache, not the harness's
-
-
-def test_command_errors(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pythia_cpu._cli_eval"]
-    usage = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert usage.returncode == 0 and "pythia-eval" in usage.stdout
-    command += ["--model_args", f"pretrained={tmp_path / 'missing.pcpu'}", "--tasks", "lambada_openai"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith("pythia-eval: ") and "Traceback" not in result.stderr

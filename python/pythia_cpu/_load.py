@@ -36,7 +36,7 @@ def load(
         ValueError: a bad argument; also ``revision`` or another ``weights`` for a file that is converted already.
         OSError: a file cannot be read or written.
     """
-    path = _shipped_model() if source is None else Path(source)
+    path = shipped_model() if source is None else Path(source)
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion
 
@@ -54,5 +54,6 @@ def load(
     return model
 
 
-def _shipped_model() -> Path:
+def shipped_model() -> Path:
+    """The ``.pcpu`` file inside the package."""
     return Path(str(importlib.resources.files("pythia_cpu") / "data" / "mini-pythia.pcpu"))

@@ -19,17 +19,16 @@ import pythia_cpu
 from pythia_cpu import _core
 from pythia_cpu._arguments import integer
 from pythia_cpu._identity import model_key
+from pythia_cpu._load import shipped_model
 from pythia_cpu._score_run import ScoreRequest, run_requests
 from pythia_cpu.eval._generation import GenerationRequest
+from pythia_cpu.eval._model_arguments import refuse_unsupported, weights_for
 from pythia_cpu.eval._result_cache import ResultCache
 
 _logger = logging.getLogger(__name__)
 
 _SAVE_PERIOD_S = 5.0
 _TEXTS_PER_SAVE = 64  # texts that run together; those of one call are saved together
-
-# What the harness's commands pass to every model, and what has no meaning here.
-_IGNORED = {"batch_size", "max_batch_size", "device", "trust_remote_code"}
 
 
 @register_model("pythia-cpu")
@@ -45,7 +44,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         pretrained: str | os.PathLike[str] | pythia_cpu.Model | None = None,
         *,
         revision: str | int | None = None,
-        weights: str = "auto",
+        weights: str | None = None,
+        dtype: object = None,
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         max_length: int | None = None,
@@ -54,14 +54,17 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         add_bos_token: bool = False,
         result_cache: str | os.PathLike[str] | None = None,
         seed: int = 1234,
-        **ignored: object,
+        **others: object,
     ) -> None:
         """Opens the model.
 
         Args:
-            pretrained: what ``pythia_cpu.load`` takes, or a ``pythia_cpu.Model``.
+            pretrained: what ``pythia_cpu.load`` takes, or a ``pythia_cpu.Model``. There is no default: that would be
+                the small model inside the package.
             revision: as in ``load``.
-            weights: as in ``load``.
+            weights: as in ``load``; None: as dtype says.
+            dtype: HFLM's way to name the stored weights: None, "auto" and float32 keep every value of the checkpoint
+                exactly; float16 and bfloat16 round to these. Calculations are in float32 always.
             threads: as in ``load``.
             cache_dir: as in ``load``: where converted checkpoints are kept.
             max_length: tokens of a window; None: the model's context.
@@ -71,17 +74,24 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
                 evaluation that was interrupted goes on where it was.
             seed: of texts that a task asks to sample: the same seed gives the same texts. Texts for one prompt differ.
-            **ignored: ``batch_size``, ``max_batch_size``, ``device`` and ``trust_remote_code``, which the harness's
-                commands pass to every model.
+            **others: other arguments of HFLM, where they change no number, such as ``batch_size`` and ``device``,
+                which the harness's commands pass to every model.
 
         Raises:
             ValueError: a bad argument, and what ``load`` raises.
         """
         super().__init__()
-        if unknown := ignored.keys() - _IGNORED:
-            raise ValueError(f"pythia-cpu has no model argument called {', '.join(sorted(unknown))}")
+        refuse_unsupported(others, pretrained)
+        weights = weights_for(dtype, weights)
+        if pretrained is None or pretrained == "":
+            raise ValueError(
+                "pretrained is missing: name a hub id (pretrained=EleutherAI/pythia-14m), a checkpoint's folder or a "
+                f".pcpu file; the small model inside the package is {shipped_model()}"
+            )
         if isinstance(pretrained, pythia_cpu.Model):
             self.model = pretrained
+            if weights not in ("auto", stored := pretrained.provenance["weights"]):
+                raise ValueError(f"weights is {weights!r}, but the model holds {stored!r} weights: load it again")
         else:
             self.model = pythia_cpu.load(
                 pretrained, revision=revision, weights=weights, threads=threads, cache_dir=cache_dir
