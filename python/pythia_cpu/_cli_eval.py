@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_HARNESS = "lm_eval>=0.4.13,<0.5"  # as in pyproject.toml
 
 _USAGE = """\
 pythia-eval takes the arguments of lm-evaluation-harness's lm-eval; its model is pythia-cpu unless --model names
@@ -12,7 +18,8 @@ another.
   pythia-eval --model_args pretrained=EleutherAI/pythia-14m,revision=step3000,weights=q8 --tasks lambada_openai
 
 --use_cache FILE keeps results in FILE by checkpoint and weight format, so that one file serves many checkpoints and an
-interrupted evaluation goes on where it was. `pythia-eval run --help` lists all arguments, `pythia-eval ls tasks` the
+interrupted evaluation goes on where it was. With --config FILE.yaml, model_args of the command line are added to those
+of the file and replace those of the same name. `pythia-eval run --help` lists all arguments, `pythia-eval ls tasks` the
 tasks.
 """
 
@@ -27,16 +34,17 @@ def main() -> int:
         from lm_eval.utils import setup_logging
 
         import pythia_cpu.eval  # noqa: F401  # registers the model
-    except ImportError:
-        return _error("needs lm-evaluation-harness: pip install 'pythia-cpu[eval]'")
+    except ImportError as error:
+        return _error(_missing_harness(error))
     setup_logging()
     if sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
     harness = HarnessCLI()
     arguments = harness.parse_args()
     try:
-        _adapt(arguments)
-        harness.execute(arguments)
+        with tempfile.TemporaryDirectory() as scratch:
+            _adapt(arguments, Path(scratch))
+            harness.execute(arguments)
     except KeyboardInterrupt:
         return _error("interrupted", 130)
     except OSError as error:
@@ -46,24 +54,47 @@ def main() -> int:
     return 0
 
 
-def _adapt(arguments: argparse.Namespace) -> None:
-    """Makes pythia-cpu the model of a run, and its own cache the one that is used."""
-    if arguments.command == "run":
-        arguments.model = arguments.model or _configured_model(arguments.config) or "pythia-cpu"
-        if arguments.model == "pythia-cpu" and arguments.use_cache is not None:
-            # The harness's own cache does not know models apart.
-            arguments.model_args = {**(arguments.model_args or {}), "result_cache": arguments.use_cache}
-            arguments.use_cache = None
+def _missing_harness(error: ImportError) -> str:
+    """Why the harness cannot be imported, and what to do."""
+    try:
+        found = version("lm_eval")
+    except PackageNotFoundError:
+        return "needs lm-evaluation-harness: pip install 'pythia-cpu[eval]'"
+    return (
+        f"found lm-evaluation-harness {found}, which cannot be used ({error}); it works with {_HARNESS}: "
+        "pip install 'pythia-cpu[eval]'"
+    )
 
 
-def _configured_model(path: str | None) -> str | None:
-    """The model that a YAML file of arguments names."""
-    if path is None:
-        return None
+def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:
+    """Makes pythia-cpu the model of a run, and its own cache the one that is used.
+
+    The harness's own cache does not know models apart. ``scratch`` is a folder that lives until the end of the run.
+    """
+    if arguments.command != "run":
+        return
     from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.utils import simple_parse_args_string
 
-    model: str | None = EvaluatorConfig.load_yaml_config(path).get("model")
-    return model
+    configured: dict[str, Any] = EvaluatorConfig.load_yaml_config(arguments.config) if arguments.config else {}
+    arguments.model = arguments.model or configured.get("model") or "pythia-cpu"
+    if arguments.model != "pythia-cpu":
+        return
+    # The harness would take one of the two model_args as a whole.
+    model_args = configured.get("model_args") or {}
+    if isinstance(model_args, str):
+        model_args = simple_parse_args_string(model_args)
+    arguments.model_args = {**model_args, **(arguments.model_args or {})}
+    configured_cache = configured.pop("use_cache", None)
+    if cache := arguments.use_cache or configured_cache:
+        arguments.model_args["result_cache"] = cache
+    arguments.use_cache = None
+    if configured_cache:
+        import yaml  # comes with the harness
+
+        copy = scratch / Path(arguments.config).name
+        copy.write_text(yaml.safe_dump(configured))
+        arguments.config = str(copy)
 
 
 def _error(message: str, status: int = 1) -> int:
