@@ -75,6 +75,7 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
         ),
         (("--stop", " man", "--stop", "xyz"), {"stop": [" man", "xyz"], "do_sample": False}),
         (("--ignore-eos",), {"ignore_eos": True, "do_sample": False}),
+        (("--temperature", "0", "--top-k", "5", "--seed", "1"), {"do_sample": False}),
     ],
     ids=str,
 )
@@ -184,7 +185,7 @@ def test_help_for_everything(run: Run) -> None:
         (("generate", "-x", "a"), "'-x'"),
         (("generate", "a", "--temperature"), "--temperature needs a value"),
         (("generate", "--temperature", "warm", "a"), "'warm'"),
-        (("generate", "--temperature", "0", "a"), "temperature is 0"),
+        (("generate", "--temperature", "-1", "a"), "temperature is -1, expected a finite number above 0; see"),
         (("generate", "--temperature", "nan", "a"), "temperature is nan"),
         (("generate", "--top-p", "1.5", "a"), "top_p is 1.5"),
         (("generate", "--top-k", "-1", "a"), "--top-k is -1"),

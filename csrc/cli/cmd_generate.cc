@@ -23,8 +23,8 @@ namespace {
 constexpr std::string_view kDescription =
     "Writes on from a prompt. The text goes to standard output as it is written, and nothing else does.\n\n"
     "By default every token is the most likely one. Tokens are drawn at random as soon as --temperature,\n"
-    "--top-k, --top-p, --min-p, --typical-p or --seed is given; the steps run in the order logit bias,\n"
-    "penalties, temperature, top-k, top-p, min-p, typical-p.\n\n"
+    "--top-k, --top-p, --min-p, --typical-p or --seed is given, unless the temperature is 0; the steps run in\n"
+    "the order logit bias, penalties, temperature, top-k, top-p, min-p, typical-p.\n\n"
     "PROMPT is the text itself; - reads it from standard input (one newline at its end is left out).\n\n"
     "  pythia-cpu generate \"Once upon a time\"\n"
     "  pythia-cpu generate -n 200 --temperature 0.8 --top-p 0.95 --seed 1 --stop \"THE END\" \"Chapter I.\"\n"
@@ -177,6 +177,7 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
   if (options.batch && options.echo) throw UsageError("--echo makes no sense with --batch, whose lines have the prompt");
   if (options.json && options.echo) throw UsageError("--echo makes no sense with --json, which has the prompt");
   if (options.num_logprobs >= 0 && !options.json && !options.batch) throw UsageError("--logprobs needs --json or --batch");
+  if (options.sampling.temperature == 0) options.sampling.do_sample = false;
   try {
     validate(options.sampling, std::numeric_limits<int32_t>::max());
     for (const std::string& stop : options.stop) StopMatcher({stop});

@@ -47,7 +47,10 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
       flag("--ignore-eos", 0, "do not end at the end-of-text token", o.ignore_eos),
       integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the text is the same", 1, 4096,
                      o.threads),
-      sampling_option(number_option("--temperature", "T", "divide scores by T: below 1 safer, above 1 wilder", s.temperature),
+      sampling_option(number_option("--temperature", "T",
+                                    "divide scores by T: below 1 safer, above 1 wilder; 0 always takes\nthe most likely token, "
+                                    "whatever else is given",
+                                    s.temperature),
                       s.do_sample),
       sampling_option(integer_option("--top-k", 'k', "K", "draw from the K most likely tokens", 0, kMost, s.top_k),
                       s.do_sample),

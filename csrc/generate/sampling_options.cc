@@ -28,8 +28,10 @@ void require(bool ok, std::string_view name, Number found, std::string_view expe
 
 void validate(const SamplingOptions& options, int64_t vocab_size) {
   // Comparisons are written so that NaN fails them.
-  require(options.temperature > 0 && std::isfinite(options.temperature), "temperature", options.temperature,
-          "a finite number above 0; for the most likely token at every step turn sampling off (do_sample=False)");
+  require(options.temperature != 0 || !options.do_sample, "temperature", options.temperature,
+          "a finite number above 0; for the most likely token at every step use do_sample=False");
+  require(options.temperature >= 0 && std::isfinite(options.temperature), "temperature", options.temperature,
+          options.do_sample ? "a finite number above 0" : "a finite number, 0 or more");
   require(options.top_k >= 0, "top_k", options.top_k, "0 (off) or a positive number of tokens");
   require(options.top_p > 0 && options.top_p <= 1, "top_p", options.top_p, "a number above 0 and at most 1 (off)");
   require(options.min_p >= 0 && options.min_p <= 1, "min_p", options.min_p, "a number from 0 (off) to 1");

@@ -14,7 +14,7 @@ namespace pythia {
 //   or temperature*, top_k*, top_p*, min_p*, typical_p* and a draw.
 struct SamplingOptions {
   bool do_sample = false;           // off: the token with the highest score, the lowest id of equals
-  float temperature = 1.0f;         // scores are divided by it; > 0
+  float temperature = 1.0f;         // scores are divided by it; > 0, without do_sample also 0
   int64_t top_k = 0;                // keep the k highest scores and all that equal the k-th; 0: off
   double top_p = 1.0;               // keep the fewest most likely tokens whose probabilities sum to top_p or more; 1: off
   double min_p = 0.0;               // keep tokens at least min_p times as likely as the most likely one; 0: off

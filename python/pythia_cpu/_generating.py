@@ -69,7 +69,7 @@ class GeneratesTexts(ABC):
             do_sample: draw tokens; otherwise the most likely one is taken (the lowest id of equals), and
                 ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are checked but have no
                 effect, as in transformers.
-            temperature: scores are divided by it; above 0.
+            temperature: scores are divided by it; above 0, without ``do_sample`` also 0.
             top_k: keep the k most likely tokens and all that tie with the last of them; 0: off.
             top_p: keep the fewest most likely tokens that have this probability together; above 0 to 1; 1: off.
             min_p: keep tokens at least this many times as likely as the most likely one; 0 to 1; 0: off.
