@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +217,39 @@ def test_stop_strings_wherever_tokens_begin(model: pythia_cpu.Model) -> None:
             assert stop not in model.tokenizer.decode(stopped.tokens[:-1])
             pieces = [token.text for token in model.stream(PROMPTS[0], max_new_tokens=30, stop=stop)]
             assert "".join(pieces) == stopped.text
+
+
+def test_no_temperature_is_greedy(model: pythia_cpu.Model) -> None:
+    assert model.generate(PROMPTS, temperature=0) == model.generate(PROMPTS)
+    options: dict[str, Any] = {"repetition_penalty": 1.2, "logprobs": 2}
+    assert_same(model.generate("Once", temperature=0, **options), model.generate("Once", **options))
+
+
+def test_an_interrupted_stream_goes_on(model: pythia_cpu.Model) -> None:
+    """With the tokens of the step that the signal came in."""
+    ready = threading.Event()
+
+    def interrupt() -> None:
+        ready.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    stream = model.stream(PROMPTS[0], max_new_tokens=500, ignore_eos=True)
+    ids: list[int] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # seconds: the other thread runs only while a step does
+    try:
+        ready.set()
+        with pytest.raises(KeyboardInterrupt):
+            for token in stream:
+                ids.append(token.id)
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join()
+    assert len(ids) < 500
+    ids += [token.id for token in stream]
+    assert ids == model.generate(PROMPTS[0], max_new_tokens=500, ignore_eos=True).tokens
 
 
 def test_several_stop_strings(model: pythia_cpu.Model) -> None:

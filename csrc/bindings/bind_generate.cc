@@ -161,20 +161,21 @@ class GenerationRun {
     return number;
   }
 
-  bool done() const { return generator_.done(); }
+  bool done() const { return generator_.done() && unreported_.empty(); }
   int64_t num_waiting() const { return generator_.num_waiting(); }
+  int64_t max_kv_bytes() { return generator_.max_kv_bytes(); }
 
   py::list step() {
     py::list list;
     for (const GeneratedToken& token : run_step())
       list.append(py::make_tuple(token.request, token.id, token.text, token.logprob, to_python(token.top),
-                                 to_python(token.finish_reason)));
+                                 to_python(token.finish_reason), token.num_proposed, token.num_accepted));
     return list;
   }
 
   py::list next_finished() {
     py::list list;
-    while (list.empty() && !generator_.done()) {
+    while (list.empty() && !done()) {
       for (GeneratedToken& token : run_step()) {
         const int64_t number = token.request;
         Running& running = running_.at(number);
@@ -194,13 +195,12 @@ class GenerationRun {
   };
 
   std::vector<GeneratedToken> run_step() {
-    std::vector<GeneratedToken> tokens;
-    {
+    if (unreported_.empty()) {
       const py::gil_scoped_release unlocked;
-      tokens = generator_.step();
+      unreported_ = generator_.step();
     }
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
-    return tokens;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C; who goes on gets these tokens first
+    return std::exchange(unreported_, {});
   }
 
   static py::tuple result_tuple(int64_t number, const GenerationResult& result) {
@@ -213,6 +213,7 @@ class GenerationRun {
   }
 
   Generator generator_;
+  std::vector<GeneratedToken> unreported_;  // of the last step
   std::unordered_map<int64_t, Running> running_;
 };
 
@@ -255,9 +256,11 @@ void bind_generate(py::module_& m) {
            "Queue a request; returns its number, counting from 0.")
       .def_property_readonly("done", &GenerationRun::done, "True when every request has ended.")
       .def_property_readonly("num_waiting", &GenerationRun::num_waiting, "Requests that have not begun.")
-      .def(
-          "step", &GenerationRun::step,
-          "Run the model once; returns a list of (request, id, text, logprob, top, finish_reason or None), id -1 for no token.")
+      .def_property_readonly("max_kv_bytes", &GenerationRun::max_kv_bytes,
+                             "The most bytes of keys and values of requests that run at once.")
+      .def("step", &GenerationRun::step,
+           "Run the model once; returns a list of (request, id, text, logprob, top, finish_reason or None, num_proposed, "
+           "num_accepted), id -1 for no token; the last two with a request's last token.")
       .def("next_finished", &GenerationRun::next_finished,
            "Run until requests end; returns a list of (request, tokens, text, logprobs, top, finish_reason, num_proposed, "
            "num_accepted), empty when all have.");

@@ -58,7 +58,6 @@ int64_t Generator::kv_bytes(const Sequence& sequence) const {
   return own + (draft_ ? draft_->kv_bytes(sequence) : 0);
 }
 
-// The system is asked once, when it matters: that takes a while.
 int64_t Generator::max_kv_bytes() {
   if (limits_.max_kv_bytes == 0) limits_.max_kv_bytes = std::max(kMinKvBytes, available_memory_bytes() / 2);
   return limits_.max_kv_bytes;

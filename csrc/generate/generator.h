@@ -46,13 +46,15 @@ class Generator {
   // How many requests have not begun.
   int64_t num_waiting() const { return static_cast<int64_t>(waiting_.size()); }
 
+  // The limit that holds. The system is asked once, when it matters: that takes a while.
+  int64_t max_kv_bytes();
+
   // Runs the model once and returns the new tokens, each request's in order; without a draft at most one for a request, and
   // none while long prompts are being read. Throws what TokenChooser::run throws.
   std::vector<GeneratedToken> step();
 
  private:
   int64_t kv_bytes(const Sequence& sequence) const;
-  int64_t max_kv_bytes();
   void activate_waiting(std::vector<GeneratedToken>& output);
   void start(Sequence& sequence);
   void find_source(Sequence& sequence) const;

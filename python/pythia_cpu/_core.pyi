@@ -444,12 +444,17 @@ class Generator:
         """
     def step(self) -> list[typing.Any]:
         """
-        Run the model once; returns a list of (request, id, text, logprob, top, finish_reason or None), id -1 for no token.
+        Run the model once; returns a list of (request, id, text, logprob, top, finish_reason or None, num_proposed, num_accepted), id -1 for no token; the last two with a request's last token.
         """
     @property
     def done(self) -> bool:
         """
         True when every request has ended.
+        """
+    @property
+    def max_kv_bytes(self) -> int:
+        """
+        The most bytes of keys and values of requests that run at once.
         """
     @property
     def num_waiting(self) -> int:

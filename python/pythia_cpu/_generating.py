@@ -183,7 +183,8 @@ class GeneratesTexts(ABC):
 
         Args:
             prompt: a str or a sequence of token ids.
-            draft: as in ``generate``; tokens then come several at a time.
+            draft: as in ``generate``; tokens then come several at a time, and the stream's ``draft_acceptance`` says in
+                the end how many of its proposals were accepted.
             **arguments: those of ``generate``, except ``num_return_sequences``, ``num_beams``, ``max_kv_bytes`` and
                 ``progress``.
 

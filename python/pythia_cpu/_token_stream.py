@@ -17,6 +17,7 @@ class TokenStream(Iterator[Token]):
         prompt_tokens: the prompt's token ids.
         seed: as Generation.seed.
         finish_reason: as Generation.finish_reason; None before the last token.
+        draft_acceptance: as Generation.draft_acceptance; None before the last token.
     """
 
     def __init__(self, generator: _core.Generator, prompt: list[int], arguments: GenerationArguments, eos: int | None):
@@ -39,19 +40,21 @@ class TokenStream(Iterator[Token]):
         self.prompt_tokens = list(prompt)
         self.seed = seed if arguments.do_sample else None
         self.finish_reason: FinishReason | None = None
+        self.draft_acceptance: float | None = None
         self._finish_reason: FinishReason | None = None  # once it is known
+        self._draft_acceptance: float | None = None
 
     def __next__(self) -> Token:
         """The next token, one run of the model later."""
         while not self._tokens and not self._generator.done:
-            for _, id, text, logprob, top, finish_reason in self._generator.step():
+            for _, id, text, logprob, top, finish_reason, proposed, accepted in self._generator.step():
                 self._finish_reason = finish_reason
+                self._draft_acceptance = accepted / proposed if proposed else None
                 if id >= 0:
                     self._tokens.append(Token(id, text, logprob, top if self._has_top else None))
+        token = self._tokens.popleft() if self._tokens else None
         if not self._tokens:
-            self.finish_reason = self._finish_reason
+            self.finish_reason, self.draft_acceptance = self._finish_reason, self._draft_acceptance
+        if token is None:
             raise StopIteration
-        token = self._tokens.popleft()
-        if not self._tokens:
-            self.finish_reason = self._finish_reason
         return token
