@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 
 import pythia_cpu
+from checkpoints import neox_config, random_tensors, write_checkpoint
 
 PROMPTS = ["Once upon a time", "It was", "x"]
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +32,18 @@ def draft(
     """The model itself in few bits, which is mostly right, and a random one with a short context, which never is."""
     if request.param == "quantized":
         return pythia_cpu.load(make_model_file(mini_checkpoint, "q4"))
-    small = make_checkpoint(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=4096, max_position_embeddings=20
-    )
-    return pythia_cpu.load(make_model_file(small))
+    return pythia_cpu.load(make_model_file(make_checkpoint(**SMALL, max_position_embeddings=20)))
+
+
+@pytest.fixture(scope="module")
+def padded(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]) -> dict[int, pythia_cpu.Model]:
+    """A random model with 340 tokens, and the same one without the last 40."""
+    tensors = random_tensors(neox_config(vocab_size=340, **SMALL), seed=1)
+    models = {}
+    for size in (300, 340):
+        cut = {name: tensor[:size] if len(tensor) == 340 else tensor for name, tensor in tensors.items()}
+        models[size] = pythia_cpu.load(make_model_file(make_checkpoint(tensors=cut, vocab_size=size, **SMALL)))
+    return models
 
 
 @pytest.mark.parametrize(
@@ -82,6 +93,66 @@ def test_acceptance(model: pythia_cpu.Model, draft: pythia_cpu.Model) -> None:
     assert model.generate(PROMPTS[0]).draft_acceptance is None
 
 
+def test_acceptance_of_a_stream(model: pythia_cpu.Model, draft: pythia_cpu.Model) -> None:
+    stream = model.stream(PROMPTS[0], draft=draft, max_new_tokens=40)
+    next(stream)
+    assert stream.draft_acceptance is None
+    list(stream)
+    assert stream.draft_acceptance == model.generate(PROMPTS[0], draft=draft, max_new_tokens=40).draft_acceptance
+    stream = model.stream(PROMPTS[0])
+    list(stream)
+    assert stream.draft_acceptance is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"repetition_penalty": 1.3, "logprobs": 2},
+        {"do_sample": True, "seed": 5, "num_return_sequences": 4},
+        {"do_sample": True, "seed": 6, "top_k": 50, "presence_penalty": 0.5, "logit_bias": {3: 2.0, 299: 1.0}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("own", "drafts"), [(300, 340), (340, 300)])
+def test_vocabularies_of_different_sizes(
+    padded: dict[int, pythia_cpu.Model], own: int, drafts: int, options: dict[str, Any]
+) -> None:
+    """As Pythia's are. The draft is always right, but for tokens that one of the two does not know."""
+    model, draft = padded[own], padded[drafts]
+    if "logit_bias" in options:
+        options = {**options, "logit_bias": {**options["logit_bias"], own - 1: 2.0}}
+    options = {**options, "max_new_tokens": 40, "eos_token_id": []}
+    prompts = [[1, 2, 3], [7], [5, 6] * 20, list(range(100, 120)), [own - 1, 4]]
+    plain, drafted = model.generate(prompts, **options), model.generate(prompts, draft=draft, **options)
+    assert drafted == plain
+    texts = list(np.ravel(drafted))
+    assert any(text.draft_acceptance for text in texts)
+    for text, other in zip(texts, np.ravel(plain), strict=True):
+        assert text.top_logprobs == other.top_logprobs
+        if max(text.prompt_tokens) >= drafts:
+            assert text.draft_acceptance is None
+    if options.get("do_sample"):
+        assert own < drafts or any(max(text.tokens) >= drafts for text in texts)
+
+
+def test_a_tokenizer_saved_anew_is_the_same(
+    model: pythia_cpu.Model, mini_checkpoint: Path, make_model_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    def saved(name: str, tokenizer: dict[str, Any]) -> pythia_cpu.Model:
+        folder = write_checkpoint(tmp_path / name, **SMALL)
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=1))
+        return pythia_cpu.load(make_model_file(folder))
+
+    tokenizer = json.loads((mini_checkpoint / "tokenizer.json").read_text())
+    options: dict[str, Any] = {"max_new_tokens": 9}
+    assert model.generate("Once", draft=saved("same", tokenizer), **options) == model.generate("Once", **options)
+    changed = {**tokenizer, "model": {**tokenizer["model"], "merges": tokenizer["model"]["merges"][:-1]}}
+    for name, other in (("merges", changed), ("normalizer", {**tokenizer, "normalizer": None})):
+        with pytest.raises(ValueError, match="another tokenizer than the model"):
+            model.generate("Once", draft=saved(name, other), **options)
+
+
 def test_full_context(model: pythia_cpu.Model, draft: pythia_cpu.Model) -> None:
     for room in (0, 1, 7):
         prompt = [5] * (model.context_length - room)
@@ -89,15 +160,10 @@ def test_full_context(model: pythia_cpu.Model, draft: pythia_cpu.Model) -> None:
         assert model.generate(prompt, draft=draft, **options) == model.generate(prompt, **options)
 
 
-def test_errors(
-    model: pythia_cpu.Model, make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
-) -> None:
+def test_errors(model: pythia_cpu.Model) -> None:
     with pytest.raises(ValueError, match="num_beams is 2 with a draft"):
         model.generate("Once", draft=model, num_beams=2)
     with pytest.raises(ValueError, match="max_new_tokens is -1"):
         model.generate("Once", draft=model, max_new_tokens=-1)
     with pytest.raises(ValueError, match="draft is of type str"):
         model.generate("Once", draft="pythia-70m")
-    other = make_checkpoint(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=4100)
-    with pytest.raises(ValueError, match="vocab_size is 4100, expected the model's 4096"):
-        model.generate("Once", draft=pythia_cpu.load(make_model_file(other)))

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
-#include <string>
 #include <string_view>
 
 namespace pythia {
@@ -27,12 +25,8 @@ int64_t weight_bytes(const Model& model) {
 
 DraftProposer::DraftProposer(std::shared_ptr<Model> draft, const Model& model)
     : chooser_(std::move(draft)),
-      draft_cost_(static_cast<double>(weight_bytes(chooser_.model())) / static_cast<double>(weight_bytes(model))) {
-  const int64_t found = chooser_.model().config().vocab_size, expected = model.config().vocab_size;
-  if (found != expected)
-    throw std::invalid_argument("[generate] the draft's vocab_size is " + std::to_string(found) + ", expected the model's " +
-                                std::to_string(expected));
-}
+      vocab_size_(model.config().vocab_size),
+      draft_cost_(static_cast<double>(weight_bytes(chooser_.model())) / static_cast<double>(weight_bytes(model))) {}
 
 int64_t DraftProposer::cache_capacity(const Sequence& sequence) const {
   return std::min<int64_t>(sequence.kv_capacity, chooser_.model().config().max_position_embeddings);
@@ -48,8 +42,16 @@ void DraftProposer::start(Sequence& sequence, KvMemory& memory) const {
   sequence.recent_judged = kFirstJudged;
 }
 
+// Whether the draft knows all tokens that it has not read yet.
+bool DraftProposer::can_read(const Sequence& sequence) const {
+  const auto unread = std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.draft_cache->length()));
+  const int64_t known = chooser_.model().config().vocab_size;
+  return std::ranges::all_of(unread, [known](int32_t id) { return id < known; });
+}
+
 // The number that gives the most tokens for the time, when each is accepted with the probability of late.
 int64_t DraftProposer::num_to_propose(const Sequence& sequence, int64_t num_sequences) const {
+  if (!can_read(sequence)) return 0;
   // The last token is never read back, and the draft's context may be the shorter one.
   const auto known = static_cast<int64_t>(sequence.tokens.size());
   const int64_t room = std::min(sequence.num_left() - 1, sequence.draft_cache->capacity() - known + 1);
@@ -92,7 +94,13 @@ void DraftProposer::propose(std::span<Sequence* const> sequences) {
                        .first_step = sequence.num_generated() + step});
     }
     chooser_.run(parts);
-    for (std::size_t i = 0; i < parts.size(); ++i) proposers[i].sequence->unread.push_back(parts[i].chosen.front().id);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const int32_t id = parts[i].chosen.front().id;
+      if (id < vocab_size_)
+        proposers[i].sequence->unread.push_back(id);
+      else
+        proposers[i].count = step + 1;
+    }
     std::erase_if(proposers, [&](const Proposer& proposer) { return proposer.count == step + 1; });
   }
 }

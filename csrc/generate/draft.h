@@ -3,6 +3,10 @@
 //
 // Each place has its own draw (seed, sequence, step) from the large model's logits, as in plain decoding, so the tokens are
 // those of plain decoding, one by one. The small model draws with the same numbers, which makes it agree more often.
+//
+// The models have one tokenizer, but their vocabularies may be padded to different sizes (Pythia's are: 50304, 50432 and
+// 50688). A proposal that is no token of the large model ends the round's proposals, and a sequence with a token that the small
+// one does not know gets none from then on.
 #pragma once
 
 #include <memory>
@@ -18,7 +22,6 @@ inline constexpr int64_t kMaxProposals = 12;  // in one round
 
 class DraftProposer {
  public:
-  // Throws std::invalid_argument if the models have different vocabularies.
   DraftProposer(std::shared_ptr<Model> draft, const Model& model);
 
   // Bytes of a sequence's cache.
@@ -36,10 +39,12 @@ class DraftProposer {
 
  private:
   int64_t cache_capacity(const Sequence& sequence) const;
+  bool can_read(const Sequence& sequence) const;
   int64_t num_to_propose(const Sequence& sequence, int64_t num_sequences) const;
 
   TokenChooser chooser_;
-  double draft_cost_;  // of one of its passes, in passes of the large model
+  int64_t vocab_size_;  // of the large model
+  double draft_cost_;   // of one of its passes, in passes of the large model
 };
 
 }  // namespace pythia

@@ -25,14 +25,14 @@ struct GeneratorLimits {
 
 // What a generator can use beside the model.
 struct GeneratorAids {
-  std::shared_ptr<Model> draft;               // proposes tokens; the same vocabulary
+  std::shared_ptr<Model> draft;               // proposes tokens; the same tokenizer
   std::shared_ptr<PrefixCache> prefix_cache;  // of the model
 };
 
 // One user at a time; several generators may share a model. A generator may be dropped at any point.
 class Generator {
  public:
-  // Throws std::invalid_argument if a limit is out of range or the draft has another vocabulary.
+  // Throws std::invalid_argument if a limit is out of range.
   Generator(std::shared_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer, const GeneratorLimits& limits = {},
             const GeneratorAids& aids = {});
   ~Generator();

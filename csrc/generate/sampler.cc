@@ -37,7 +37,8 @@ class Penalties {
             std::vector<std::pair<int32_t, float>>& replaced)
       : logits_(logits), replaced_(replaced) {
     replaced_.clear();
-    for (const auto& [id, bias] : options.logit_bias) replace(id) += bias;
+    for (const auto& [id, bias] : options.logit_bias)
+      if (static_cast<size_t>(id) < logits.size()) replace(id) += bias;  // a draft may have fewer than the model
     if (!options.has_history_terms()) return;
     for (const auto& [id, times_generated] : history->entries()) {
       float& score = replace(id);

@@ -91,17 +91,20 @@ class GeneratesTexts(ABC):
                 prompts in a list get equal texts. None: a random one for each prompt, reported in ``Generation.seed``.
             logprobs: None: none. 0: log-probabilities of the new tokens. n: those of the n most likely tokens too.
             draft: a smaller model with the same tokenizer, whose proposals are checked several at a time (speculative
-                decoding). The tokens stay the same. Not with ``num_beams``.
-            max_kv_bytes: the most memory for keys and values of texts that run at once; one may always run. None: half
-                of what is free.
+                decoding). The tokens stay the same. The vocab_size may differ, as Pythia's do, which pad it
+                differently: a text with a token that the draft does not know goes on without proposals. Not with
+                ``num_beams``.
+            max_kv_bytes: the most memory for keys and values of texts that run at once, all beams of them; one may
+                always run. None: half of what is free.
             progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.
 
         The steps run in transformers' order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
         temperature, top_k, top_p, min_p, typical_p.
 
         Returns:
-            a Generation; for a list of prompts a list of them in the same order. With ``num_return_sequences`` above 1
-            there is a list of Generations in place of each. Every one is, bit for bit, what it would be alone.
+            a Generation; for a list of prompts, which may be empty, a list of them in the same order. With
+            ``num_return_sequences`` above 1 there is a list of Generations in place of each. Every one is, bit for bit,
+            what it would be alone.
 
         Raises:
             ValueError: an argument out of its range, or a prompt that is empty, too long or has ids that are not the

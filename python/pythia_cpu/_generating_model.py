@@ -14,6 +14,7 @@ from pythia_cpu._generation_arguments import GenerationArguments
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
+from pythia_cpu._tokenizer_export import tokenization
 
 _MIN_WAITING = 256  # requests that are ready when others end
 
@@ -65,10 +66,8 @@ class GeneratingModel:
         """Refuses a draft that does not fit."""
         if num_beams != 1:
             raise ValueError(f"num_beams is {num_beams} with a draft, expected one of them only")
-        if draft.core.file.tokenizer != self.core.file.tokenizer:
+        if tokenization(draft.core.file.tokenizer) != tokenization(self.core.file.tokenizer):
             raise ValueError("the draft has another tokenizer than the model, expected two models with the same one")
-        if draft._vocab_size != self._vocab_size:
-            raise ValueError(f"the draft's vocab_size is {draft._vocab_size}, expected the model's {self._vocab_size}")
 
     def stream(self, prompt: list[int], arguments: GenerationArguments, draft: GeneratingModel | None) -> TokenStream:
         """``Model.stream``."""
