@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +179,33 @@ def test_a_batch_gives_what_each_prompt_gives_alone(model: pythia_cpu.Model, mon
     }
     alone = [model.generate(prompt, **options) for prompt in PROMPTS]
     assert model.generate(PROMPTS * 6, **options) == alone * 6
-    for name in ("_MAX_ROWS", "_MAX_KV_BYTES"):
-        with monkeypatch.context() as patch:
-            patch.setattr(_beam_search, name, 1)
-            assert model.generate(PROMPTS, **options) == alone
+    with monkeypatch.context() as patch:
+        patch.setattr(_beam_search, "_MAX_ROWS", 1)
+        assert model.generate(PROMPTS, **options) == alone
     assert model.generate(PROMPTS, max_kv_bytes=1, **options) == alone
     del options["num_return_sequences"]
     assert model.generate(PROMPTS, **options) == [several[0] for several in alone]
+
+
+def test_prompts_are_taken_as_there_is_room(model: pythia_cpu.Model) -> None:
+    taken = 0
+
+    def endless() -> Iterator[list[int]]:
+        nonlocal taken
+        for i in itertools.count(1):
+            taken += 1
+            yield [i]
+
+    for limit, most in ((None, 100 + 33), (1, 100 + 2)):
+        taken = 0
+        options: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 2}
+        results = model.generate_each(endless(), max_kv_bytes=limit, **options)
+        found = dict(itertools.islice(results, 100))
+        assert (len(found), taken <= most) == (100, True)
+        assert found[7] == model.generate([8], **options)
+    with pytest.raises(ValueError, match=r"prompts\[1\] has no tokens"):
+        list(model.generate_each(["Once", ""], **options))
+    assert list(model.generate_each([], **options)) == model.generate([], **options) == []
 
 
 def test_beams_find_likelier_texts_than_greedy_decoding(model: pythia_cpu.Model) -> None:

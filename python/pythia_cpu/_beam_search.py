@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -22,7 +22,6 @@ from pythia_cpu._tokenizer import Tokenizer
 
 _NEVER = np.float32(-1e9)  # transformers' score of a beam that is not there
 _MAX_ROWS = 64  # beams that run together: weights are read once for all of them
-_MAX_KV_BYTES = 1 << 32  # of all of them; one prompt may always run
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -72,7 +71,7 @@ class _Search:
         self._model = model
         self._tokenizer = tokenizer
         self._options = options
-        self._prompt = prompt
+        self.prompt = prompt
         context = model.file.config["max_position_embeddings"]
         # The last position of a full context still predicts a token, which cannot be read back.
         self._max_tokens = min(options.max_new_tokens, context - len(prompt) + 1)
@@ -88,7 +87,7 @@ class _Search:
 
     def slices(self) -> list[tuple[_core.KvCache, npt.NDArray[np.int32], int]]:
         """What the model is to read: the prompt once, then each beam's last token."""
-        new = [beam.tokens[-1:] for beam in self._beams] if self._beams[0].tokens else [self._prompt]
+        new = [beam.tokens[-1:] for beam in self._beams] if self._beams[0].tokens else [self.prompt]
         return [(cache, np.array(ids, np.int32), 1) for cache, ids in zip(self._caches, new, strict=True)]
 
     def advance(self, logits: FloatArray) -> None:
@@ -134,7 +133,7 @@ class _Search:
             row[id] += np.float32(bias)
         if options.repetition_penalty == 1 and options.presence_penalty == options.frequency_penalty == 0:
             return
-        seen = np.array(sorted({*self._prompt, *tokens}))
+        seen = np.array(sorted({*self.prompt, *tokens}))
         penalty = np.float32(options.repetition_penalty)
         row[seen] = np.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
         for id, times in Counter(tokens).items():
@@ -216,29 +215,29 @@ def _largest(values: FloatArray, count: int) -> npt.NDArray[np.intp]:
 def beam_search(
     model: _core.Model,
     tokenizer: Tokenizer,
-    prompts: list[list[int]],
+    prompts: Iterable[list[int]],
     options: BeamOptions,
-    max_kv_bytes: int | None = None,
-) -> Iterator[tuple[int, list[Hypothesis]]]:
-    """Runs prompts together, as many as have room; gives each prompt's number and its finished texts, best first, as
-    they are done. A prompt's result does not depend on its neighbours.
+    max_kv_bytes: int,
+) -> Iterator[tuple[int, list[int], list[Hypothesis]]]:
+    """Runs prompts together, as many as have room, taken from the iterable as there is; gives each one's number, itself
+    and its finished texts, best first, as they are done. A prompt's result does not depend on its neighbours. Keys and
+    values take at most ``max_kv_bytes``, but one prompt may always run.
     """
     config = model.file.config
     position_bytes = 2 * 4 * config["num_hidden_layers"] * config["hidden_size"]
-    waiting = list(enumerate(prompts))[::-1]
+    coming = enumerate(prompts)
+    following = next(coming, None)
     active: list[tuple[int, _Search, int]] = []
-    while waiting or active:
-        while waiting:
-            number, prompt = waiting[-1]
+    while following or active:
+        while following:
+            number, prompt = following
             positions = min(len(prompt) + options.max_new_tokens, config["max_position_embeddings"])
             size_bytes = 2 * options.num_beams * positions * position_bytes  # old and new caches, while beams change
             rows = (len(active) + 1) * options.num_beams
-            if active and (
-                rows > _MAX_ROWS or sum(a[2] for a in active) + size_bytes > (max_kv_bytes or _MAX_KV_BYTES)
-            ):
+            if active and (rows > _MAX_ROWS or sum(a[2] for a in active) + size_bytes > max_kv_bytes):
                 break
-            waiting.pop()
             active.append((number, _Search(model, tokenizer, prompt, options), size_bytes))
+            following = next(coming, None)
         running = [search for _, search, _ in active if not search.done]
         slices = [search.slices() for search in running]
         if running:
@@ -248,5 +247,5 @@ def beam_search(
                 search.advance(logits[begin:end])
         for number, search, _ in active:
             if search.done:
-                yield number, search.finished
+                yield number, search.prompt, search.finished
         active = [one for one in active if not one[1].done]

@@ -114,7 +114,7 @@ class GeneratesTexts(ABC):
         for name in ("self", "prompt", "draft", "max_kv_bytes", "progress"):
             del options[name]
         model = self._generating()
-        batch = is_batch("prompt", prompt)
+        batch = (isinstance(prompt, list | tuple) and not prompt) or is_batch("prompt", prompt)
         prompts = (
             [model.prompt(f"prompt[{i}]", p) for i, p in enumerate(prompt)]
             if batch
@@ -207,7 +207,8 @@ class GeneratesTexts(ABC):
 
     def prefix_cache(self, max_bytes: int) -> PrefixCache:
         """From now on keeps keys and values of generated texts, so that later prompts (``generate``, ``generate_each``,
-        ``stream``) that begin with the same tokens do not compute them again. Results stay the same, bit for bit.
+        ``stream``) that begin with the same tokens do not compute them again. Results stay the same, bit for bit. Beam
+        searches do not use it.
 
         Args:
             max_bytes: the most memory for them; what was not used for the longest time is dropped.

@@ -87,7 +87,7 @@ class GeneratingModel:
         """
         count = arguments.num_sequences()
         if arguments.num_beams > 1:
-            yield from self._search(list(prompts), arguments, count, max_kv_bytes)
+            yield from self._search(prompts, arguments, count, max_kv_bytes)
             return
         request, num_logprobs = arguments.request(self.tokenizer.eos_token_id), arguments.num_logprobs()
         generator = self._generator(max_kv_bytes, draft)
@@ -128,22 +128,22 @@ class GeneratingModel:
         )
 
     def _search(
-        self, prompts: list[list[int]], arguments: GenerationArguments, count: int, max_kv_bytes: int
+        self, prompts: Iterable[list[int]], arguments: GenerationArguments, count: int, max_kv_bytes: int
     ) -> Iterator[tuple[int, list[Generation]]]:
         """The ``count`` best texts of a beam search for each prompt, best first."""
         request = arguments.request(self.tokenizer.eos_token_id)
-        generator = _core.Generator(self._engine)
-        for prompt in prompts:
-            generator.add(prompt, **request, seed=0, num_logprobs=arguments.num_logprobs())  # checks it; nothing is run
+        generator = self._generator(max_kv_bytes, None)
+        generator.add([0], **request, seed=0, num_logprobs=arguments.num_logprobs())  # checks them; nothing is run
         options = arguments.beams(request["eos_token_ids"])
-        for index, hypotheses in beam_search(self.core, self.tokenizer, prompts, options, max_kv_bytes):
+        searches = beam_search(self.core, self.tokenizer, prompts, options, generator.max_kv_bytes)
+        for index, prompt, hypotheses in searches:
             yield (
                 index,
                 [
                     Generation(
                         text=one.text,
                         tokens=one.tokens,
-                        prompt_tokens=list(prompts[index]),
+                        prompt_tokens=list(prompt),
                         finish_reason=one.finish_reason,
                         logprobs=one.logprobs,
                         top_logprobs=one.top_logprobs,
