@@ -205,7 +205,7 @@ def test_prompts_are_taken_as_there_is_room(model: pythia_cpu.Model) -> None:
         assert found[7] == model.generate([8], **options)
     with pytest.raises(ValueError, match=r"prompts\[1\] has no tokens"):
         list(model.generate_each(["Once", ""], **options))
-    assert list(model.generate_each([], **options)) == model.generate([], **options) == []
+    assert list(model.generate_each([], **options)) == []
 
 
 def test_beams_find_likelier_texts_than_greedy_decoding(model: pythia_cpu.Model) -> None:

@@ -102,9 +102,8 @@ class GeneratesTexts(ABC):
         temperature, top_k, top_p, min_p, typical_p.
 
         Returns:
-            a Generation; for a list of prompts, which may be empty, a list of them in the same order. With
-            ``num_return_sequences`` above 1 there is a list of Generations in place of each. Every one is, bit for bit,
-            what it would be alone.
+            a Generation; for a list of prompts a list of them in the same order. With ``num_return_sequences`` above 1
+            there is a list of Generations in place of each. Every one is, bit for bit, what it would be alone.
 
         Raises:
             ValueError: an argument out of its range, or a prompt that is empty, too long or has ids that are not the
@@ -114,7 +113,7 @@ class GeneratesTexts(ABC):
         for name in ("self", "prompt", "draft", "max_kv_bytes", "progress"):
             del options[name]
         model = self._generating()
-        batch = (isinstance(prompt, list | tuple) and not prompt) or is_batch("prompt", prompt)
+        batch = is_batch("prompt", prompt)
         prompts = (
             [model.prompt(f"prompt[{i}]", p) for i, p in enumerate(prompt)]
             if batch

@@ -92,11 +92,6 @@ def _exp(x: float) -> float:
         return math.inf
 
 
-def _is_empty(value: object) -> bool:
-    """Whether this is a list of nothing, be it of texts or of token ids; an array says of what."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 0
-
-
 class ScoringModel:
     """What scoring needs of a model, and the ways to it; ``Model`` has one."""
 
@@ -115,7 +110,7 @@ class ScoringModel:
         """``Model.score``."""
         if continuation is not None:
             batch, requests = self._pairs(text, continuation)
-        elif batch := is_batch("text", text) or _is_empty(text):
+        elif batch := is_batch("text", text):
             requests = [self._whole(f"text[{i}]", one) for i, one in enumerate(text)]
         else:
             requests = [self._whole("text", text)]
@@ -127,11 +122,11 @@ class ScoringModel:
 
     def _pairs(self, context: Any, continuation: Any) -> tuple[bool, list[ScoreRequest]]:
         """Whether there is a list of continuations, and the requests."""
-        context_list = is_batch("context", context) or _is_empty(context)
-        batch = is_batch("continuation", continuation) or _is_empty(continuation)
-        ids = not isinstance(context, str) and not isinstance(continuation, str)
-        if ids and context_list != batch and (_is_empty(context) or _is_empty(continuation)):
-            context_list = batch = False  # beside one row of token ids, [] is a row without any
+        context_list = is_batch("context", context)
+        # An empty list is a row without token ids, but for beside texts.
+        batch = is_batch("continuation", continuation) or (
+            isinstance(context, str) and isinstance(continuation, list | tuple) and not continuation
+        )
         if not batch and not context_list:
             return False, [self.pair(context, continuation)]
         if not batch:
@@ -261,7 +256,7 @@ class ScoresTexts(ABC):
             progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
 
         Returns:
-            a Score; for lists a list of them in the same order, empty for an empty list.
+            a Score; for lists a list of them in the same order.
 
         Raises:
             ValueError: a text or continuation without tokens, more tokens than ``context_length`` and one that is only
