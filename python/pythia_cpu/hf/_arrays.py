@@ -30,6 +30,13 @@ def to_torch(array: npt.NDArray[Any]) -> Any:
     return torch.from_numpy(array)
 
 
+def to_lists(value: Any) -> Any:
+    """Arrays and tensors, also those in lists, as lists of numbers; those without dimensions as numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return [to_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def id_rows(name: str, value: object) -> npt.NDArray[np.int64]:
     """Whole numbers ``[batch, length]`` of a list, array or tensor on the CPU; one row may come without its batch.
 

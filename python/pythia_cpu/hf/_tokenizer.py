@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pythia_cpu._arguments import integer
-from pythia_cpu._errors import CheckpointError
-from pythia_cpu._load import load
-from pythia_cpu._source import local_source, revision_name
+from pythia_cpu._source import revision_name
 from pythia_cpu._tokenizer import Tokenizer
-from pythia_cpu._tokenizer_export import compile_tokenizer
-from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_torch
+from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists
+from pythia_cpu.hf._offline import offline
+from pythia_cpu.hf._padding import NO_LIMIT, Columns, as_tensors, fill_up, length_limit, padded_width
+from pythia_cpu.hf._tokenizer_files import read_tokenizer
 
 _END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_fast": (),
     "trust_remote_code": (),  # no code of a checkpoint ever runs
-    "local_files_only": (False,),
     "force_download": (False,),
     "add_prefix_space": (False,),
     "clean_up_tokenization_spaces": (False,),
@@ -52,36 +49,99 @@ class BatchEncoding(dict[str, Any]):
         return self
 
 
+def _id_of(name: str) -> property:
+    """The id of the token that the attribute ``name`` holds, None where it is None; may be set."""
+
+    def get(self: GPTNeoXTokenizer) -> Any:
+        token = getattr(self, name)
+        return None if token is None else self.convert_tokens_to_ids(token)
+
+    def put(self: GPTNeoXTokenizer, id: int | None) -> None:
+        token = None if id is None else self.convert_ids_to_tokens(id)
+        if id is not None and token is None:
+            raise ValueError(f"{name}_id is {id!r}, expected an id of this tokenizer, 0 to {len(self) - 1}, or None")
+        setattr(self, name, token)
+
+    return property(get, put, doc=f"The id of ``{name}``; None where there is none.")
+
+
 class GPTNeoXTokenizer:
     """A GPT-NeoX tokenizer; ``AutoTokenizer.from_pretrained`` makes these.
 
-    Attributes:
+    Attributes, all of which may be set:
         padding_side: "right", as in transformers, or "left", which ``generate`` is for.
-        pad_token: the token that fills rows up; may be set, e.g. to ``eos_token``.
-        bos_token, eos_token, unk_token: ``<|endoftext|>``.
+        truncation_side: "right" or "left", where rows that are too long are cut.
+        model_max_length: the most tokens of a row where ``max_length`` is not given; 10**30: there is no such limit.
+        pad_token: the token that fills rows up, e.g. ``eos_token``; its id is ``pad_token_id``.
+        bos_token, eos_token, unk_token: ``<|endoftext|>``; their ids are ``bos_token_id`` and so on.
     """
 
-    def __init__(self, section: bytes, *, padding_side: str = "right", pad_token: str | None = None) -> None:
+    def __init__(
+        self,
+        section: bytes,
+        *,
+        padding_side: str = "right",
+        truncation_side: str = "right",
+        pad_token: str | None = None,
+        model_max_length: int = NO_LIMIT,
+    ) -> None:
         """``section`` is a tokenizer section of a ``.pcpu`` file."""
         tokenizer = Tokenizer(section, None)
+        tokenizer._tokenizer.post_processor = None  # it trims spaces from offsets, where transformers keeps them
         self._base = tokenizer
         self._ids: dict[str, int] = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
         self._tokens = {id: token for token, id in self._ids.items()}
         self.bos_token = self.eos_token = self.unk_token = _END_OF_TEXT if _END_OF_TEXT in self._ids else None
         self.pad_token = pad_token or (_PADDING if _PADDING in self._ids else None)
         self.padding_side = padding_side
+        self.truncation_side = truncation_side
+        self.model_max_length = int(model_max_length)
 
-    @property
-    def eos_token_id(self) -> int | None:
-        """The id of ``eos_token``; ``bos_token_id`` and ``unk_token_id`` are the same."""
-        return None if self.eos_token is None else self._ids[self.eos_token]
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        padding_side: str | None = None,
+        truncation_side: str | None = None,
+        pad_token: str | None = None,
+        model_max_length: int | None = None,
+        **others: Any,
+    ) -> GPTNeoXTokenizer:
+        """The tokenizer of a checkpoint, without its weights.
 
-    bos_token_id = unk_token_id = eos_token_id
+        Args:
+            pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
+            revision: branch, tag, commit, or a training step as an int.
+            cache_dir: where the model's converted weights are kept; a tokenizer has none.
+            local_files_only: do not ask the hub; read what was downloaded before.
+            padding_side: "right" or "left"; None, here and below: as tokenizer_config.json says, else "right".
+            truncation_side: "right" or "left".
+            pad_token: the token that fills rows up; else ``<|padding|>`` where the vocabulary has it.
+            model_max_length: the most tokens of a row; else of a ``.pcpu`` file its model's context, else no limit.
+            **others: other options of transformers, where they change nothing.
 
-    @property
-    def pad_token_id(self) -> int | None:
-        """The id of ``pad_token``; None where there is none."""
-        return None if self.pad_token is None else self.convert_tokens_to_ids(self.pad_token)
+        Raises:
+            CheckpointError: there is no such checkpoint or revision, or its tokenizer is not a GPT-NeoX one.
+            ValueError: an option that is not supported.
+            OSError: a file cannot be read, or the hub cannot be reached.
+        """
+        refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
+        with offline(local_files_only):
+            section, settings = read_tokenizer(pretrained_model_name_or_path, revision_name(revision))
+        given = {
+            "padding_side": padding_side,
+            "truncation_side": truncation_side,
+            "pad_token": pad_token,
+            "model_max_length": model_max_length,
+        }
+        return cls(section, **{**settings, **{name: value for name, value in given.items() if value is not None}})
+
+    bos_token_id, eos_token_id = _id_of("bos_token"), _id_of("eos_token")
+    unk_token_id, pad_token_id = _id_of("unk_token"), _id_of("pad_token")
 
     @property
     def vocab_size(self) -> int:
@@ -105,11 +165,10 @@ class GPTNeoXTokenizer:
             raise ValueError(f"{tokens!r} is not a token of this tokenizer: use one of tokenizer.get_vocab()")
         return self._ids[tokens]
 
-    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
-        """Tokens of ids; None for an id without one."""
-        if isinstance(ids, int | np.integer):
-            return self._tokens.get(int(ids))
-        return [self._tokens.get(int(id)) for id in ids]
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """Tokens of ids (list, array or tensor), or the token of one id; None for an id without one."""
+        found = to_lists(ids)
+        return [self._tokens.get(id) for id in found] if isinstance(found, list) else self._tokens.get(found)
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, in the vocabulary's own spelling."""
@@ -124,10 +183,12 @@ class GPTNeoXTokenizer:
         text: str | Sequence[str],
         *,
         padding: bool | str = False,
-        truncation: bool | str = False,
+        truncation: bool | str | None = None,
         max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         return_tensors: str | None = None,
-        return_attention_mask: bool = True,
+        return_attention_mask: bool | None = True,
+        return_offsets_mapping: bool = False,
         padding_side: str | None = None,
         **others: Any,
     ) -> BatchEncoding:
@@ -136,10 +197,13 @@ class GPTNeoXTokenizer:
         Args:
             text: a str or a list of str.
             padding: True or "longest": fill rows up to the longest; "max_length": to ``max_length``; False: not at all.
-            truncation: True: cut rows after ``max_length`` tokens.
-            max_length: a row's tokens, for the two above.
+            truncation: True: cut rows to ``max_length`` tokens; None: if ``max_length`` is given without ``padding``.
+            max_length: a row's tokens, for the two above; None: ``model_max_length``, where that is a limit.
+            pad_to_multiple_of: fill rows up further, to a multiple of it.
             return_tensors: None: lists; "np": int64 arrays ``[batch, length]``; "pt": torch tensors.
             return_attention_mask: give ``attention_mask`` too.
+            return_offsets_mapping: give ``offset_mapping`` too, ``[batch, length, 2]``: where in its text each token
+                begins and ends, in characters; (0, 0) for padding.
             padding_side: this call's, instead of the attribute.
             **others: other options of transformers, where they change nothing.
 
@@ -150,107 +214,121 @@ class GPTNeoXTokenizer:
         refuse_unknown("tokenizer", others, _CALL_WITHOUT_EFFECT)
         if others.get("text_pair") is not None:
             raise ValueError("tokenizer: text_pair is not supported by pythia_cpu: join the texts")
-        if return_tensors not in (None, "np", "pt"):
-            raise ValueError(f"return_tensors is {return_tensors!r}, expected None, 'np' or 'pt'")
         single = isinstance(text, str)
-        rows = [self._base.encode(one) for one in ([text] if isinstance(text, str) else text)]
-        if truncation not in (False, None, "do_not_truncate"):
-            limit = integer("max_length", max_length, 1)
-            rows = [row[:limit] for row in rows]
-        width = self._width(rows, padding, max_length)
-        side = padding_side or self.padding_side
-        if side not in ("left", "right"):
-            raise ValueError(f"padding_side is {side!r}, expected 'left' or 'right'")
-        masks = [[1] * len(row) for row in rows]
-        if any(len(row) < width for row in rows):
-            if self.pad_token_id is None:
-                raise ValueError("the tokenizer has no pad_token: set tokenizer.pad_token = tokenizer.eos_token")
-            for i, row in enumerate(rows):
-                ids, zeros = [self.pad_token_id] * (width - len(row)), [0] * (width - len(row))
-                rows[i], masks[i] = (ids + row, zeros + masks[i]) if side == "left" else (row + ids, masks[i] + zeros)
-        encoding = BatchEncoding(input_ids=rows, attention_mask=masks)
-        if not return_attention_mask:
-            del encoding["attention_mask"]
-        if return_tensors is None:
-            return BatchEncoding({name: values[0] for name, values in encoding.items()}) if single else encoding
-        if len({len(row) for row in rows}) > 1:
-            raise ValueError("the texts have different numbers of tokens: use padding=True to make one array of them")
-        arrays = {name: np.array(values, np.int64) for name, values in encoding.items()}
-        return BatchEncoding({n: to_torch(array) for n, array in arrays.items()} if return_tensors == "pt" else arrays)
+        texts = [text] if isinstance(text, str) else list(text)
+        columns: Columns = {"input_ids": [self._base.encode(one) for one in texts]}
+        if return_offsets_mapping:
+            columns["offset_mapping"] = [self._offsets(one) for one in texts]
+        limit = length_limit(max_length, self.model_max_length)
+        if truncation is None:
+            truncation = max_length is not None and padding is False
+        if limit is not None and truncation not in (False, "do_not_truncate"):
+            self._cut(columns, truncation, limit)
+        columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+        self._fill_up(columns, padding, limit, pad_to_multiple_of, padding_side)
+        if return_attention_mask is False:
+            del columns["attention_mask"]
+        return _encoding(columns, single, return_tensors)
 
-    def _width(self, rows: list[list[int]], padding: bool | str, max_length: int | None) -> int:
-        if padding in (False, "do_not_pad"):
-            return 0
-        if padding == "max_length":
-            return integer("max_length", max_length, 1)
-        if padding not in (True, "longest"):
-            raise ValueError(f"padding is {padding!r}, expected True, False, 'longest', 'max_length' or 'do_not_pad'")
-        return max(map(len, rows), default=0)
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Fills up rows that are encoded already.
+
+        Args:
+            encoded_inputs: an encoding of one text or several, or a list of encodings of one text each, of lists,
+                arrays or tensors; ``attention_mask`` may be missing. What is beside the two is left as it is.
+            padding: as in a call.
+            max_length: as in a call.
+            pad_to_multiple_of: as in a call.
+            padding_side: as in a call.
+            return_attention_mask: False: give no ``attention_mask``.
+            return_tensors: as in a call; None: as the rows are.
+            verbose: has no effect.
+
+        Raises:
+            ValueError: there are no ``input_ids``, or as a call.
+            ImportError: "pt" without torch.
+        """
+        given = encoded_inputs
+        if not isinstance(given, Mapping):
+            given = {name: [one[name] for one in given] for name in (given[0] if len(given) else ())}
+        if "input_ids" not in given:
+            raise ValueError(f"the encoding has no input_ids, only {list(given)}: pass what the tokenizer gives")
+        first = given["input_ids"][0] if len(given["input_ids"]) else None
+        if return_tensors is None:
+            return_tensors = "pt" if is_torch(first) else "np" if isinstance(first, np.ndarray | np.generic) else None
+        columns: Columns = {name: to_lists(value) for name, value in given.items()}
+        single = not (columns["input_ids"] and isinstance(columns["input_ids"][0], list))
+        if single:
+            columns = {name: [value] for name, value in columns.items()}
+        columns.setdefault("attention_mask", [[1] * len(row) for row in columns["input_ids"]])
+        limit = length_limit(max_length, self.model_max_length)
+        self._fill_up(columns, padding, limit, pad_to_multiple_of, padding_side)
+        if return_attention_mask is False:
+            del columns["attention_mask"]
+        return _encoding(columns, single, return_tensors)
+
+    def _offsets(self, text: str) -> list[tuple[int, int]]:
+        offsets: list[tuple[int, int]] = self._base._tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
+
+    def _cut(self, columns: Columns, truncation: bool | str, limit: int) -> None:
+        if truncation not in (True, "longest_first", "only_first"):
+            raise ValueError(f"truncation is {truncation!r}, expected True, False, 'longest_first' or 'only_first'")
+        if self.truncation_side not in ("left", "right"):
+            raise ValueError(f"truncation_side is {self.truncation_side!r}, expected 'left' or 'right'")
+        for rows in columns.values():
+            for i, row in enumerate(rows):
+                rows[i] = row[:limit] if self.truncation_side == "right" else row[max(0, len(row) - limit) :]
+
+    def _fill_up(
+        self, columns: Columns, padding: bool | str, limit: int | None, multiple: int | None, side: str | None
+    ) -> None:
+        lengths = [len(row) for row in columns["input_ids"]]
+        width = padded_width(lengths, padding, limit, multiple)
+        if all(length >= width for length in lengths):
+            return
+        pad = self.pad_token_id
+        if pad is None:
+            raise ValueError("the tokenizer has no pad_token: set tokenizer.pad_token = tokenizer.eos_token")
+        fillers = {"input_ids": pad, "attention_mask": 0, "offset_mapping": (0, 0)}
+        fill_up(columns, width, side or self.padding_side, fillers)
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **others: Any) -> Any:
-        """The text of ids ``[length]`` (list, array or tensor), special tokens included by default; of ``[batch,
-        length]`` a list of texts.
+        """The text of ids ``[length]`` (list, array or tensor) or of one id, special tokens included by default; of
+        ``[batch, length]`` a list of texts.
         """
         refuse_unknown("decode", others, {"clean_up_tokenization_spaces": (False,)})
-        ids = token_ids.tolist() if is_torch(token_ids) or isinstance(token_ids, np.ndarray) else token_ids
-        if not isinstance(ids, int) and len(ids) and not isinstance(ids[0], int | np.integer):
+        ids = to_lists(token_ids)
+        if isinstance(ids, list) and ids and isinstance(ids[0], list):
             return [self.decode(row, skip_special_tokens) for row in ids]
         return self._base.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **others: Any) -> list[str]:
-        """The texts of several rows of ids."""
-        return [self.decode(row, skip_special_tokens, **others) for row in sequences]
+        """The texts of several rows of ids; of one row a list of one text."""
+        texts = self.decode(sequences, skip_special_tokens, **others)
+        return texts if isinstance(texts, list) else [texts]
 
     def __repr__(self) -> str:
         """Size, padding and special tokens."""
         return f"GPTNeoXTokenizer(len={len(self)}, padding_side={self.padding_side!r}, pad_token={self.pad_token!r})"
 
 
-class AutoTokenizer:
-    """Loads tokenizers."""
-
-    @staticmethod
-    def from_pretrained(
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        revision: str | int | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        padding_side: str = "right",
-        pad_token: str | None = None,
-        **others: Any,
-    ) -> GPTNeoXTokenizer:
-        """The tokenizer of a checkpoint, without its weights.
-
-        Args:
-            pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
-            revision: branch, tag, commit, or a training step as an int.
-            cache_dir: where the model's converted weights are kept; a tokenizer has none.
-            padding_side: "right" or "left".
-            pad_token: the token that fills rows up; None: ``<|padding|>`` where the vocabulary has it.
-            **others: other options of transformers, where they change nothing.
-
-        Raises:
-            CheckpointError: there is no such checkpoint or revision, or its tokenizer is not a GPT-NeoX one.
-            ValueError: an option that is not supported.
-            OSError: a file cannot be read, or the hub cannot be reached.
-        """
-        refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
-        path = Path(pretrained_model_name_or_path)
-        if path.suffix == ".pcpu" or path.is_file():
-            section = load(path, revision=revision)._file.tokenizer
-        else:
-            section = compile_tokenizer(_tokenizer_json(pretrained_model_name_or_path, revision_name(revision)))
-        return GPTNeoXTokenizer(section, padding_side=padding_side, pad_token=pad_token)
+def _encoding(columns: Columns, single: bool, return_tensors: str | None) -> BatchEncoding:
+    if return_tensors is None:
+        return BatchEncoding({name: rows[0] for name, rows in columns.items()} if single else columns)
+    if return_tensors not in ("np", "pt"):
+        raise ValueError(f"return_tensors is {return_tensors!r}, expected None, 'np' or 'pt'")
+    return BatchEncoding(as_tensors(columns, return_tensors))
 
 
-def _tokenizer_json(source: str | os.PathLike[str], revision: str | None) -> bytes:
-    if Path(source).is_dir():
-        path = local_source(Path(source), revision).folder / "tokenizer.json"
-    else:
-        from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
-
-        path = _hub.tokenizer_file(_hub.resolve(_hub.repo_id_of(source), revision))
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: is missing; a checkpoint's tokenizer is in its tokenizer.json") from None
+AutoTokenizer = GPTNeoXTokenizerFast = GPTNeoXTokenizer
