@@ -11,8 +11,10 @@ Arrays are numpy's, int64 ids and float32 logits; who passes torch tensors gets 
 only then. An argument of transformers that this engine does not have raises ValueError: nothing is left out silently.
 """
 
-from pythia_cpu.hf._model import AutoModelForCausalLM, CausalLMOutput, GPTNeoXForCausalLM
-from pythia_cpu.hf._tokenizer import AutoTokenizer, BatchEncoding, GPTNeoXTokenizer
+from pythia_cpu.hf._forward import CausalLMOutput
+from pythia_cpu.hf._generate import GenerateOutput, GenerationConfig
+from pythia_cpu.hf._model import AutoModelForCausalLM, GPTNeoXForCausalLM
+from pythia_cpu.hf._tokenizer import AutoTokenizer, BatchEncoding, GPTNeoXTokenizer, GPTNeoXTokenizerFast
 
 __all__ = [
     "AutoModelForCausalLM",
@@ -21,4 +23,7 @@ __all__ = [
     "CausalLMOutput",
     "GPTNeoXForCausalLM",
     "GPTNeoXTokenizer",
+    "GPTNeoXTokenizerFast",
+    "GenerateOutput",
+    "GenerationConfig",
 ]

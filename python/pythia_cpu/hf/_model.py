@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pythia_cpu._arguments import integer
 from pythia_cpu._load import load
 from pythia_cpu._model import Config, Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_torch
+from pythia_cpu.hf._forward import CausalLMOutput, forward, rows_and_spans
+from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
+from pythia_cpu.hf._offline import offline
 
 _WEIGHTS = {"float32": "auto", "auto": "auto", "float16": "f16", "bfloat16": "bf16"}
-_IGNORED_LABEL = -100
-_NEW_TOKENS = 20  # where no length is given, as in transformers
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "attn_implementation": (),
@@ -24,7 +23,6 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_safetensors": (),
     "trust_remote_code": (),  # no code of a checkpoint ever runs
     "device_map": ("cpu", "auto", {"": "cpu"}),
-    "local_files_only": (False,),
     "force_download": (False,),
     "load_in_8bit": (False,),
     "load_in_4bit": (False,),
@@ -32,43 +30,15 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_cache": (),
     "return_dict": (True,),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
+    "token_type_ids": (),
+    "logits_to_keep": (0,),
 }
-_GENERATE_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
-    "use_cache": (),
-    "tokenizer": (),  # for stop_strings; the model has its own
-    "return_dict_in_generate": (False,),
-    "output_scores": (False,),
-    "output_logits": (False,),
-    "no_repeat_ngram_size": (0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-}
-# transformers' names for arguments of pythia_cpu.Model.generate that have the same meaning.
-_SAMPLING = (
-    "temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "seed", "num_beams", "length_penalty",
-    "early_stopping",
-)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class CausalLMOutput:
-    """What a forward pass gives.
+class _Device(str):
+    """A name that torch takes for a device, with its ``type``."""
 
-    Attributes:
-        logits: float32 ``[batch, length, vocab_size]``; 0 where the attention mask is 0.
-        loss: mean cross-entropy of ``labels``, in nats for each token; None without labels.
-    """
-
-    logits: Any
-    loss: Any = None
-
-    def __getitem__(self, key: str | int) -> Any:
-        """A field by name, or by its place among those that are there."""
-        if isinstance(key, str):
-            return {"logits": self.logits, "loss": self.loss}[key]
-        return tuple(field for field in (self.loss, self.logits) if field is not None)[key]
+    type = "cpu"
 
 
 class GPTNeoXForCausalLM:
@@ -76,14 +46,17 @@ class GPTNeoXForCausalLM:
 
     Attributes:
         model: the pythia_cpu.Model, with everything that transformers has no name for.
+        generation_config: the options of ``generate`` that a call leaves out; may be set and changed.
         device: "cpu".
     """
 
-    device = "cpu"
+    device = _Device("cpu")
 
     def __init__(self, model: Model) -> None:
         """Wraps a model that ``pythia_cpu.load`` gave."""
         self.model = model
+        ends = {name: model.config[name] for name in ("bos_token_id", "eos_token_id")}
+        self.generation_config: Any = GenerationConfig(**ends)
 
     @classmethod
     def from_pretrained(
@@ -96,6 +69,7 @@ class GPTNeoXForCausalLM:
         torch_dtype: Any = None,
         weights: str | None = None,
         threads: int | None = None,
+        local_files_only: bool = False,
         **others: Any,
     ) -> GPTNeoXForCausalLM:
         """Loads a checkpoint; it is converted once and kept in the cache.
@@ -109,6 +83,7 @@ class GPTNeoXForCausalLM:
             torch_dtype: the old name of dtype.
             weights: as in ``pythia_cpu.load``, instead of dtype: "q8" and "q4" too.
             threads: threads of a forward pass; None means the physical cores this process may use.
+            local_files_only: do not ask the hub; read what was downloaded before.
             **others: other options of transformers, where they change nothing.
 
         Raises:
@@ -122,33 +97,61 @@ class GPTNeoXForCausalLM:
             raise ValueError(f"dtype is {chosen!r}, expected float32, float16, bfloat16 or 'auto'; or use weights=")
         if weights is not None and chosen is not None:
             raise ValueError(f"dtype is {chosen!r} and weights is {weights!r}: give one of them")
-        return cls(
-            load(
+        with offline(local_files_only):
+            model = load(
                 pretrained_model_name_or_path,
                 revision=revision,
                 weights=weights or _WEIGHTS[name],
                 threads=threads,
                 cache_dir=cache_dir,
             )
-        )
+        return cls(model)
 
     @property
     def config(self) -> Config:
         """The checkpoint's hyperparameters."""
         return self.model.config
 
+    @property
+    def dtype(self) -> Any:
+        """What it calculates in: float32, torch's if torch is imported, else numpy's."""
+        torch = sys.modules.get("torch")
+        return np.dtype(np.float32) if torch is None else torch.float32
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many parameters the checkpoint has, with or without the input embeddings; all count as trainable."""
+        tensors = [tensor for tensor in self.model._file.tensors if not tensor["derived"]]
+        left_out = {"gpt_neox.embed_in.weight"} if exclude_embeddings else set()
+        return sum(tensor["rows"] * tensor["cols"] for tensor in tensors if tensor["name"] not in left_out)
+
     def eval(self) -> GPTNeoXForCausalLM:
         """Itself: there is no training mode."""
         return self
 
-    def to(self, device: object) -> GPTNeoXForCausalLM:
-        """Itself: everything is on the CPU. Raises ValueError for another device or a dtype."""
-        if str(device) != "cpu":
-            raise ValueError(f"device is {str(device)!r}, but pythia_cpu runs on the CPU: use 'cpu'")
+    def cpu(self) -> GPTNeoXForCausalLM:
+        """Itself: everything is on the CPU."""
+        return self
+
+    def float(self) -> GPTNeoXForCausalLM:
+        """Itself: calculations are in float32."""
+        return self
+
+    def to(self, device: object = "cpu", dtype: object = None) -> GPTNeoXForCausalLM:
+        """Itself: everything is on the CPU, in float32. Raises ValueError for another device or dtype."""
+        for wanted in (device, dtype):
+            if str(wanted) not in ("cpu", "torch.float32", "float32", "None"):
+                raise ValueError(f"to is given {str(wanted)!r}, but pythia_cpu runs on the CPU, in float32: use 'cpu'")
         return self
 
     def __call__(
-        self, input_ids: Any = None, attention_mask: Any = None, labels: Any = None, **others: Any
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        labels: Any = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **others: Any,
     ) -> CausalLMOutput:
         """Logits of every position.
 
@@ -158,94 +161,74 @@ class GPTNeoXForCausalLM:
                 gets the logits that it has alone.
             labels: ids ``[batch, length]`` to predict, usually ``input_ids``; -100 is left out of the loss. Entry i is
                 compared with the prediction after token i - 1, as in transformers.
+            output_hidden_states: give ``hidden_states`` too, which is slower.
+            output_attentions: give ``attentions`` too, which is slower.
             **others: other options of transformers, where they change nothing.
 
         Raises:
             ValueError: as ``pythia_cpu.Model.logits``; a mask with holes; an option that is not supported.
         """
         refuse_unknown("forward", others, _FORWARD_WITHOUT_EFFECT)
-        rows, spans = _rows_and_spans(input_ids, attention_mask)
-        logits = np.zeros((*rows.shape, self.config["vocab_size"]), np.float32)
-        for i, span in enumerate(spans):
-            logits[i, span] = self.model.logits(rows[i, span])
-        loss = None if labels is None else _loss(logits, id_rows("labels", labels))
-        if is_torch(input_ids):
-            return CausalLMOutput(to_torch(logits), None if loss is None else to_torch(np.array(loss)))
-        return CausalLMOutput(logits, loss)
+        rows, spans = rows_and_spans(input_ids, attention_mask)
+        return forward(
+            self.model,
+            rows,
+            spans,
+            None if labels is None else id_rows("labels", labels),
+            hidden_states=bool(output_hidden_states),
+            attentions=bool(output_attentions),
+            convert=to_torch if is_torch(input_ids) else np.asarray,
+        )
 
     forward = __call__
 
     def generate(
         self,
+        inputs: Any = None,
+        generation_config: Any = None,
+        *,
         input_ids: Any = None,
         attention_mask: Any = None,
-        *,
-        max_length: int | None = None,
-        max_new_tokens: int | None = None,
-        do_sample: bool = False,
-        top_k: int = 50,
-        num_return_sequences: int = 1,
-        eos_token_id: int | list[int] | None = None,
-        pad_token_id: int | None = None,
-        stop_strings: str | list[str] | None = None,
-        **others: Any,
+        **options: Any,
     ) -> Any:
         """Prompts and what follows them.
 
+        An option that is not given is taken from ``generation_config``, then from ``self.generation_config``. None
+        counts as given; in the two configs it does not.
+
         Args:
-            input_ids: prompts ``[batch, length]``: list, array or torch tensor.
+            inputs: prompts ``[batch, length]``: list, array or torch tensor.
+            generation_config: options as attributes of a GenerationConfig, this module's or transformers', or as a
+                dict.
+            input_ids: another name of ``inputs``.
             attention_mask: 1 for tokens, 0 for padding on either side; each row gets the text that it has alone.
-            max_length: the most ids in a row, prompt and padding included.
-            max_new_tokens: the most new tokens; this or ``max_length``; neither: 20, as in transformers.
-            do_sample: draw tokens; otherwise the most likely one is taken.
-            top_k: keep the k most likely tokens; 50, as in transformers; 0: all.
-            num_return_sequences: rows for each prompt, one after the other.
-            eos_token_id: the id, or ids, that end a row; None: the checkpoint's.
-            pad_token_id: fills rows that ended early; None: the end-of-text id.
-            stop_strings: end a row with the token that completes one of them.
-            **others: temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty and
-                early_stopping as in ``pythia_cpu.Model.generate``; other options of transformers, where they change
-                nothing.
+            **options:
+                max_length: the most ids in a row, prompt and padding included.
+                max_new_tokens: the most new tokens; this or ``max_length``; neither: 20, as in transformers.
+                min_new_tokens: ``eos_token_id`` cannot come before so many new tokens; ``min_length`` counts the prompt
+                    too. Less than ``max_new_tokens`` only for greedy texts without ``stop_strings``.
+                do_sample: draw tokens; otherwise the most likely one is taken, and filters have no effect.
+                top_k: keep the k most likely tokens; 50, as in transformers; 0 or None: all.
+                num_return_sequences: rows for each prompt, one after the other.
+                eos_token_id: the id, or ids, that end a row; None: there is none. Not given: the checkpoint's.
+                pad_token_id: fills rows that ended early; None: the first end-of-text id.
+                stop_strings: end a row with the token that completes one of them.
+                return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` (of greedy
+                    texts) also what each new token was chosen from, for which all rows are computed once more.
+                temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,
+                    early_stopping: as in ``pythia_cpu.Model.generate``.
+                Others of transformers are accepted where they change nothing.
 
         Returns:
-            int64 ``[batch * num_return_sequences, length]``, a torch tensor where ``input_ids`` is one.
+            int64 ``[batch * num_return_sequences, length]``, a torch tensor where ``inputs`` is one.
 
         Raises:
             ValueError: as ``pythia_cpu.Model.generate``; a mask with holes; an option that is not supported.
         """
-        options = {name: others.pop(name) for name in _SAMPLING if others.get(name) is not None}
-        refuse_unknown("generate", others, _GENERATE_WITHOUT_EFFECT)
-        rows, spans = _rows_and_spans(input_ids, attention_mask)
-        width = rows.shape[1]
-        results = self.model.generate(
-            [rows[i, span] for i, span in enumerate(spans)],
-            max_new_tokens=self._new_tokens(width, max_length, max_new_tokens),
-            do_sample=do_sample,
-            top_k=top_k,
-            num_return_sequences=num_return_sequences,
-            eos_token_id=eos_token_id,
-            stop=stop_strings,
-            **options,
-        )
-        texts = [one for row in results for one in (row if isinstance(row, list) else [row])]
-        ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or [self.config["eos_token_id"]]
-        fill = next((id for id in (pad_token_id, *ends) if id is not None), 0)
-        output = np.full((len(texts), width + max(len(text.tokens) for text in texts)), fill, np.int64)
-        output[:, :width] = np.repeat(rows, num_return_sequences, axis=0)
-        for i, text in enumerate(texts):
-            output[i, width : width + len(text.tokens)] = text.tokens
-        return to_torch(output) if is_torch(input_ids) else output
-
-    def _new_tokens(self, width: int, max_length: int | None, max_new_tokens: int | None) -> int:
-        if max_new_tokens is not None:
-            return integer("max_new_tokens", max_new_tokens, 1)
-        if max_length is None:
-            return max(1, min(_NEW_TOKENS, self.model.context_length - width))
-        if integer("max_length", max_length, 1) <= width:
-            raise ValueError(
-                f"max_length is {max_length}, but the prompts have {width} ids already: use max_new_tokens, or more"
-            )
-        return max_length - width
+        if inputs is not None and input_ids is not None:
+            raise ValueError("both inputs and input_ids are given, expected one of them: they are the same")
+        given = {**set_options(self.generation_config), **set_options(generation_config), **options}
+        return generate(self.model, input_ids if inputs is None else inputs, attention_mask, given)
 
     def __repr__(self) -> str:
         """What is inside."""
@@ -253,43 +236,3 @@ class GPTNeoXForCausalLM:
 
 
 AutoModelForCausalLM = GPTNeoXForCausalLM
-
-
-def _rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[npt.NDArray[np.int64], list[slice]]:
-    """Ids ``[batch, length]``, and where the tokens of each row are."""
-    if input_ids is None:
-        raise ValueError("input_ids is None, expected token ids [batch, length], e.g. tokenizer(text)['input_ids']")
-    rows = id_rows("input_ids", input_ids)
-    if attention_mask is None:
-        return rows, [slice(0, rows.shape[1])] * len(rows)
-    mask = id_rows("attention_mask", attention_mask)
-    if mask.shape != rows.shape:
-        raise ValueError(f"attention_mask has shape {list(mask.shape)}, expected input_ids' {list(rows.shape)}")
-    spans = []
-    for i, row in enumerate(mask):
-        places = np.flatnonzero(row)
-        if len(places) == 0:
-            raise ValueError(f"attention_mask[{i}] is 0 everywhere, expected at least one token")
-        span = slice(int(places[0]), int(places[-1]) + 1)
-        if len(places) != span.stop - span.start:
-            raise ValueError(f"attention_mask[{i}] has zeros between ones, expected padding at the sides only")
-        spans.append(span)
-    return rows, spans
-
-
-def _loss(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> np.float32:
-    """Mean of -log p(labels[i + 1] | ids[0..i]), over labels other than -100."""
-    if labels.shape != logits.shape[:2]:
-        raise ValueError(f"labels has shape {list(labels.shape)}, expected input_ids' {list(logits.shape[:2])}")
-    losses = []
-    for row, wanted in zip(logits[:, :-1], labels[:, 1:], strict=True):
-        kept = np.flatnonzero(wanted != _IGNORED_LABEL)
-        ids = wanted[kept]
-        if ids.size and not (ids.min() >= 0 and ids.max() < row.shape[1]):
-            raise ValueError(f"labels holds ids outside 0 to {row.shape[1] - 1} that are not {_IGNORED_LABEL}")
-        scores = row[kept].astype(np.float64)
-        top = scores.max(axis=1, initial=-np.inf)
-        losses.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1)) - scores[np.arange(len(ids)), ids])
-    all_losses = np.concatenate(losses)
-    loss: np.float32 = np.float32(all_losses.mean() if all_losses.size else np.nan)
-    return loss

@@ -1,0 +1,157 @@
+"""Forward passes over rows with padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+from pythia_cpu._arguments import sequence_ids
+from pythia_cpu._model import Model
+from pythia_cpu._session import CHUNK_TOKENS
+from pythia_cpu.hf._arrays import id_rows
+
+_IGNORED_LABEL = -100
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLMOutput:
+    """What a forward pass gives; everything is 0 where the attention mask is 0.
+
+    Attributes:
+        loss: mean cross-entropy of ``labels``, in nats for each token; None without labels.
+        logits: float32 ``[batch, length, vocab_size]``.
+        hidden_states: of ``output_hidden_states``: float32 ``[batch, length, hidden_size]``, the embeddings and then
+            what each layer gives, the last one after the final LayerNorm, as in transformers.
+        attentions: of ``output_attentions``: float32 ``[batch, num_heads, length, length]``, queries by keys, one for
+            each layer.
+    """
+
+    loss: Any = None
+    logits: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+
+    def keys(self) -> list[str]:
+        """Names of the fields that are there."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are there."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """A field by name, or by its place among those that are there."""
+        return (
+            dict(zip(self.keys(), self.to_tuple(), strict=True))[key] if isinstance(key, str) else self.to_tuple()[key]
+        )
+
+
+def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slice]]:
+    """Ids ``[batch, length]``, and where the tokens of each row are."""
+    if input_ids is None:
+        raise ValueError("input_ids is None, expected token ids [batch, length], e.g. tokenizer(text)['input_ids']")
+    rows = id_rows("input_ids", input_ids)
+    if attention_mask is None:
+        return rows, [slice(0, rows.shape[1])] * len(rows)
+    mask = id_rows("attention_mask", attention_mask)
+    if mask.shape != rows.shape:
+        raise ValueError(f"attention_mask has shape {list(mask.shape)}, expected input_ids' {list(rows.shape)}")
+    spans = []
+    for i, row in enumerate(mask):
+        places = np.flatnonzero(row)
+        if len(places) == 0:
+            raise ValueError(f"attention_mask[{i}] is 0 everywhere, expected at least one token")
+        span = slice(int(places[0]), int(places[-1]) + 1)
+        if len(places) != span.stop - span.start:
+            raise ValueError(f"attention_mask[{i}] has zeros between ones, expected padding at the sides only")
+        spans.append(span)
+    return rows, spans
+
+
+def last_logits(model: Model, sequences: Sequence[Rows], num_logits: Sequence[int]) -> Iterator[Floats]:
+    """Logits ``[num_logits[i], vocab_size]`` of the last tokens of each sequence. Short ones run together, as many as
+    make one pass, which reads the weights once; the bits are those of ``model.logits``.
+    """
+    sizes = model.config["vocab_size"], model.context_length
+    checked = [sequence_ids(f"input_ids[{i}]", sequence, *sizes) for i, sequence in enumerate(sequences)]
+    begin = 0
+    while begin < len(checked):
+        end, num_tokens = begin + 1, len(checked[begin])
+        while end < len(checked) and num_tokens + len(checked[end]) <= CHUNK_TOKENS:
+            num_tokens += len(checked[end])
+            end += 1
+        counts = num_logits[begin:end]
+        if num_tokens > CHUNK_TOKENS:  # one sequence, in passes that Ctrl-C can end
+            yield model.logits(checked[begin])[-counts[0] :]
+        else:
+            caches = [_core.KvCache(model._core, len(ids)) for ids in checked[begin:end]]
+            together = model._core.forward(list(zip(caches, checked[begin:end], counts, strict=True)))
+            yield from np.split(together, np.cumsum(counts)[:-1])
+        begin = end
+
+
+def forward(
+    model: Model,
+    rows: Rows,
+    spans: list[slice],
+    labels: Rows | None,
+    *,
+    hidden_states: bool,
+    attentions: bool,
+    convert: Callable[[npt.NDArray[Any]], Any],
+) -> CausalLMOutput:
+    """``GPTNeoXForCausalLM.__call__``; ``convert`` is applied to every array that it gives."""
+    config, (batch, length) = model.config, rows.shape
+    tokens = [rows[i, span] for i, span in enumerate(spans)]
+    layers = range(config["num_hidden_layers"])
+    states = ["hook_embed", *(f"blocks.{i}.hook_resid_post" for i in layers[:-1]), "ln_final.hook_normalized"]
+    patterns = [f"blocks.{i}.attn.hook_pattern" for i in layers]
+    states, patterns = states if hidden_states else [], patterns if attentions else []
+
+    logits = np.zeros((batch, length, config["vocab_size"]), np.float32)
+    of_state = {name: np.zeros((batch, length, config["hidden_size"]), np.float32) for name in states}
+    heads = config["num_attention_heads"]
+    of_pattern = {name: np.zeros((batch, heads, length, length), np.float32) for name in patterns}
+    if states or patterns:
+        for i, span in enumerate(spans):
+            run = model.run(tokens[i], capture=[*states, *patterns])
+            logits[i, span] = run.logits
+            for name in states:
+                of_state[name][i, span] = run.activations[name]
+            for name in patterns:
+                of_pattern[name][i, :, span, span] = run.activations[name]
+    else:
+        for i, found in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
+            logits[i, spans[i]] = found
+    return CausalLMOutput(
+        loss=None if labels is None else convert(np.array(_loss(logits, labels)))[()],
+        logits=convert(logits),
+        hidden_states=tuple(map(convert, of_state.values())) if hidden_states else None,
+        attentions=tuple(map(convert, of_pattern.values())) if attentions else None,
+    )
+
+
+def _loss(logits: Floats, labels: Rows) -> np.float32:
+    """Mean of -log p(labels[i + 1] | ids[0..i]), over labels other than -100."""
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(f"labels has shape {list(labels.shape)}, expected input_ids' {list(logits.shape[:2])}")
+    losses = []
+    for row, wanted in zip(logits[:, :-1], labels[:, 1:], strict=True):
+        kept = np.flatnonzero(wanted != _IGNORED_LABEL)
+        ids = wanted[kept]
+        if ids.size and not (ids.min() >= 0 and ids.max() < row.shape[1]):
+            raise ValueError(f"labels holds ids outside 0 to {row.shape[1] - 1} that are not {_IGNORED_LABEL}")
+        scores = row[kept].astype(np.float64)
+        top = scores.max(axis=1, initial=-np.inf)
+        losses.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1)) - scores[np.arange(len(ids)), ids])
+    all_losses = np.concatenate(losses)
+    loss: np.float32 = np.float32(all_losses.mean() if all_losses.size else np.nan)
+    return loss

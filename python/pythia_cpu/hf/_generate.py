@@ -1,0 +1,212 @@
+"""Generation with transformers' options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pythia_cpu._arguments import integer
+from pythia_cpu._model import Model
+from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists, to_torch
+from pythia_cpu.hf._forward import Rows, last_logits, rows_and_spans
+
+_NEW_TOKENS = 20  # where no length is given, as in transformers
+_TOP_K = 50  # likewise
+
+# Options of transformers that pythia_cpu.Model.generate has under the same name; a filter needs do_sample.
+_FILTERS = "temperature", "top_k", "top_p", "min_p", "typical_p"
+_SHARED = "repetition_penalty", "seed", "num_beams", "length_penalty", "early_stopping"
+_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
+    "use_cache": (),
+    "cache_implementation": (),
+    "disable_compile": (),
+    "tokenizer": (),  # for stop_strings; the model has its own
+    "bos_token_id": (),
+    "transformers_version": (),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "no_repeat_ngram_size": (0,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "remove_invalid_values": (),  # there are none
+    "renormalize_logits": (False,),
+}
+
+
+class GenerationConfig:
+    """Options of ``generate`` as attributes. Those that are None or missing are not set."""
+
+    def __init__(self, **options: Any) -> None:
+        """The options by name."""
+        vars(self).update(options)
+
+    def __repr__(self) -> str:
+        """The options."""
+        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateOutput:
+    """What ``generate`` gives with ``return_dict_in_generate``.
+
+    Attributes:
+        sequences: int64 ``[batch * num_return_sequences, length]``.
+        scores: of ``output_scores``: for each new token float32 ``[batch * num_return_sequences, vocab_size]``, as the
+            most likely one was taken from; else None.
+        logits: of ``output_logits``: likewise, the model's own.
+    """
+
+    sequences: Any
+    scores: tuple[Any, ...] | None = None
+    logits: tuple[Any, ...] | None = None
+
+    def __getitem__(self, key: str | int) -> Any:
+        """A field by name, or by its place among those that are there."""
+        if isinstance(key, str):
+            return {"sequences": self.sequences, "scores": self.scores, "logits": self.logits}[key]
+        return [field for field in (self.sequences, self.scores, self.logits) if field is not None][key]
+
+
+def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str, Any]) -> Any:
+    """``GPTNeoXForCausalLM.generate``; ``given`` has all options that are set anywhere."""
+    rows, spans = rows_and_spans(input_ids, attention_mask)
+    prompts = [rows[i, span] for i, span in enumerate(spans)]
+    width = rows.shape[1]
+    as_dict, with_scores, with_logits = (
+        given.pop(name, None) for name in ("return_dict_in_generate", "output_scores", "output_logits")
+    )
+    max_new_tokens = _max_new_tokens(given, width, model.context_length)
+    min_new_tokens = _min_new_tokens(given, width)
+    eos_token_ids = _ids("eos_token_id", given.pop("eos_token_id", None))
+    fill = [*_ids("pad_token_id", given.pop("pad_token_id", None)), *eos_token_ids, 0][0]
+    engine = _engine_options(given)
+    if as_dict and (with_scores or with_logits):
+        _check_scores(with_scores, engine, min_new_tokens)
+
+    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine)
+    count = len(texts) // len(rows)
+    output = np.full((len(texts), width + max(map(len, texts))), fill, np.int64)
+    output[:, :width] = np.repeat(rows, count, axis=0)
+    for i, text in enumerate(texts):
+        output[i, width : width + len(text)] = text
+    convert = to_torch if is_torch(input_ids) else np.asarray
+    if not as_dict:
+        return convert(output)
+    steps: tuple[Any, ...] | None = None
+    if with_scores or with_logits:
+        # Rows that have ended go on with padding, as in transformers, so that all have as many steps.
+        sequences = [np.concatenate([prompts[i // count], row[width:-1]]) for i, row in enumerate(output)]
+        num_steps = output.shape[1] - width
+        found = last_logits(model, sequences, [num_steps] * len(sequences))
+        steps = tuple(convert(step) for step in np.stack(list(found), axis=1))
+    return GenerateOutput(convert(output), steps if with_scores else None, steps if with_logits else None)
+
+
+def set_options(config: object) -> dict[str, Any]:
+    """The options that a GenerationConfig, this one's or transformers', or a dict has set."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping) and (hasattr(config, "__array__") or not hasattr(config, "__dict__")):
+        kind = type(config).__name__
+        raise ValueError(
+            f"generation_config is of type {kind}, expected a GenerationConfig or a dict; give attention_mask by name"
+        )
+    values = config if isinstance(config, Mapping) else vars(config)
+    return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}
+
+
+def _max_new_tokens(given: dict[str, Any], width: int, context_length: int) -> int:
+    max_new_tokens, max_length = given.pop("max_new_tokens", None), given.pop("max_length", None)
+    if max_new_tokens is not None:
+        return integer("max_new_tokens", max_new_tokens, 1)
+    if max_length is None:
+        return max(1, min(_NEW_TOKENS, context_length - width))
+    if integer("max_length", max_length, 1) <= width:
+        raise ValueError(
+            f"max_length is {max_length}, but the prompts have {width} ids already: use max_new_tokens, or more"
+        )
+    return int(max_length) - width
+
+
+def _min_new_tokens(given: dict[str, Any], width: int) -> int:
+    min_new_tokens, min_length = given.pop("min_new_tokens", None), given.pop("min_length", None)
+    if min_new_tokens is not None:
+        return integer("min_new_tokens", min_new_tokens, 0)
+    return 0 if min_length is None else max(0, integer("min_length", min_length, 0) - width)
+
+
+def _ids(name: str, value: Any) -> list[int]:
+    """None, an id, or several, in any form, as a list."""
+    ids = to_lists(value)
+    return [] if ids is None else [integer(name, id, 0) for id in (ids if isinstance(ids, list) else [ids])]
+
+
+def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of ``Model.generate`` beside lengths and ends of texts. Raises ValueError for what is left over."""
+    engine = {
+        "do_sample": given.pop("do_sample", None),
+        "num_return_sequences": given.pop("num_return_sequences", None),
+        "stop": given.pop("stop_strings", None),
+    }
+    filters = {"top_k": _TOP_K} | {name: given.pop(name) for name in _FILTERS if name in given}
+    if engine["do_sample"]:  # otherwise they change nothing, whatever they are
+        engine |= filters
+    engine |= {name: given.pop(name) for name in _SHARED if name in given}
+    refuse_unknown("generate", given, _WITHOUT_EFFECT)
+    return {name: value for name, value in engine.items() if value is not None}
+
+
+def _check_scores(with_scores: object, engine: Mapping[str, Any], min_new_tokens: int) -> None:
+    if engine.get("num_beams", 1) != 1:
+        raise ValueError(
+            "output_scores and output_logits are not supported by pythia_cpu with num_beams: leave them out"
+        )
+    changed = engine.get("do_sample") or engine.get("repetition_penalty", 1) != 1 or min_new_tokens
+    if with_scores and changed:
+        raise ValueError(
+            "output_scores is True, but pythia_cpu supports it only for greedy texts without repetition_penalty and "
+            "min_new_tokens: use output_logits"
+        )
+
+
+def _texts(
+    model: Model,
+    prompts: list[Rows],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    eos_token_ids: list[int],
+    engine: dict[str, Any],
+) -> list[list[int]]:
+    """New tokens of all texts, those of a prompt one after the other."""
+
+    def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
+        ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
+        arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine, **more}
+        results: Any = model.generate(prompts, **arguments)
+        return [text.tokens for result in results for text in (result if isinstance(result, list) else [result])]
+
+    if min_new_tokens == 0 or not eos_token_ids:
+        return run(prompts, max_new_tokens)
+    no_end = dict.fromkeys(eos_token_ids, -math.inf)
+    if min_new_tokens >= max_new_tokens:
+        return run(prompts, max_new_tokens, logit_bias=no_end)
+    if engine.get("do_sample") or "stop" in engine or engine.get("num_beams", 1) != 1:
+        raise ValueError(
+            f"min_new_tokens is {min_new_tokens}, but pythia_cpu supports less than max_new_tokens ({max_new_tokens}) "
+            "only for greedy texts without stop_strings and num_beams: leave it out, or use max_new_tokens' value"
+        )
+    texts = run(prompts, min_new_tokens, logit_bias=no_end)
+    beginnings = [np.array([*prompt, *text]) for prompt, text in zip(prompts, texts, strict=True)]
+    going_on = [i for i, ids in enumerate(beginnings) if len(ids) <= model.context_length]
+    rests = run([beginnings[i] for i in going_on], max_new_tokens - min_new_tokens) if going_on else []
+    for i, rest in zip(going_on, rests, strict=True):
+        texts[i] = texts[i] + rest
+    return texts

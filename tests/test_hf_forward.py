@@ -1,0 +1,135 @@
+"""Forward passes under their transformers names: the same arrays as transformers gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pythia_cpu import hf
+from reference import TOLERANCE, Reference
+
+TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
+
+
+@pytest.fixture(scope="module")
+def model(mini_checkpoint: Path, make_model_file: Callable[[Path], Path]) -> hf.GPTNeoXForCausalLM:
+    return hf.GPTNeoXForCausalLM.from_pretrained(make_model_file(mini_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(mini_checkpoint: Path) -> hf.GPTNeoXTokenizer:
+    return hf.AutoTokenizer.from_pretrained(mini_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def their_model(mini_checkpoint: Path, reference: Callable[[Path], Reference]) -> Any:
+    return reference(mini_checkpoint).model
+
+
+def assert_close(ours: Any, theirs: torch.Tensor) -> None:
+    theirs_array = theirs.detach().numpy()
+    assert np.abs(np.asarray(ours) - theirs_array).max() <= TOLERANCE * np.abs(theirs_array).max()
+
+
+def test_forward(model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any) -> None:
+    inputs = tokenizer("Once upon a time there was", return_tensors="pt")
+    ours, theirs = model(**inputs), their_model(**inputs, labels=inputs.input_ids)
+    assert isinstance(ours.logits, torch.Tensor)
+    assert ours.logits.shape == theirs.logits.shape
+    assert_close(ours.logits, theirs.logits)
+    assert ours.loss is None and ours[0] is ours.logits is ours["logits"]
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    result = model(**arrays, labels=arrays["input_ids"])
+    assert isinstance(result.logits, np.ndarray) and result.logits.dtype == np.float32
+    np.testing.assert_array_equal(result.logits, ours.logits.numpy())
+    np.testing.assert_allclose(result.loss, theirs.loss.item(), rtol=1e-5)
+    labels = arrays["input_ids"].copy()
+    labels[0, 2:4] = -100
+    expected = their_model(**inputs, labels=torch.from_numpy(labels)).loss.item()
+    np.testing.assert_allclose(model(**arrays, labels=labels).loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_forward_of_padded_rows(
+    model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any, side: str
+) -> None:
+    inputs = tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
+    logits = model(**inputs).logits
+    theirs = their_model(**inputs).logits
+    for i, text in enumerate(TEXTS):
+        real = inputs.attention_mask[i].bool()
+        np.testing.assert_array_equal(logits[i][real], model.model.logits(tokenizer.encode(text)))
+        assert_close(logits[i][real], theirs[i][real])
+        assert (logits[i][~real] == 0).all()
+
+
+def test_rows_run_together(model: hf.GPTNeoXForCausalLM) -> None:
+    rng = np.random.default_rng(0)
+    lengths = [3, 300, 200, 9, 600, 1, 500, 12]
+    mask = np.arange(600) < np.array(lengths)[:, None]
+    rows = rng.integers(2, 4096, mask.shape)
+    logits = model(rows, mask).logits
+    for row, length, found in zip(rows, lengths, logits, strict=True):
+        np.testing.assert_array_equal(found[:length], model.model.logits(row[:length]))
+        assert (found[length:] == 0).all()
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_hidden_states_and_attentions(
+    make_checkpoint: Callable[..., Path],
+    make_model_file: Callable[[Path], Path],
+    reference: Callable[[Path], Reference],
+    parallel: bool,
+    side: str,
+) -> None:
+    checkpoint = make_checkpoint(hidden_size=48, num_hidden_layers=3, num_attention_heads=3, parallel=parallel)
+    model = hf.GPTNeoXForCausalLM.from_pretrained(make_model_file(checkpoint))
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])
+    mask = mask if side == "left" else mask.flip(1)
+    ids = torch.from_numpy(np.random.default_rng(1).integers(2, 4096, mask.shape))
+    options = {"output_hidden_states": True, "output_attentions": True, "attention_mask": mask}
+    ours, theirs = model(ids, **options), reference(checkpoint).model(ids, **options)
+    assert torch.equal(ours.logits, model(ids, mask).logits)
+    for name in ("hidden_states", "attentions"):
+        assert len(ours[name]) == len(theirs[name])
+        for found, expected in zip(ours[name], theirs[name], strict=True):
+            assert found.shape == expected.shape and found.dtype == expected.dtype
+            for row in range(len(ids)):
+                keys = queries = mask[row].bool()
+                a, b = found[row], expected[row]
+                if name == "attentions":
+                    a, b = a[:, queries][:, :, keys], b[:, queries][:, :, keys]
+                    assert (found[row][:, ~queries] == 0).all() and (found[row][:, :, ~keys] == 0).all()
+                else:
+                    a, b = a[queries], b[queries]
+                    assert (found[row][~queries] == 0).all()
+                assert_close(a, b)
+    assert model(ids, output_attentions=True).keys() == ["logits", "attentions"]
+    states = model(ids.numpy(), output_hidden_states=True).hidden_states
+    assert all(isinstance(state, np.ndarray) for state in states)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_model_itself(
+    make_checkpoint: Callable[..., Path], reference: Callable[[Path], Reference], tmp_path: Path, tied: bool
+) -> None:
+    checkpoint = make_checkpoint(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, tied=tied, attention_bias=tied
+    )
+    model = hf.GPTNeoXForCausalLM.from_pretrained(checkpoint, cache_dir=tmp_path, weights="q8")
+    theirs = reference(checkpoint).model
+    assert model.num_parameters() == theirs.num_parameters()
+    assert model.num_parameters(exclude_embeddings=True) == theirs.num_parameters(exclude_embeddings=True)
+    assert model.eval().cpu().float().to("cpu").to(torch.device("cpu")).to(torch.float32) is model
+    assert model.to(device=model.device, dtype=model.dtype) is model
+    assert (model.device.type, model.dtype) == (theirs.device.type, theirs.dtype)
+    assert torch.ones(2, device=model.device).to(model.device).device == theirs.device
+    assert model.config.vocab_size == theirs.config.vocab_size
+    for name in ("bos_token_id", "eos_token_id"):
+        assert getattr(model.generation_config, name) == getattr(theirs.generation_config, name)
