@@ -255,6 +255,40 @@ class TestAttention:
             assert not nothing.any()
 
 
+@pytest.mark.parametrize("isa", _core.supported_isas())
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+class TestNotFinite:
+    """What has int8 or int16 codes is NaN where it is not finite, and nothing else is."""
+
+    def test_matmul(self, isa: str, bad: float) -> None:
+        rng = np.random.default_rng(16)
+        kernels, x = _core.Kernels(isa), normal(rng, 100)
+        sound = kernels.quantize_row(x)
+        packed = pack(normal(rng, 20, 100), "q8")
+        for i in [*range(32, 64), 99]:
+            wrong = np.where(np.arange(100) == i, np.float32(bad), x)
+            codes, scales, offsets = kernels.quantize_row(wrong)
+            group = i // GROUP
+            assert np.isnan(scales[group])
+            assert (offsets[group], codes[group * GROUP :][:GROUP].any()) == (0, False)
+            for found, expected in zip((scales, offsets), sound[1:], strict=True):
+                assert_same_bits(np.delete(found, group), np.delete(expected, group))
+            assert np.isnan(kernels.matmul(wrong[None], packed, "q8", 20)).all()
+
+    @pytest.mark.parametrize(("part", "position"), [(0, 270), (1, 5), (1, 270), (2, 5), (2, 270)])
+    def test_attention(self, isa: str, bad: float, part: int, position: int) -> None:
+        """A query's own result, and those of all queries that see a key or a value."""
+        rng = np.random.default_rng(17)
+        n, head_dim = 300, 20
+        arrays = [normal(rng, n, head_dim) for _ in range(3)]
+        expected, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, "i16")
+        arrays[part][position, 17] = bad
+        out, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, "i16")
+        nan = np.arange(n) == position if part == 0 else np.arange(n) >= position
+        assert np.isnan(out[nan]).all()
+        assert_same_bits(out[~nan], expected[~nan])
+
+
 class TestRows:
     def test_layer_norm_same_bits(self, kernels: _core.Kernels) -> None:
         rng = np.random.default_rng(10)

@@ -5,6 +5,7 @@
 
 #include "kernels/attention_scratch.h"
 #include "kernels/attention_softmax.inl"
+#include "kernels/codes.inl"
 #include "kernels/kernels.h"
 #include "kernels/matmul_float.inl"
 
@@ -17,25 +18,13 @@ inline float score_code_limit(int64_t head_dim) {
   return limit < 32767.0 ? static_cast<float>(static_cast<int32_t>(limit)) : 32767.0f;
 }
 
-// Codes are round_half_even(x * inverse); x is about code * scale. A row whose largest magnitude is 1e-30 or less becomes zero.
-struct CodeScale {
-  float inverse;
-  float scale;
-};
-inline CodeScale code_scale(float largest, float limit) {
-  if (!(largest > 1e-30f)) return {0.0f, 0.0f};  // limit / largest could overflow
-  return {limit / largest, largest / limit};
-}
-inline IVec to_codes(Vec x, Vec inverse) { return round_to_int(x * inverse); }
-
 // Calls f(d, codes) for each sixteen of a row's n elements, lanes beyond n zero, and returns the codes' scale.
 template <class F>
 inline float encode_row(const float* x, int64_t n, float limit, F f) {
-  Vec top = zero();
-  for (int64_t d = 0; d < n; d += kLanes) top = max(abs(load_n(x + d, n - d)), top);
-  const CodeScale scale = code_scale(reduce_max(top), limit);
-  const Vec inverse = set1(scale.inverse);
-  for (int64_t d = 0; d < n; d += kLanes) f(d, to_codes(load_n(x + d, n - d), inverse));
+  IVec top = set1_i(0);
+  for (int64_t d = 0; d < n; d += kLanes) top = max_i(magnitudes(load_n(x + d, n - d)), top);
+  const CodeScale scale = code_scale(largest_of(top), limit);
+  for (int64_t d = 0; d < n; d += kLanes) f(d, to_codes(load_n(x + d, n - d), scale));
   return scale.scale;
 }
 
@@ -112,18 +101,18 @@ class I16Attention {
   // Leaves the weights' codes at the beginning of the row, zero for keys that only later rows see.
   SoftmaxState weigh(int64_t row, int64_t begin, int64_t visible, int64_t keys, float* scores) {
     const float* scales = args_.cache.value_scales + begin;
-    Vec top = zero();
+    IVec top = set1_i(0);
     const SoftmaxState state = softmax_chunk<Exp>(scores, visible, factors_[row] * kLog2E, [&](int64_t i, Vec weight) {
-      const Vec product = weight * load(scales + i);
+      // What was left behind `visible` may be NaN.
+      const Vec product = weight * (i + kLanes <= visible ? load(scales + i) : load_n(scales + i, visible - i));
       store(scores + i, product);
-      top = max(product, top);
+      top = max_i(magnitudes(product), top);
     });
-    const CodeScale scale = code_scale(reduce_max(top), kValueCodeLimit);
-    weight_scales_[row] = scale.scale;
-    const Vec inverse = set1(scale.inverse);
+    const CodeScale scale = code_scale(largest_of(top), kValueCodeLimit);
+    weight_scales_[row] = __builtin_isnan(factors_[row]) ? factors_[row] : scale.scale;
     auto* codes = reinterpret_cast<int16_t*>(scores);  // behind what is read
     int64_t i = 0;
-    for (; i < visible; i += kLanes) store_i16(codes + i, to_codes(load(scores + i), inverse));
+    for (; i < visible; i += kLanes) store_i16(codes + i, to_codes(load(scores + i), scale));
     for (; i < keys; i += kLanes) store_i16(codes + i, set1_i(0));
     return state;
   }
@@ -168,17 +157,19 @@ inline void store_i16_cache(const StoreArgs& args) {
   for (int64_t i = 0; i < args.num_positions; ++i) {
     const int64_t position = args.first_position + i, lane = position % kLanes;
     std::byte* key = args.cache.keys + position / kLanes * pairs * I16Attention::kPairBytes + lane * 4;
-    args.cache.key_scales[position] =
-        encode_row(args.keys + i * args.stride, head_dim, score_limit, [&](int64_t d, IVec codes) {
-          int16_t both[kLanes];
-          store_i16(both, codes);
-          const int64_t count = pairs - d / 2 < kLanes / 2 ? pairs - d / 2 : kLanes / 2;
-          for (int64_t pair = 0; pair < count; ++pair)
-            __builtin_memcpy(key + (d / 2 + pair) * I16Attention::kPairBytes, both + 2 * pair, 4);
-        });
+    const float key_scale = encode_row(args.keys + i * args.stride, head_dim, score_limit, [&](int64_t d, IVec codes) {
+      int16_t both[kLanes];
+      store_i16(both, codes);
+      const int64_t count = pairs - d / 2 < kLanes / 2 ? pairs - d / 2 : kLanes / 2;
+      for (int64_t pair = 0; pair < count; ++pair)
+        __builtin_memcpy(key + (d / 2 + pair) * I16Attention::kPairBytes, both + 2 * pair, 4);
+    });
     int16_t* value = reinterpret_cast<int16_t*>(args.cache.values) + position / 2 * stride * 2 + position % 2;
-    args.cache.value_scales[position] = encode_row(args.values + i * args.stride, head_dim, static_cast<float>(kValueCodeLimit),
-                                                   [value](int64_t d, IVec codes) { store_i16_apart(value + 2 * d, codes); });
+    const float value_scale = encode_row(args.values + i * args.stride, head_dim, static_cast<float>(kValueCodeLimit),
+                                         [value](int64_t d, IVec codes) { store_i16_apart(value + 2 * d, codes); });
+    args.cache.key_scales[position] = key_scale;
+    // The softmax overlooks a score that is NaN, but no value.
+    args.cache.value_scales[position] = __builtin_isnan(key_scale) ? key_scale : value_scale;
   }
 }
 

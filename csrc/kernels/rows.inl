@@ -1,6 +1,7 @@
 // Operations on one row: LayerNorm, rotary embedding, addition, widening, quantization. Included through bodies.inl.
 #pragma once
 
+#include "kernels/codes.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/kernels.h"
 
@@ -73,13 +74,11 @@ void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales
     const float* p = x + group * kQuantGroup;
     const int64_t left = n - group * kQuantGroup;
     const Vec a = load_n(p, left), b = left > kLanes ? load_n(p + kLanes, left - kLanes) : zero();
-    const float largest = reduce_max(max(abs(a), abs(b)));
-    const bool tiny = !(largest > 1e-30f);  // 127 / largest could overflow; such a group becomes zero
-    const Vec inverse = set1(tiny ? 0.0f : 127.0f / largest);
-    const IVec ia = round_to_int(a * inverse), ib = round_to_int(b * inverse);
+    const CodeScale scale = code_scale(largest_of(max_i(magnitudes(a), magnitudes(b))), 127.0f);
+    const IVec ia = to_codes(a, scale), ib = to_codes(b, scale);
     store_int8(codes + group * kQuantGroup, ia);
     store_int8(codes + group * kQuantGroup + kLanes, ib);
-    scales[group] = tiny ? 0.0f : largest / 127.0f;
+    scales[group] = scale.scale;
     offsets[group] = -128 * reduce_add_i(ia + ib);
   }
 }

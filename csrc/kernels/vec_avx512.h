@@ -77,6 +77,8 @@ inline float reduce_max(Vec a) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+inline IVec max_i(IVec a, IVec b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline int32_t reduce_max_i(IVec a) { return _mm512_reduce_max_epi32(a.v); }
 inline int32_t reduce_add_i(IVec a) { return _mm512_reduce_add_epi32(a.v); }
 
 inline Vec load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }

@@ -158,6 +158,14 @@ inline float reduce_max(Vec a) {
     for (int i = 0; i < half; ++i) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
   return a.v[0];
 }
+inline IVec max_i(IVec a, IVec b) {
+  return map_i([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline int32_t reduce_max_i(IVec a) {
+  int32_t top = a.v[0];
+  for (int32_t x : a.v) top = x > top ? x : top;
+  return top;
+}
 inline int32_t reduce_add_i(IVec a) {
   uint32_t sum = 0;
   for (int32_t x : a.v) sum += static_cast<uint32_t>(x);
