@@ -287,6 +287,22 @@ def test_borders_under_rounded_temperatures(temperature: float) -> None:
                 np.testing.assert_array_equal(ids, np.flatnonzero(reference_scores(logits, changes, []) > -np.inf))
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"top_k": 298}, {"top_p": 0.9}, {"min_p": 1e-9}, {"typical_p": 0.9}, {"top_k": 298, "typical_p": 0.9}],
+)
+def test_scores_at_the_end_of_float32(changes: dict[str, Any], temperature: float) -> None:
+    """A quotient that overflows to -infinity is no token's, and a difference that overflows counts for nothing."""
+    changes = {"temperature": temperature, **changes}
+    logits = random_logits(300, 0)
+    low = [(3, -3.4e38), (40, -3.4e38)]
+    for bias in (low, [*low, (5, 2e38)]):
+        ids = assert_same_tokens(logits, {**changes, "logit_bias": bias})
+        drawn = _core.sample_logits(logits, options(**changes, logit_bias=bias), num_draws=20)
+        assert set(drawn.tolist()) <= set(ids.tolist()) - {3, 40}
+
+
 @pytest.mark.parametrize("changes", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9}], ids=str)
 def test_unusual_logits(changes: dict[str, Any]) -> None:
     low = np.full(200, -1e30, np.float32)

@@ -90,8 +90,10 @@ py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& 
     pool.run([&](Team& team) { team.for_each(count, body); });
   };
   const ParallelFor* const parallel_for = threads > 1 ? &on_threads : nullptr;
-  for (int64_t i = 0; i < num_draws; ++i)
+  for (int64_t i = 0; i < num_draws; ++i) {
     out[i] = sampler.sample(row, {}, options, &history, {seed, sequence, first_step + static_cast<uint64_t>(i)}, parallel_for);
+    if (out[i] == kNoToken) throw_no_token();
+  }
   return ids;
 }
 

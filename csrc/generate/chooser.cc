@@ -54,7 +54,6 @@ void TokenChooser::take_largest(std::span<PassPart> parts, int64_t num_rows) {
   for (PassPart& part : parts) {
     const auto rows = static_cast<std::size_t>(part.slice.num_logits);
     for (std::size_t i = 0; i < rows; ++i) {
-      if (choice[i].id < 0) throw_no_token();
       part.chosen.push_back({.id = choice[i].id, .top = {}});
       if (i < part.expected.size() && choice[i].id != part.expected[i]) break;
     }
@@ -118,6 +117,10 @@ void TokenChooser::sample_part(PassPart& part, int64_t first_row, Scratch& scrat
     const DrawKey draw{part.sequence->seed, part.sequence->draw_sequence, static_cast<uint64_t>(part.first_step + i)};
     const int32_t chosen = scratch.sampler.sample(row, maxima, part.sequence->sampling, part.history, draw, parallel_for);
     ChosenToken token{.id = chosen, .top = {}};
+    if (chosen == kNoToken) {
+      part.chosen.push_back(std::move(token));
+      break;
+    }
     if (part.num_logprobs >= 0) {
       const LogSoftmax log_softmax(kernels_, row, scratch.maxima, scratch.totals);
       token.logprob = log_softmax.of(token.id);

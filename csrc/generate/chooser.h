@@ -22,7 +22,7 @@ struct PassPart {
   int64_t first_step = 0;               // of the draws
   int64_t num_logprobs = -1;            // as in GenerationRequest
   std::span<const int32_t> expected{};  // the tokens read after the first row with logits
-  std::vector<ChosenToken> chosen{};    // the result: up to the first that is not the expected one, at least one
+  std::vector<ChosenToken> chosen{};    // the result: up to the first that is not the expected one, or kNoToken; at least one
 };
 
 // One user at a time.
@@ -36,7 +36,7 @@ class TokenChooser {
   // Appends the slices to their caches and chooses tokens for the rows with logits. If all take the largest logit, the logits
   // never exist; otherwise the model's threads share the parts, or the rows of a part that is alone. The choice does not depend
   // on the other parts.
-  // Throws what Model::forward and Sampler::sample throw.
+  // Throws what Model::forward throws; then the caches may have grown.
   void run(std::span<PassPart> parts);
 
  private:

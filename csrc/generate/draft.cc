@@ -96,7 +96,7 @@ void DraftProposer::propose(std::span<Sequence* const> sequences) {
     chooser_.run(parts);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const int32_t id = parts[i].chosen.front().id;
-      if (id < vocab_size_)
+      if (id != kNoToken && id < vocab_size_)
         proposers[i].sequence->unread.push_back(id);
       else
         proposers[i].count = step + 1;

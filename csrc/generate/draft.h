@@ -5,8 +5,8 @@
 // those of plain decoding, one by one. The small model draws with the same numbers, which makes it agree more often.
 //
 // The models have one tokenizer, but their vocabularies may be padded to different sizes (Pythia's are: 50304, 50432 and
-// 50688). A proposal that is no token of the large model ends the round's proposals, and a sequence with a token that the small
-// one does not know gets none from then on.
+// 50688). A proposal that is no token of the large model ends the round's proposals, as do logits of the small one that are no
+// numbers, and a sequence with a token that the small one does not know gets none from then on.
 #pragma once
 
 #include <memory>

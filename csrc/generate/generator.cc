@@ -163,6 +163,7 @@ void Generator::take(Sequence& sequence, PassPart& part, std::vector<GeneratedTo
   if (reads_prompt) sequence.prompt_read += static_cast<int64_t>(part.slice.tokens.size());
   int64_t num_accepted = 0;
   for (std::size_t i = 0; i < part.chosen.size() && !sequence.finished; ++i) {
+    if (part.chosen[i].id == kNoToken) throw_no_token();
     num_accepted += i < part.expected.size() && part.chosen[i].id == part.expected[i];
     output.push_back(sequence.accept(std::move(part.chosen[i])));
   }
@@ -176,6 +177,14 @@ void Generator::take(Sequence& sequence, PassPart& part, std::vector<GeneratedTo
 }
 
 std::vector<GeneratedToken> Generator::step() {
+  if (failed_) throw std::invalid_argument("[generate] a step has failed, expected none after it: make a new generator");
+  failed_ = true;  // until the step ends: caches may be ahead of the tokens
+  std::vector<GeneratedToken> output = run_step();
+  failed_ = false;
+  return output;
+}
+
+std::vector<GeneratedToken> Generator::run_step() {
   std::vector<GeneratedToken> output;
   activate_waiting(output);
   share_prefixes();

@@ -50,10 +50,12 @@ class Generator {
   int64_t max_kv_bytes();
 
   // Runs the model once and returns the new tokens, each request's in order; without a draft at most one for a request, and
-  // none while long prompts are being read. Throws what TokenChooser::run throws.
+  // none while long prompts are being read. Throws what TokenChooser::run throws, and std::invalid_argument where the model
+  // gives no usable logits; once it has thrown, std::invalid_argument.
   std::vector<GeneratedToken> step();
 
  private:
+  std::vector<GeneratedToken> run_step();
   int64_t kv_bytes(const Sequence& sequence) const;
   void activate_waiting(std::vector<GeneratedToken>& output);
   void start(Sequence& sequence);
@@ -70,6 +72,7 @@ class Generator {
   std::unique_ptr<DraftProposer> draft_;
   std::shared_ptr<PrefixCache> prefix_cache_;
   KvMemory kv_memory_;
+  bool failed_ = false;
   int64_t num_requests_ = 0;
   int64_t active_kv_bytes_ = 0;
   std::deque<std::unique_ptr<Sequence>> waiting_;

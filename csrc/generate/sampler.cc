@@ -107,10 +107,8 @@ int32_t Sampler::sample(std::span<float> logits, const ScoreMaxima& maxima, cons
   const bool has_maxima = maxima.of_blocks && (maxima.of_groups || !needs_groups(options, static_cast<int64_t>(logits.size())));
   if (has_maxima && !replaced_.empty()) update_maxima(logits, maxima);
   row_.reset(logits, has_maxima ? maxima : ScoreMaxima(), options.temperature, parallel_for);
-  if (!options.do_sample) {
-    if (row_.largest() == kLowest) throw_no_token();
-    return row_.argmax();
-  }
+  if (row_.largest() == kLowest) return kNoToken;
+  if (!options.do_sample) return row_.argmax();
   UniformSequence uniforms(draw);
   const bool needs_list = filters_by_rank(options, static_cast<int64_t>(logits.size())) || options.typical_p < 1.0;
   if (row_.has_softmax() && !needs_list) return draw_from_row(options, uniforms);
@@ -147,7 +145,9 @@ int32_t Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& 
 // Walks the tokens in order of their ids to the one on whose weight the drawn integer falls.
 int32_t Sampler::draw_from_candidates(UniformSequence& uniforms) const {
   const std::vector<float>& exps = candidates_.exps;
-  int64_t offset = uniforms.next_below(total_weight(exps.data(), static_cast<int64_t>(exps.size())));
+  const int64_t total = total_weight(exps.data(), static_cast<int64_t>(exps.size()));
+  if (total == 0) return kNoToken;
+  int64_t offset = uniforms.next_below(total);
   size_t i = 0;
   while (offset >= to_weight(exps[i])) offset -= to_weight(exps[i++]);
   return candidates_.ids[i];
@@ -169,6 +169,7 @@ void Sampler::apply_filters(const SamplingOptions& options) {
 
 // Lists the tokens with a quotient of at least `lowest_quotient` and above -infinity, with their exps.
 void Sampler::collect(float lowest_quotient) {
+  lowest_quotient = std::max(lowest_quotient, std::numeric_limits<float>::lowest());
   row_.collect_above(row_.bound_below(lowest_quotient), candidates_.ids, candidates_.scores);
   candidates_.exps.resize(candidates_.scores.size());
   row_.exps_of(candidates_.scores, candidates_.exps.data());
@@ -325,8 +326,8 @@ void Sampler::keep_typical(double typical_p) {
   const float log_sum = log_total(kernels_, total), largest = row_.quotient(row_.largest());
   double expected_score = 0;  // of score - largest, times total; added in order of ids
   for (size_t i = 0; i < candidates_.ids.size(); ++i)
-    expected_score +=
-        static_cast<double>(to_weight(candidates_.exps[i])) * static_cast<double>(candidates_.scores[i] - largest);
+    if (const int64_t weight = to_weight(candidates_.exps[i]); weight > 0)  // 0 * -infinity would be NaN
+      expected_score += static_cast<double>(weight) * static_cast<double>(candidates_.scores[i] - largest);
   const float entropy = static_cast<float>(static_cast<double>(log_sum) - expected_score / static_cast<double>(total));
 
   const auto distance = [&](size_t i) { return std::abs((log_sum - (candidates_.scores[i] - largest)) - entropy); };

@@ -31,7 +31,10 @@ class TokenHistory {
   std::unordered_map<int32_t, size_t> index_;
 };
 
-// Throws std::invalid_argument: no score is above -infinity.
+// What stands for a token where no score is above -infinity.
+inline constexpr int32_t kNoToken = -1;
+
+// Throws std::invalid_argument saying so.
 [[noreturn]] void throw_no_token();
 
 // Tokens that the filters have left, ids ascending.
@@ -53,15 +56,15 @@ class Sampler {
 
   // logits [vocab_size], float32, changed meanwhile and restored; `maxima` are theirs, as far as they are known, and change
   // with them for good. Options must be valid (see validate). `history` may be null if the options have no penalties,
-  // parallel_for where one thread is to do all. NaN scores are never chosen. Throws std::invalid_argument if no score is above
-  // -infinity.
+  // parallel_for where one thread is to do all. NaN scores are never chosen. Returns kNoToken if no score is above -infinity.
   int32_t sample(std::span<float> logits, const ScoreMaxima& maxima, const SamplingOptions& options,
                  const TokenHistory* history, const DrawKey& draw, const ParallelFor* parallel_for = nullptr);
 
   // Whether sample() needs the maxima of groups of a row of vocab_size logits, if it is given maxima.
   static bool needs_groups(const SamplingOptions& options, int64_t vocab_size);
 
-  // The tokens that sample() draws from with do_sample on. Valid until the next call.
+  // The tokens that sample() draws from with do_sample on. Valid until the next call. Throws std::invalid_argument if there are
+  // none.
   const Candidates& filter(std::span<float> logits, const SamplingOptions& options, const TokenHistory* history);
 
  private:

@@ -17,7 +17,7 @@ namespace pythia {
 
 // A token that was chosen for a sequence.
 struct ChosenToken {
-  int32_t id = -1;
+  int32_t id = kNoToken;
   float logprob = std::numeric_limits<float>::quiet_NaN();
   std::vector<TokenLogprob> top;
 };

@@ -1,0 +1,73 @@
+"""A model whose activations are not finite: an error in every weight format; as a draft it proposes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+from checkpoints import neox_config, random_tensors, write_checkpoint
+from pythia_cpu import _core
+
+SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SAMPLING = [
+    {},
+    {"do_sample": True, "seed": 1},
+    {"do_sample": True, "seed": 2, "typical_p": 0.9},
+    {"repetition_penalty": 1.1},
+]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], pythia_cpu.Model]:
+    """broken(weights) -> a model whose embedding of the tokens from 100 on is NaN."""
+    folder = tmp_path_factory.mktemp("broken")
+    tensors = random_tensors(neox_config(**SMALL))
+    tensors["gpt_neox.embed_in.weight"][100:] = np.nan
+    checkpoint = write_checkpoint(folder / "checkpoint", tensors=tensors, **SMALL)
+
+    def load(weights: str) -> pythia_cpu.Model:
+        path = folder / f"{weights}.pcpu"
+        if not path.exists():
+            pythia_cpu.convert(checkpoint, path, weights=weights, progress=False)
+        return pythia_cpu.load(path)
+
+    return load
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8", "q4"])
+@pytest.mark.parametrize("isa", _core.supported_isas())
+def test_logits_are_nan(broken: Callable[[str], pythia_cpu.Model], weights: str, isa: str) -> None:
+    core = _core.Model.open(broken(weights)._file.path, 1, isa)
+    logits = core.forward([(_core.KvCache(core, 4), np.array([5, 6, 200, 7], np.int32), 4)])
+    assert np.isfinite(logits[:2]).all()
+    assert np.isnan(logits[2:]).all()
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8", "q4"])
+@pytest.mark.parametrize("options", SAMPLING, ids=str)
+def test_a_stream_that_failed_ends(
+    broken: Callable[[str], pythia_cpu.Model], weights: str, options: dict[str, Any]
+) -> None:
+    """The second call would read the prompt again, behind itself."""
+    stream = broken(weights).stream([5, 200], max_new_tokens=3, **options)
+    with pytest.raises(ValueError, match="no usable logits"):
+        next(stream)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a step has failed, expected none after it: make a new generator"):
+            next(stream)
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+@pytest.mark.parametrize("options", SAMPLING, ids=str)
+def test_a_broken_draft_changes_nothing(
+    broken: Callable[[str], pythia_cpu.Model], shipped_model: Path, weights: str, options: dict[str, Any]
+) -> None:
+    model = pythia_cpu.load(shipped_model)
+    prompts = ["Once upon a time", [5, 6], [0, 200]]
+    options = {"max_new_tokens": 12, "ignore_eos": True, **options}
+    assert model.generate(prompts, draft=broken(weights), **options) == model.generate(prompts, **options)
