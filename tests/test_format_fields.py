@@ -79,6 +79,7 @@ HEADER_CHANGES: list[tuple[str, Any, str]] = [
     ("eos_token_id", -(2**31), "eos_token_id is -2147483648"),
     ("reserved0", 1, "reserved0 is 1, expected 0"),
     ("rotary_emb_base", 0.0, "rotary_emb_base is 0, expected"),
+    ("rotary_emb_base", 0.99, "rotary_emb_base is 0.99, expected a finite number of at least 1"),
     ("rotary_emb_base", float("nan"), "rotary_emb_base is"),
     ("rotary_emb_base", float("inf"), "rotary_emb_base is inf"),
     ("layer_norm_eps", -1e-5, "layer_norm_eps is -1e-05, expected a finite number above 0"),

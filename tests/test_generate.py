@@ -203,6 +203,17 @@ def test_eos(model: pythia_cpu.Model) -> None:
     assert (own.finish_reason, own.tokens, own.text) == ("eos", [model.tokenizer.eos_token_id], "")
 
 
+def test_an_eos_beyond_the_vocabulary_is_none(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
+) -> None:
+    size: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+    checkpoint = make_checkpoint(**size, config_updates={"bos_token_id": 299, "eos_token_id": 300})
+    model = pythia_cpu.load(make_model_file(checkpoint))
+    assert (model.config.bos_token_id, model.config.eos_token_id, model.tokenizer.eos_token_id) == (299, None, None)
+    assert len(model.generate([5], max_new_tokens=9).tokens) == 9
+    assert model.score([5, 6], [7]).tokens == [7]
+
+
 def test_stop_strings_wherever_tokens_begin(model: pythia_cpu.Model) -> None:
     """Every substring of a text stops it at its first occurrence, and the text is what comes before."""
     free = model.generate(PROMPTS[0], max_new_tokens=30)

@@ -33,6 +33,7 @@ inline constexpr uint32_t kFormatVersion = 3;
 inline constexpr int64_t kMaxDimension = int64_t{1} << 24;  // vocab_size, hidden_size, intermediate_size
 inline constexpr int64_t kMaxLayers = 1024;
 inline constexpr int64_t kMaxPositions = int64_t{1} << 20;
+inline constexpr int64_t kMaxRotaryEntries = int64_t{1} << 27;  // max_position_embeddings * rotary_ndims: half a GiB of table
 inline constexpr uint64_t kMaxMetadataBytes = uint64_t{1} << 26;
 inline constexpr uint64_t kMaxTokenizerBytes = uint64_t{1} << 28;
 

@@ -81,8 +81,12 @@ std::string check_config(const Config& config) {
   if (config.rotary_ndims < 0 || config.rotary_ndims > config.head_dim() || config.rotary_ndims % 2 != 0)
     return outside("rotary_ndims", std::to_string(config.rotary_ndims),
                    "an even number up to head_dim, " + std::to_string(config.head_dim()));
-  if (!std::isfinite(config.rotary_emb_base) || config.rotary_emb_base <= 0)
-    return outside("rotary_emb_base", number(config.rotary_emb_base), "a finite number above 0");
+  if (const int64_t entries = int64_t{config.max_position_embeddings} * config.rotary_ndims; entries > kMaxRotaryEntries)
+    return outside("max_position_embeddings", std::to_string(config.max_position_embeddings),
+                   "at most " + std::to_string(kMaxRotaryEntries / config.rotary_ndims) + " with rotary_ndims " +
+                       std::to_string(config.rotary_ndims));
+  if (!std::isfinite(config.rotary_emb_base) || config.rotary_emb_base < 1)
+    return outside("rotary_emb_base", number(config.rotary_emb_base), "a finite number of at least 1");
   if (!std::isfinite(config.layer_norm_eps) || config.layer_norm_eps <= 0)
     return outside("layer_norm_eps", number(config.layer_norm_eps), "a finite number above 0");
   return {};

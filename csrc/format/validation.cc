@@ -123,8 +123,10 @@ Config Validator::check_hyperparameters() const {
   config.intermediate_size = to_int32("intermediate_size", header_.intermediate_size);
   config.max_position_embeddings = to_int32("max_position_embeddings", header_.max_position_embeddings);
   config.rotary_ndims = to_int32("rotary_ndims", header_.rotary_ndims);
-  config.bos_token_id = header_.bos_token_id;
-  config.eos_token_id = header_.eos_token_id;
+  // An id that the model has no output for says nothing.
+  const auto token_or_none = [&](int32_t id) { return id < config.vocab_size ? id : -1; };
+  config.bos_token_id = token_or_none(header_.bos_token_id);
+  config.eos_token_id = token_or_none(header_.eos_token_id);
   config.hidden_act = static_cast<Activation>(header_.hidden_act);
   config.use_parallel_residual = (header_.flags & kFlagParallelResidual) != 0;
   config.tie_word_embeddings = (header_.flags & kFlagTiedEmbeddings) != 0;
