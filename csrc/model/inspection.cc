@@ -119,8 +119,8 @@ void InspectedPass::layer(int64_t index) {
 }
 
 void InspectedPass::normalize(const std::string& prefix, const LayerNormWeights& norm, const Activations& output) {
-  const float eps = static_cast<float>(config_.layer_norm_eps);
   for_each_row([&](int64_t row) {
+    const float eps = static_cast<float>(config_.layer_norm_eps);
     kernels_.layer_norm(workspace_.residual.row(row), norm.weight, norm.bias, config_.hidden_size, eps, output.row(row));
   });
   if (inspector_.wants(prefix + "hook_scale")) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "common/fp_environment.h"
+
 namespace pythia {
 namespace {
 
@@ -62,6 +64,7 @@ SinCos sin_cos(double x) {
 RotaryTable::RotaryTable(const Config& config)
     : half_(config.rotary_ndims / 2),
       table_(std::max<int64_t>(1, int64_t{config.max_position_embeddings} * config.rotary_ndims)) {
+  const FpEnvironment fp_environment;
   // transformers: inv_freq = 1.0 / (base ** (arange(0, dim, 2).float() / dim)), all in float32.
   const double log_base = natural_log(config.rotary_emb_base);
   AlignedBuffer<float> inv_freq(std::max<int64_t>(1, half_));

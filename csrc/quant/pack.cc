@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/fp_environment.h"
 #include "quant/elements.h"
 #include "quant/float4.h"
 #include "quant/packers.h"
@@ -133,6 +134,7 @@ void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_
 
   const int64_t panel_bytes = panel_size_bytes(format, source.cols);
   BlockValues values;
+  const FpEnvironment fp_environment;
   for (int64_t panel = panel_begin; panel < panel_end; ++panel, out += panel_bytes) {
     std::memset(out, 0, static_cast<std::size_t>(panel_bytes));
     const PanelSource rows(source, panel);
@@ -154,6 +156,7 @@ void unpack_matrix(WeightFormat format, const std::byte* packed, int64_t rows, i
   const PanelPacker& packer = find_packer(format, "unpack_matrix");
   const int64_t panel_bytes = panel_size_bytes(format, cols);
   BlockValues values;
+  const FpEnvironment fp_environment;
   for (int64_t first_row = 0; first_row < rows; first_row += kPanelWidth, packed += panel_bytes) {
     const int64_t num_rows = std::min(kPanelWidth, rows - first_row);
     for (int64_t begin = 0; begin < cols; begin += kBlockInputs) {
