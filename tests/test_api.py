@@ -92,7 +92,7 @@ def test_model_properties(model: pythia_cpu.Model, shipped_model: Path) -> None:
     model.threads = 1
     assert model.threads == 1
     model.threads = 2
-    for bad in (0, -1, 1.5, "2", True, 10**9):
+    for bad in (0, -1, 1.5, "2", True, 1025):
         with pytest.raises(ValueError, match="threads"):
             model.threads = bad
 

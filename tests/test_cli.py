@@ -194,6 +194,10 @@ def test_help_for_everything(run: Run) -> None:
         (("generate", "-n", "-5", "a"), "-5"),
         (("generate", "-n", "many", "a"), "'many'"),
         (("generate", "-t", "0", "a"), "--threads is 0"),
+        *(
+            ((command, "-t", "1025", "a"), "--threads is 1025, expected 1 to 1024")
+            for command in ("generate", "score", "verify", "bench")
+        ),
         (("generate", "--json=yes", "a"), "takes no value"),
         (("generate", "--logit-bias", "7", "a"), "ID:BIAS"),
         (("generate", "--stop", "", "a"), "empty"),

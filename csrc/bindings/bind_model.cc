@@ -126,6 +126,7 @@ void bind_model(py::module_& m) {
       .def("fingerprint", &logits_fingerprint, py::call_guard<py::gil_scoped_release>(),
            "The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.")
       .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
+  m.attr("MAX_THREADS") = kMaxThreads;
 }
 
 }  // namespace pythia

@@ -14,6 +14,7 @@
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
 #include "kernels/dispatch.h"
+#include "model/model.h"
 
 namespace pythia::cli {
 namespace {
@@ -193,7 +194,7 @@ int run_bench(const Command& command, std::span<const std::string_view> argument
   BenchOptions o;
   const std::vector<Option> table = {
       model_option(o.model_path),
-      integer_option("--threads", 't', "N", "threads (default: all physical cores)", 1, 1024, o.threads),
+      integer_option("--threads", 't', "N", "threads (default: all physical cores)", 1, kMaxThreads, o.threads),
       integer_option("--prompt-tokens", 0, "N", "tokens of a prompt, and of a text to score (default 512)", 1, kMostTokens,
                      o.prompt_tokens),
       integer_option("--decode-tokens", 0, "N", "tokens to write (default 128)", 1, kMostTokens, o.decode_tokens),

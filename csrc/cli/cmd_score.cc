@@ -12,6 +12,7 @@
 #include "cli/score_lines.h"
 #include "cli/score_result.h"
 #include "cli/shipped_model.h"
+#include "model/model.h"
 #include "score/windows.h"
 #include "text/tokenizer.h"
 
@@ -100,8 +101,8 @@ int run_score(const Command& command, std::span<const std::string_view> argument
            options.per_token),
       flag("--json", 0, "print a JSON object; with --per-token it has all tokens", options.json),
       flag("--jsonl", 0, "read and write JSON lines", options.jsonl),
-      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the result is the same", 1, 4096,
-                     options.threads),
+      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the result is the same", 1,
+                     kMaxThreads, options.threads),
   };
   if (wants_help(arguments)) {
     write_output(help_text(command, table));

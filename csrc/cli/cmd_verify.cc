@@ -8,6 +8,7 @@
 #include "cli/io.h"
 #include "cli/shipped_model.h"
 #include "model/fingerprint.h"
+#include "model/model.h"
 
 namespace pythia::cli {
 namespace {
@@ -29,8 +30,8 @@ int run_verify(const Command& command, std::span<const std::string_view> argumen
   int64_t threads = 0;
   const std::vector<Option> table = {
       model_option(model_path),
-      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the bits are the same", 1, 1024,
-                     threads),
+      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the bits are the same", 1,
+                     kMaxThreads, threads),
   };
   if (wants_help(arguments)) {
     write_output(help_text(command, table));

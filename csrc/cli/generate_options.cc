@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "cli/commands.h"
+#include "model/model.h"
 
 namespace pythia::cli {
 namespace {
@@ -45,7 +46,7 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
       {"--stop", 0, "STR", "end before STR; may be given several times",
        [&o](std::string_view value) { o.stop.emplace_back(value); }},
       flag("--ignore-eos", 0, "do not end at the end-of-text token", o.ignore_eos),
-      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the text is the same", 1, 4096,
+      integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the text is the same", 1, kMaxThreads,
                      o.threads),
       sampling_option(number_option("--temperature", "T",
                                     "divide scores by T: below 1 safer, above 1 wilder; 0 always takes\nthe most likely token, "

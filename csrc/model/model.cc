@@ -15,8 +15,6 @@ namespace {
 // Rows of one pass: enough that every weight read from memory is used many times, few enough that activations stay in cache.
 constexpr int64_t kMaxRows = 512;
 
-constexpr int kMaxThreads = 1024;
-
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads)
     throw std::invalid_argument("[model] threads is " + std::to_string(threads) + ", expected 1.." +

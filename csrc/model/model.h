@@ -17,6 +17,8 @@
 
 namespace pythia {
 
+inline constexpr int kMaxThreads = 1024;  // of a model
+
 struct HeadOutput;
 class Inspector;
 

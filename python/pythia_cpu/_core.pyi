@@ -13,6 +13,7 @@ import numpy.typing
 import typing_extensions
 
 __all__: list[str] = [
+    "MAX_THREADS",
     "WEIGHT_FORMATS",
     "FormatError",
     "GenerationEngine",
@@ -606,4 +607,5 @@ def unpack_matrix(
     The values that a packed matrix stands for, float32 [rows, cols]. Raises ValueError.
     """
 
+MAX_THREADS: int = 1024
 WEIGHT_FORMATS: tuple[str, ...] = ("f32", "f16", "bf16", "q8", "q4")

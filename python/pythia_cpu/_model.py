@@ -23,8 +23,6 @@ from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session, append_in_chunks
 from pythia_cpu._tokenizer import Tokenizer
 
-_MAX_THREADS = 4096
-
 
 class Config(dict[str, Any]):
     """Hyperparameters under their transformers names, as items and as attributes: ``config["hidden_size"]`` and
@@ -57,9 +55,10 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         Raises:
             FormatError: the file is damaged, of another version, or no ``.pcpu`` file.
             OSError: the file cannot be read.
-            ValueError: ``threads`` is below 1, or PYTHIA_CPU_ISA names an instruction set that this machine lacks.
+            ValueError: ``threads`` is below 1 or above 1024, or PYTHIA_CPU_ISA names an instruction set that this
+                machine lacks.
         """
-        count = 0 if threads is None else integer("threads", threads, 1, _MAX_THREADS)
+        count = 0 if threads is None else integer("threads", threads, 1, _core.MAX_THREADS)
         self._core = _core.Model.open(os.fspath(path), count)
         self._file = self._core.file
         self._path = os.path.abspath(path)
@@ -106,7 +105,7 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
 
     @threads.setter
     def threads(self, threads: int) -> None:
-        self._core.threads = integer("threads", threads, 1, _MAX_THREADS)
+        self._core.threads = integer("threads", threads, 1, _core.MAX_THREADS)
 
     @property
     def isa(self) -> str:
