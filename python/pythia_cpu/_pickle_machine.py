@@ -25,7 +25,12 @@ _ORDERED_DICT = "collections.OrderedDict"
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 ALLOWED_NAMES = frozenset({*STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR})
 
-_MAX_PICKLE_BYTES = 1 << 26
+# A tensor takes about 35 instructions and 150 bytes, a model of 1024 layers has 16 thousand tensors.
+_MAX_PICKLE_BYTES = 1 << 24
+_MAX_INSTRUCTIONS = 1 << 20
+_MAX_TEXT = 1 << 12
+_MAX_SHOWN = 200
+_MAX_SIZE = 1 << 48
 _MARK = object()
 
 
@@ -69,9 +74,9 @@ class _BoundedReader:
         return self._file.read(size)
 
     def readline(self) -> bytes:
-        line = self._file.readline(self._left + 1)
-        if len(line) > self._left:
-            raise ValueError(f"it is longer than {_MAX_PICKLE_BYTES} bytes")
+        line = self._file.readline(_MAX_TEXT + 1)
+        if len(line) > min(_MAX_TEXT, self._left):
+            raise ValueError(f"it has a line of more than {_MAX_TEXT} bytes")
         self._left -= len(line)
         return line
 
@@ -87,14 +92,16 @@ def load_pickle(file: BinaryIO, where: str) -> Any:
     """
     machine = _Machine(where)
     try:
-        for opcode, argument, _ in pickletools.genops(cast("IO[bytes]", _BoundedReader(file))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", _BoundedReader(file)))):
             if opcode.name == "STOP":
                 return machine.pop()
+            if count == _MAX_INSTRUCTIONS:
+                raise ValueError(f"it has more than {_MAX_INSTRUCTIONS} instructions")
             machine.step(opcode.name, argument)
     except CheckpointError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
-        raise CheckpointError(f"{where}: its pickle is damaged ({error}); download the file again") from None
+        raise CheckpointError(f"{where}: its pickle is damaged ({_cut(str(error))}); download the file again") from None
     raise CheckpointError(f"{where}: its pickle has no end; download the file again")
 
 
@@ -129,6 +136,8 @@ class _Machine:
         handler(self, argument)
 
     def push_argument(self, argument: Any) -> None:
+        if isinstance(argument, str) and len(argument) > _MAX_TEXT:
+            raise ValueError(f"it has a text of {len(argument)} characters, expected {_MAX_TEXT} at most")
         self._stack.append(argument)
 
     def ignore(self, argument: Any) -> None:
@@ -143,12 +152,12 @@ class _Machine:
 
     def stack_name(self, argument: Any) -> None:
         del argument
-        name, module = self.pop(), self.pop()
+        name, module = self._require(self.pop(), str), self._require(self.pop(), str)
         self._import(f"{module}.{name}")
 
     def _import(self, text: str) -> None:
         if text not in ALLOWED_NAMES:
-            self._refuse(f"its pickle imports {text}")
+            self._refuse(f"its pickle imports {_cut(text)}")
         self._stack.append(Name(text))
 
     def memoize(self, argument: int | None) -> None:
@@ -204,7 +213,7 @@ class _Machine:
         if len(value) == 6 and value[5] is not None:
             self._refuse("its pickle has a view of a storage")
         if not isinstance(key, str) or not _is_size(num_elements):
-            raise ValueError(f"a storage has key {key!r} and {num_elements!r} elements")
+            raise ValueError(f"a storage has key {_shown(key)} and {_shown(num_elements)} elements")
         self._stack.append(StorageRef(STORAGE_DTYPES[kind.text], key, num_elements))
 
     def reduce(self, argument: Any) -> None:
@@ -231,7 +240,8 @@ class _Machine:
         ):
             raise ValueError("a tensor's shape and strides do not belong together")
         if not all(map(_is_size, (offset, *shape, *strides))):
-            raise ValueError(f"a tensor has offset {offset!r}, shape {shape!r}, strides {strides!r}")
+            sizes, steps = (", ".join(map(_shown, values)) for values in (shape, strides))
+            raise ValueError(f"a tensor has offset {_shown(offset)}, shape ({sizes}), strides ({steps})")
         return TensorRef(storage, offset, shape, strides)
 
     @staticmethod
@@ -242,13 +252,24 @@ class _Machine:
 
     @staticmethod
     def _key(key: Any) -> Any:
-        if not isinstance(key, str | int):
-            raise ValueError(f"a dict has a key of type {type(key).__name__}")
+        if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < _MAX_SIZE):
+            raise ValueError(f"a dict has {_shown(key)} as a key, expected a str")
         return key
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_SIZE
+
+
+def _shown(value: object) -> str:
+    """A value that nothing is known of, for a message. Only numbers and texts are written out: tuples that the memo
+    puts into one another have representations of any size and depth.
+    """
+    return _cut(repr(value)) if isinstance(value, str | int) else f"a {type(value).__name__}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _push(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
