@@ -24,6 +24,9 @@ HEAD, EMBEDDING = "embed_out.weight", "gpt_neox.embed_in.weight"
 QKV = "gpt_neox.layers.0.attention.query_key_value.weight"
 
 
+DEEP = "[" * 100_000  # the parser's recursion ends long before the text does
+
+
 def small_tensors(dtype: str = "float16", **config: Any) -> dict[str, np.ndarray]:
     return random_tensors(neox_config(**{**SMALL, **config}), dtype=dtype)
 
@@ -70,10 +73,11 @@ def test_shards_that_disagree_with_their_index(tmp_path: Path) -> None:
     refused({**weight_map, "more": first}, f"{first}: has no tensor 'more'")
     refused({k: v for k, v in weight_map.items() if k != HEAD}, f"{second}: has tensor '{HEAD}'.*says is in no file")
     refused({**weight_map, HEAD: "none.safetensors"}, r"index\.json: tensor .* is in 'none\.safetensors', which is not")
-    refused({**weight_map, HEAD: "../c/" + second}, "which is not in")
+    refused({**weight_map, HEAD: "../c/" + second}, r"is in '\.\./c/.*', expected the name of a file beside it")
     refused("[]", "is not an index with a weight_map")
     refused('{"weight_map": []}', "is not an index with a weight_map")
     refused("{", "is not an index with a weight_map")
+    refused('{"weight_map": ' + DEEP, r"is not an index with a weight_map \(it is nested more than 64 times\)")
 
 
 RENAMES: dict[str, Callable[[str], str]] = {
@@ -178,6 +182,8 @@ HEADERS: list[tuple[Any, str]] = [
     ((3).to_bytes(8, "little") + b"{}", "its header is said to have 3 bytes"),
     ((2).to_bytes(8, "little") + b"{]", "its header is not JSON"),
     ((2).to_bytes(8, "little") + b"\xff\xff", "its header is not JSON"),
+    (len(DEEP).to_bytes(8, "little") + DEEP.encode(), r"its header is not JSON \(it is nested more than 64 times\)"),
+    ({"a": {"dtype": "F32", "shape": [json.loads("[" * 70 + "]" * 70)], "data_offsets": [0, 4]}}, "nested more than"),
     ([], "its header is a list"),
     ({"a": 1}, "tensor 'a' has no dtype, shape and data_offsets"),
     ({"a": {"dtype": "F8", "shape": [], "data_offsets": [0, 1]}}, "has dtype 'F8'"),

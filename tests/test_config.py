@@ -100,6 +100,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "llama"}, "model_type is 'llama', expected 'gpt_neox'"),
     ({"model_type": "gpt_neox_japanese"}, "model_type is 'gpt_neox_japanese'"),
     ({"model_type": None, "architectures": None}, "model_type is None"),
+    ({"architectures": 5}, "architectures is 5, expected a list of names"),
+    ({"architectures": "GPTNeoXForCausalLM"}, "architectures is 'GPTNeoXForCausalLM', expected a list of names"),
     ({"architectures": ["GPTNeoXForSequenceClassification"]}, "architectures is .*SequenceClassification"),
     ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
     ({"hidden_act": "xielu"}, "hidden_act is 'xielu', which is not supported; supported are gelu, "),
@@ -110,16 +112,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": "linear"}, "rope_scaling is 'linear', expected null or an object"),
     ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters has type 'dynamic'"),
     ({"rope_parameters": [1]}, r"rope_parameters is \[1\], expected an object"),
+    ({"rope_parameters": {"x": json.loads("[" * 70 + "]" * 70)}}, r"not JSON \(it is nested more than 64 times\)"),
     ({"rope_parameters": {"a": {"rope_theta": 1}, "b": {"rope_theta": 2}}}, "differ between layer types"),
     ({"partial_rotary_factor": 0.5}, "twice and differently .*rotary_pct = 0.25, partial_rotary_factor = 0.5"),
     ({"rope_theta": 500}, "the rotary base twice and differently"),
     ({"rotary_pct": 1.5}, "the rotated share of a head is 1.5, expected 0 to 1"),
     ({"rotary_pct": "all"}, "rotary_pct is 'all', expected a finite number"),
+    ({"rotary_pct": 10**400}, "rotary_pct is 10*, expected a finite number"),
     ({"rotary_pct": 0.2}, "rotates 3 dimensions, expected an even number"),
     ({"rotary_emb_base": 0}, "rotary_emb_base is 0, expected a finite number of at least 1"),
     ({"rotary_emb_base": 1e-60}, "rotary_emb_base is 1e-60, expected a finite number of at least 1"),
     ({"hidden_size": 65}, "hidden_size is 65, expected a positive multiple of num_attention_heads, 4"),
     ({"hidden_size": 0}, "hidden_size is 0"),
+    ({"hidden_size": 10**400, "num_attention_heads": 1}, "hidden_size is 10*, expected"),
+    ({"intermediate_size": 10**400}, "intermediate_size is 10*, expected"),
+    ({"vocab_size": -(10**30)}, "vocab_size is -10*, expected"),
     ({"num_attention_heads": 0}, "num_attention_heads, 0"),
     ({"head_dim": 32}, "head_dim is 32, expected .* = 16"),
     ({"hidden_size": "64"}, "hidden_size is '64', expected a whole number"),
@@ -134,6 +141,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "max_position_embeddings is 1048576, expected at most 131072 with rotary_ndims 1024",
     ),
     ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
+    ({"layer_norm_eps": 10**400}, "layer_norm_eps is 10*, expected a finite number"),
     ({"layer_norm_eps": None, "use_parallel_residual": "yes"}, "use_parallel_residual is 'yes', expected true or"),
     ({"eos_token_id": [0, 2]}, r"eos_token_id is \[0, 2\], expected one token id or null"),
     ({"bos_token_id": -1}, "bos_token_id is -1"),
@@ -148,7 +156,7 @@ def test_refused(updates: dict[str, Any], pattern: str) -> None:
     assert str(caught.value).startswith("config.json: ")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"gpt_neox"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"gpt_neox"', "[" * 100_000], ids=lambda v: v[:10])
 def test_not_an_object(text: str) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: (not JSON|holds a)"):
         parse_config(text, "config.json")

@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from checkpoints import MINI_PYTHIA
 from pcpu_file import checksum, parse, read_tensor
-from pythia_cpu import FormatError, _core
+from pythia_cpu import FormatError, _core, load
 from tiny_pcpu import CONFIG, METADATA, TOKENIZER, refuser, tiny_bytes, write_file
 
 
@@ -237,3 +237,10 @@ def test_writer_refuses_wrong_calls(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="finished or discarded before"):
             writer.append(b"")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 100_000], ids=lambda v: v[:5])
+def test_a_damaged_config_in_the_metadata(tmp_path: Path, text: str) -> None:
+    write_file(tmp_path / "m.pcpu", metadata={"config": text})
+    with pytest.raises(FormatError, match=r"m\.pcpu: metadata config is not the text of a config\.json \("):
+        load(tmp_path / "m.pcpu").config  # noqa: B018

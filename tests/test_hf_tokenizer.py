@@ -144,6 +144,9 @@ def test_settings_of_the_checkpoint(mini_checkpoint: Path, shipped_model: Path, 
             assert [getattr(ours, name) for name in names] == [getattr(theirs, name) for name in names]
             for options in ({"truncation": True, "padding": True}, {"return_offsets_mapping": True}):
                 assert_equal(ours(TEXTS, **options), theirs(TEXTS, **options))
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(pythia_cpu.CheckpointError, match="is not a tokenizer's settings as JSON .it is nested"):
+        hf.AutoTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
     with pytest.raises(pythia_cpu.CheckpointError, match=r"tokenizer_config\.json: is not a tokenizer's settings"):
         hf.AutoTokenizer.from_pretrained(tmp_path)

@@ -172,6 +172,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         changed(post_processor=TEMPLATE | {"single": [SPECIAL_PART, *TEMPLATE["single"]]}),
         "post_processor is a template that adds tokens",
     ),
+    "template of a number": (
+        changed(post_processor=TEMPLATE | {"single": [{"Sequence": 5}]}),
+        "post_processor is a template that adds tokens",
+    ),
     "template of the second text": (
         changed(post_processor=TEMPLATE | {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}), "post_processor",
     ),

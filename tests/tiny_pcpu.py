@@ -42,6 +42,7 @@ def write_file(
     config: dict[str, Any] | None = None,
     weights: str = "f16",
     stop_after: int | None = None,
+    metadata: dict[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Writes a small file with random weights and returns their values."""
@@ -64,7 +65,7 @@ def write_file(
             writer.end_tensor(bytes(range(32)))
             values[name] = array[0] if layout == VECTOR else array
         writer.set_tokenizer(TOKENIZER)
-        writer.set_metadata(METADATA)
+        writer.set_metadata(metadata or METADATA)
         writer.set_fingerprint(77)
         writer.finish()
     return values

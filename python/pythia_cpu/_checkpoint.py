@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from pythia_cpu._errors import CheckpointError
-from pythia_cpu._layouts import LAYOUT_FILES
+from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, resolve_source
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
@@ -114,16 +113,10 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
 
     def _open_shards(self, index_path: Path, reader: type[SafetensorsFile] | type[TorchFile]) -> None:
         """Opens the shards an index names; index and shards must tell of the same tensors."""
-        try:
-            weight_map = json.loads(index_path.read_text())["weight_map"]
-            shard_names = {str(name): str(shard) for name, shard in weight_map.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{index_path}: is not an index with a weight_map ({error}); download it again"
-            ) from None
+        shard_names = read_index(index_path)
         for name, shard in shard_names.items():
             path = self.folder / shard
-            if Path(shard).name != shard or not path.is_file():
+            if not path.is_file():
                 raise CheckpointError(
                     f"{index_path}: tensor '{name}' is in '{shard}', which is not in {self.folder}; download it"
                 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pythia_cpu import _core
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._json import read_json
 
 # transformers.activations.ACT2FN names -> csrc/format/config.h Activation. Names of one row compute the same function.
 ACTIVATIONS: dict[str, int] = {
@@ -38,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 _DEFAULT_ROTARY_PCT = 0.25
 _DEFAULT_ROTARY_EMB_BASE = 10000.0
+_MAX_INTEGER = 2**62  # far above every limit, and a number that the core can take
 _SUPPORTED_ARCHITECTURES = ("GPTNeoXForCausalLM", "GPTNeoXModel")
 
 
@@ -82,12 +83,12 @@ class _Reader:
 
     def integer(self, key: str) -> int:
         value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.fail(f"{key} is {value!r}, expected a whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _MAX_INTEGER:
+            raise self.fail(f"{key} is {value!r}, expected a whole number of at most 2**62")
         return value
 
     def number(self, key: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise self.fail(f"{key} is {value!r}, expected a finite number")
         return float(value)
 
@@ -115,7 +116,7 @@ def parse_config(text: str, where: str) -> NeoxConfig:
         CheckpointError: not JSON, another architecture, or a setting that the engine does not support, which is named.
     """
     try:
-        raw = json.loads(text)
+        raw = read_json(text)
     except ValueError as error:
         raise CheckpointError(f"{where}: not JSON ({error}); download the checkpoint again") from None
     if not isinstance(raw, dict):
@@ -164,6 +165,8 @@ def parse_config(text: str, where: str) -> NeoxConfig:
 
 def _check_architecture(reader: _Reader) -> None:
     architectures = reader.raw.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise reader.fail(f"architectures is {architectures!r}, expected a list of names")
     model_type = reader.raw.get("model_type")
     if model_type is None and any(name in _SUPPORTED_ARCHITECTURES for name in architectures):
         model_type = "gpt_neox"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
 import os
 import re
 import time
@@ -22,7 +21,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported at
 )
 
 from pythia_cpu._errors import CheckpointError
-from pythia_cpu._layouts import LAYOUT_FILES
+from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._source import Source
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
@@ -124,11 +123,7 @@ def _weights(revision: Revision) -> str:
         if path is None:
             continue
         if name.endswith(".index.json"):
-            try:
-                shards = sorted({str(shard) for shard in json.loads(path.read_text())["weight_map"].values()})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CheckpointError(f"{path}: is not an index with a weight_map ({error})") from None
-            for shard in shards:
+            for shard in sorted(set(read_index(path).values())):
                 _file(revision, shard)
         return name
     where = f"{revision.repo_id} at {revision.name or revision.commit}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -15,9 +14,11 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, integer, is_batch, sequence_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
+from pythia_cpu._errors import FormatError
 from pythia_cpu._generating import GeneratesTexts
 from pythia_cpu._generating_model import GeneratingModel
 from pythia_cpu._inspection import InspectsActivations
+from pythia_cpu._json import read_json
 from pythia_cpu._memorization import MeasuresMemorization
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session, append_in_chunks
@@ -70,6 +71,9 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         ``max_position_embeddings``, ``hidden_act``, ``use_parallel_residual``, ``tie_word_embeddings``,
         ``attention_bias``, ``rotary_pct``, ``rotary_emb_base``, ``rotary_ndims``, ``layer_norm_eps``, ``bos_token_id``
         and ``eos_token_id`` (None where there is none) as the engine runs them.
+
+        Raises:
+            FormatError: the file's copy of config.json is damaged.
         """
         settings = dict(self._file.config)
         canonical = {number: name for name, number in reversed(ACTIVATIONS.items())}
@@ -78,7 +82,13 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         settings["rotary_pct"] = settings["rotary_ndims"] / head_dim
         for name in ("bos_token_id", "eos_token_id"):
             settings[name] = None if settings[name] < 0 else settings[name]
-        stored = json.loads(self._file.metadata.get("config", "{}"))
+        try:
+            stored = read_json(self._file.metadata.get("config", "{}"))
+            if not isinstance(stored, dict):
+                raise ValueError(f"it is a {type(stored).__name__}, expected an object")
+        except ValueError as error:
+            problem = f"metadata config is not the text of a config.json ({error})"
+            raise FormatError(f"{self._file.path}: {problem}; convert the checkpoint again") from None
         return Config({**stored, **settings})
 
     @functools.cached_property

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeAlias, TypeVar
 
+from pythia_cpu._json import read_json
 from pythia_cpu._progress import ProgressBar
 
 Head: TypeAlias = dict[str, object]
@@ -103,7 +104,7 @@ def _check_kept(file: IO[bytes], path: Path, items: Iterator[tuple[Item, Head]])
 def _difference(line: bytes, head: Head) -> str:
     """How a record differs from the one expected."""
     try:
-        record = json.loads(line)
+        record = read_json(line)
     except ValueError:
         return "is no record of scores"
     for name, what in (("model", "another model or weight format"), ("input", "another input or with other options")):

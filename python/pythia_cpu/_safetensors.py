@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._json import read_json
 from pythia_cpu._tensor_file import DTYPE_SIZES, MAX_TENSOR_BYTES, FileBytes, TensorInfo
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -60,7 +60,7 @@ class SafetensorsFile:
         if header_size > min(_MAX_HEADER_BYTES, file_size - 8):
             raise self._fail(f"its header is said to have {header_size} bytes, the file has {file_size}")
         try:
-            header = json.loads(self._file.read(8, header_size).decode())
+            header = read_json(self._file.read(8, header_size))
         except ValueError as error:
             raise self._fail(f"its header is not JSON ({error})") from None
         if not isinstance(header, dict):

@@ -8,7 +8,6 @@ options of a call, which transformers resets on every call, and have no part in 
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, NoReturn
 from tokenizers import normalizers
 
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._json import read_json
 
 _MAGIC = b"PCPUTOK\0"
 _VERSION = 1
@@ -73,8 +73,8 @@ def compile_tokenizer(tokenizer_json: bytes) -> bytes:
         CheckpointError: not a tokenizer, or one with a component that the engine cannot reproduce exactly (named).
     """
     try:
-        root = json.loads(tokenizer_json.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        root = read_json(tokenizer_json)
+    except ValueError as error:
         raise CheckpointError(f"[tokenizer.json] not JSON ({error}); download the file again") from error
     if not isinstance(root, dict):
         raise CheckpointError(
@@ -243,7 +243,8 @@ def _check_post_processor(component: Any) -> None:
         and isinstance(single[0], dict)
         and list(single[0]) == ["Sequence"]
     )
-    if not is_plain or single[0]["Sequence"].get("id") != "A":
+    sequence = single[0]["Sequence"] if is_plain else None
+    if not isinstance(sequence, dict) or sequence.get("id") != "A":
         _refuse("post_processor", "a template that adds tokens", "a template that adds no token")
 
 

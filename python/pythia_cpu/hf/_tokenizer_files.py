@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._json import read_json
 from pythia_cpu._load import load
 from pythia_cpu._source import local_source
 from pythia_cpu._tokenizer_export import compile_tokenizer
@@ -46,7 +46,7 @@ def read_tokenizer(source: str | os.PathLike[str], revision: str | None) -> tupl
 def _settings(path: Path) -> dict[str, Any]:
     """The settings that have a meaning here and are set; a token may be a str or a dict around one."""
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json(path.read_bytes())
         names = ("model_max_length", "padding_side", "truncation_side", "pad_token")
         found = {name: stored[name] for name in names if stored.get(name) is not None}
     except (ValueError, AttributeError) as error:
