@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pythia_cpu
+from pythia_cpu import _session
+from pythia_cpu._passes import append_in_chunks
 
 TOKENS = np.random.default_rng(3).integers(0, 4096, 2049).tolist()
 
@@ -100,6 +102,33 @@ def test_errors_change_nothing(model: pythia_cpu.Model, tokens: Any, message: st
     assert session.tokens == TOKENS[:5]
     session.tokens.append(3)  # a copy
     np.testing.assert_array_equal(session.append([7]), model.logits([*TOKENS[:5], 7])[5:])
+
+
+def test_an_interruption_between_cache_and_tokens(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = model.session()
+    session.append(TOKENS[:20])
+
+    def interrupted(*arguments: Any) -> Any:
+        append_in_chunks(*arguments)
+        raise KeyboardInterrupt
+
+    class Tokens(list[int]):
+        def __delitem__(self, place: Any) -> None:
+            raise KeyboardInterrupt
+
+    for step in ("append", "truncate"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if step == "append":
+                patch.setattr(_session, "append_in_chunks", interrupted)
+                session.append([5, 6, 7])
+            else:
+                patch.setattr(session, "_tokens", Tokens(session.tokens))
+                session.truncate(10)
+        tokens = session.tokens
+        fork = session.fork()
+        for one in (session, fork):
+            np.testing.assert_array_equal(one.append([8, 9]), model.logits([*tokens, 8, 9])[len(tokens) :])
+            assert one.tokens == [*tokens, 8, 9]
 
 
 def test_threads_share_a_session(model: pythia_cpu.Model) -> None:

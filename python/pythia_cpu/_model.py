@@ -20,8 +20,9 @@ from pythia_cpu._generating_model import GeneratingModel
 from pythia_cpu._inspection import InspectsActivations
 from pythia_cpu._json import read_json
 from pythia_cpu._memorization import MeasuresMemorization
+from pythia_cpu._passes import last_logits
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
-from pythia_cpu._session import Session, append_in_chunks
+from pythia_cpu._session import Session
 from pythia_cpu._tokenizer import Tokenizer
 
 
@@ -148,7 +149,7 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
 
         Args:
             tokens: token ids ``[num_tokens]``, or a list of such sequences (or an integer array ``[batch,
-                num_tokens]``).
+                num_tokens]``). Short sequences of a list run together, which is faster than one by one.
 
         Returns:
             float32 ``[num_tokens, vocab_size]``; row i is the prediction after tokens 0 to i. A list for a list.
@@ -158,13 +159,11 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         """
         sizes = self._file.config["vocab_size"], self.context_length
         if not is_batch("tokens", tokens):
-            return self._logits(sequence_ids("tokens", tokens, *sizes))
-        sequences = [sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)]
-        return [self._logits(sequence) for sequence in sequences]
+            return self._logits([sequence_ids("tokens", tokens, *sizes)])[0]
+        return self._logits([sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)])
 
-    def _logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        cache = _core.KvCache(self._core, len(ids))
-        return append_in_chunks(self._core, cache, ids, self._file.config["vocab_size"])
+    def _logits(self, sequences: list[npt.NDArray[np.int32]]) -> list[npt.NDArray[np.float32]]:
+        return list(last_logits(self._core, sequences, [len(ids) for ids in sequences]))
 
     def session(self) -> Session:
         """An empty sequence that grows token by token, can be cut and copied, and never computes a token twice."""

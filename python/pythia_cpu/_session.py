@@ -9,32 +9,16 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, integer, token_ids
-
-CHUNK_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
-
-
-def append_in_chunks(
-    model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[np.int32], vocab_size: int
-) -> npt.NDArray[np.float32]:
-    """Logits ``[len(ids), vocab_size]`` of ids that go into a cache. On an error the cache is as it was."""
-    logits = np.empty((len(ids), vocab_size), np.float32)
-    length = cache.length
-    try:
-        for begin in range(0, len(ids), CHUNK_TOKENS):
-            chunk = ids[begin : begin + CHUNK_TOKENS]
-            logits[begin : begin + len(chunk)] = model.forward([(cache, chunk, len(chunk))])
-    except BaseException:
-        cache.truncate(length)
-        raise
-    return logits
+from pythia_cpu._passes import append_in_chunks
 
 
 class Session:
     """A growing sequence of tokens; ``Model.session`` makes these.
 
     The logits are, bit for bit, those of ``Model.logits`` for the whole sequence, however it was cut into calls. Memory
-    follows the length: 2 x layers x hidden_size float32 numbers for each token. Safe to use from several threads, whose
-    calls run one after the other; sessions of one model do not touch each other.
+    follows the length: 2 x layers x hidden_size numbers for each token, float32; in models with q8 or q4 weights int16,
+    with a float32 scale for each head. Safe to use from several threads, whose calls run one after the other; sessions
+    of one model do not touch each other.
     """
 
     def __init__(self, model: _core.Model) -> None:
@@ -76,7 +60,8 @@ class Session:
                     f"the session has {len(self._tokens)} tokens and tokens holds {len(ids)} more, but the model's "
                     f"context holds {self._context_length}: append fewer, or truncate first"
                 )
-            logits = append_in_chunks(self._model, self._cache, ids, self._vocab_size)
+            self._cache.truncate(len(self._tokens))  # Ctrl-C may have come before an earlier call could note its tokens
+            logits = append_in_chunks(self._model, self._cache, ids)
             self._tokens += ids.tolist()
         return logits
 
@@ -88,8 +73,8 @@ class Session:
         """
         with self._lock:
             length = integer("n", n, 0, len(self._tokens))
+            del self._tokens[length:]  # first: a cache that is longer is cut by the next call
             self._cache.truncate(length)
-            del self._tokens[length:]
 
     def fork(self) -> Session:
         """A second session with the same tokens, independent of this one. Copies the keys and values and computes

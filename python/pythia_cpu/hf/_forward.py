@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pythia_cpu import _core
+from pythia_cpu import _passes
 from pythia_cpu._arguments import sequence_ids
 from pythia_cpu._model import Model
-from pythia_cpu._session import CHUNK_TOKENS
 from pythia_cpu.hf._arrays import id_rows
 
 _IGNORED_LABEL = -100
@@ -77,25 +76,10 @@ def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slic
 
 
 def last_logits(model: Model, sequences: Sequence[Rows], num_logits: Sequence[int]) -> Iterator[Floats]:
-    """Logits ``[num_logits[i], vocab_size]`` of the last tokens of each sequence. Short ones run together, as many as
-    make one pass, which reads the weights once; the bits are those of ``model.logits``.
-    """
+    """Logits ``[num_logits[i], vocab_size]`` of the last tokens of each sequence, whose ids are checked first."""
     sizes = model.config["vocab_size"], model.context_length
     checked = [sequence_ids(f"input_ids[{i}]", sequence, *sizes) for i, sequence in enumerate(sequences)]
-    begin = 0
-    while begin < len(checked):
-        end, num_tokens = begin + 1, len(checked[begin])
-        while end < len(checked) and num_tokens + len(checked[end]) <= CHUNK_TOKENS:
-            num_tokens += len(checked[end])
-            end += 1
-        counts = num_logits[begin:end]
-        if num_tokens > CHUNK_TOKENS:  # one sequence, in passes that Ctrl-C can end
-            yield model.logits(checked[begin])[-counts[0] :]
-        else:
-            caches = [_core.KvCache(model._core, len(ids)) for ids in checked[begin:end]]
-            together = model._core.forward(list(zip(caches, checked[begin:end], counts, strict=True)))
-            yield from np.split(together, np.cumsum(counts)[:-1])
-        begin = end
+    yield from _passes.last_logits(model._core, checked, num_logits)
 
 
 def forward(

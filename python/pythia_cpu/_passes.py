@@ -1,0 +1,48 @@
+"""Forward passes over whole sequences, as many as fit in one, and long ones in several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+
+_PASS_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
+
+
+def append_in_chunks(model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """Logits ``[len(ids), vocab_size]`` of ids that go into a cache. On an error the cache is as it was."""
+    logits = np.empty((len(ids), model.file.config["vocab_size"]), np.float32)
+    length = cache.length
+    try:
+        for begin in range(0, len(ids), _PASS_TOKENS):
+            chunk = ids[begin : begin + _PASS_TOKENS]
+            logits[begin : begin + len(chunk)] = model.forward([(cache, chunk, len(chunk))])
+    except BaseException:
+        cache.truncate(length)
+        raise
+    return logits
+
+
+def last_logits(
+    model: _core.Model, sequences: Sequence[npt.NDArray[np.int32]], num_logits: Sequence[int]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Logits ``[num_logits[i], vocab_size]`` of the last tokens of each sequence, in order. Short ones run together, as
+    many as make one pass, which reads the weights once; the bits are those that each has alone.
+    """
+    begin = 0
+    while begin < len(sequences):
+        end, num_tokens = begin + 1, len(sequences[begin])
+        while end < len(sequences) and num_tokens + len(sequences[end]) <= _PASS_TOKENS:
+            num_tokens += len(sequences[end])
+            end += 1
+        caches = [_core.KvCache(model, len(ids)) for ids in sequences[begin:end]]
+        if num_tokens > _PASS_TOKENS:  # one sequence
+            yield append_in_chunks(model, caches[0], sequences[begin])[num_tokens - num_logits[begin] :]
+        else:
+            counts = num_logits[begin:end]
+            together = model.forward(list(zip(caches, sequences[begin:end], counts, strict=True)))
+            yield from np.split(together, np.cumsum(counts)[:-1])
+        begin = end
