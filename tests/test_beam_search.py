@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ import transformers
 
 import pythia_cpu
 from pythia_cpu import _beam_search, _core
+from pythia_cpu._beam_search import length_factor
 from reference import Reference
 
 PROMPTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
@@ -248,6 +251,15 @@ def test_limits(model: pythia_cpu.Model) -> None:
 def test_errors(model: pythia_cpu.Model, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.generate("Once", num_beams=3, **options)
+
+
+def test_length_factors_are_those_of_exact_powers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math, "pow", None)  # the machine's own
+    for penalty in (1.0, 0.0, 2.0, -1.5, 0.1, 0.7, 1 / 3, 9.99, -10.0):
+        for length in (1, 2, 3, 4, 7, 49, 100, 2047, 2048):
+            with mpmath.workdps(80):
+                exact = np.float32(float(mpmath.power(length, mpmath.mpf(penalty))))
+            assert length_factor(length, penalty) == exact
 
 
 def test_streams_have_no_beams(model: pythia_cpu.Model) -> None:

@@ -7,10 +7,10 @@ then the lower id wins, so the result depends on the logits alone.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import Context, Decimal
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from pythia_cpu._generation import FinishReason, TopLogprobs
 from pythia_cpu._tokenizer import Tokenizer
 
 _NEVER = np.float32(-1e9)  # transformers' score of a beam that is not there
+_DECIMAL = Context(prec=40)
 _MAX_ROWS = 64  # beams that run together: weights are read once for all of them
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -111,7 +112,7 @@ class _Search:
         at_limit = length == self._max_tokens
         ends = np.array([at_limit or self._ends(candidate) for candidate in candidates])
 
-        factor = self._length_factor(length)
+        factor = length_factor(length, self._options.length_penalty)
         for i in np.flatnonzero(ends[: self._options.num_beams]):
             self.finished.append(self._hypothesis(candidates[i], totals[best[i]] / factor))
         self.finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: the earlier one of equals
@@ -139,10 +140,6 @@ class _Search:
         for id, times in Counter(tokens).items():
             row[id] -= np.float32(times) * np.float32(options.frequency_penalty)
             row[id] -= np.float32(options.presence_penalty)
-
-    def _length_factor(self, length: int) -> np.float32:
-        factor: np.float32 = np.float32(math.pow(length, self._options.length_penalty))
-        return factor
 
     def _extended(self, parent: int, id: int, logprobs: FloatArray) -> _Beam:
         """A beam with one token more."""
@@ -194,7 +191,13 @@ class _Search:
             return True
         if self._options.early_stopping == "never" and self._options.length_penalty > 0:
             length = self._max_tokens
-        return bool(self._scores[0] / self._length_factor(length) > self.finished[-1].score)
+        return bool(self._scores[0] / length_factor(length, self._options.length_penalty) > self.finished[-1].score)
+
+
+def length_factor(length: int, penalty: float) -> np.float32:
+    """``length ** penalty``, in decimal: the last bits of ``math.pow`` are those of a machine's own library."""
+    factor: np.float32 = np.float32(float(_DECIMAL.power(Decimal(length), Decimal(penalty))))
+    return factor
 
 
 def _stop_place(text: str, stop: list[str]) -> int:
