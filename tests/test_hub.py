@@ -173,6 +173,36 @@ def test_offline(hub: Hub, run: Run, tmp_path: Path) -> None:
     assert not hub.log
 
 
+TOKENIZER = """
+import sys; from pythia_cpu.hf import AutoTokenizer
+print(AutoTokenizer.from_pretrained(sys.argv[1], revision=sys.argv[2]).encode("It was"))
+"""
+
+
+@pytest.mark.parametrize("revision", ["step1", "step2"])
+def test_a_tokenizer_alone_is_there_offline(hub: Hub, run: Run, tmp_path: Path, revision: str) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    hub.add(REPO, "main", files)
+    hub.add(REPO, "step1", {**files, "README.md": b""})
+    hub.add(REPO, "step2", {name: data for name, data in files.items() if name != "tokenizer.json"})
+    online = run(TOKENIZER, REPO, revision)
+    assert online.returncode == 0, online.stderr
+    assert "model.safetensors" not in hub.downloads()
+    hub.log.clear()
+    offline = run(TOKENIZER, REPO, revision, HF_HUB_OFFLINE="1")
+    assert offline.stdout == online.stdout, offline.stderr
+    assert not hub.log
+
+
+def test_a_tokenizer_of_main_is_there_offline(hub: Hub, run: Run, tmp_path: Path) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    hub.add(REPO, "main", files)
+    hub.add(REPO, "step1", {name: data for name, data in files.items() if name != "tokenizer.json"})
+    online = converted(run, tmp_path / "online.pcpu", REPO, "--revision", "step1")
+    offline = converted(run, tmp_path / "offline.pcpu", REPO, "--revision", "step1", HF_HUB_OFFLINE="1")
+    assert offline.metadata == online.metadata
+
+
 def test_the_hub_is_down(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
     down = {"HF_ENDPOINT": "http://127.0.0.1:9"}

@@ -138,6 +138,7 @@ def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
     path = _optional_file(main, "tokenizer.json")
     if path is None:
         raise CheckpointError(f"{revision.repo_id}: has no tokenizer.json, neither at this revision nor at main")
+    _remember(main)
     return path.parent, "main"
 
 
@@ -149,6 +150,7 @@ def tokenizer_file(revision: Revision) -> Path:
         OSError: the hub cannot be reached, and the file is not in the cache.
     """
     folder, _ = _tokenizer(revision)
+    _remember(revision)
     return _file(revision, "tokenizer.json") if folder is None else folder / "tokenizer.json"
 
 
