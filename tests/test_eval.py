@@ -14,6 +14,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import lm_eval
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 
 import pythia_cpu
 import pythia_cpu.eval
@@ -295,6 +296,24 @@ class TestResultCache:
             run(HarnessModel(model, result_cache=path), "loglikelihood", requests)
         assert run(HarnessModel(model, result_cache=path), "loglikelihood", requests) == expected
         assert sizes == [8, 5]
+
+    def test_the_own_cache_of_the_harness_serves_one_model(
+        self,
+        model: pythia_cpu.Model,
+        tmp_path: Path,
+        no_model: Callable[[], None],
+        mini_checkpoint: Path,
+        make_model_file: Callable[..., Path],
+    ) -> None:
+        path = str(tmp_path / "results.db")
+        requests = instances("loglikelihood", self.REQUESTS)
+        kept = CachingLM(HarnessModel(model), path).loglikelihood(requests)
+        no_model()
+        assert CachingLM(HarnessModel(model), path).loglikelihood(requests) == kept
+        quantized = pythia_cpu.load(make_model_file(mini_checkpoint, "q4"))
+        for other in (HarnessModel(quantized), HarnessModel(model, max_length=32), HarnessModel(model, max_gen_toks=9)):
+            with pytest.raises(ValueError, match=r"use_cache: .*results\.db has results of another model"):
+                CachingLM(other, path)
 
     def test_a_file_that_is_no_cache(self, tmp_path: Path) -> None:
         path = tmp_path / "results.db"

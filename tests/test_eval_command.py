@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import subprocess
@@ -116,6 +117,10 @@ def test_command(task_folder: Path, shipped_model: Path, tmp_path: Path) -> None
 def test_command_errors(
     tmp_path: Path, task_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def yaml(name: str, text: str) -> str:
+        (tmp_path / f"{name}.yaml").write_text(text)
+        return str(tmp_path / f"{name}.yaml")
+
     usage = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60, check=False)
     assert usage.returncode == 0 and "pythia-eval" in usage.stdout
     for arguments, message in [
@@ -123,6 +128,17 @@ def test_command_errors(
         (["--model_args", "weights=q8"], "pretrained is missing"),
         ([], "pretrained is missing"),
         (["--config", str(tmp_path / "missing.yaml")], "missing.yaml"),
+        (["--config", yaml("list", "[tasks]")], "YAML root must be a mapping in"),
+        (["--config", yaml("broken", "a: [")], "Invalid YAML in"),
+        (
+            ["--config", yaml("unknown", "{modle: pythia-cpu, 3: 4}")],
+            "unknown.yaml: has no meaning for modle, 3; it may",
+        ),
+        (["--config", yaml("model_args", "model_args: [a]")], "model_args is ['a'], expected name: value pairs"),
+        (
+            ["--config", yaml("other", "{model: dummy, more: 1}")],
+            "other.yaml: has no meaning for more; it may hold apply",
+        ),
     ]:
         command = ["pythia-eval", *arguments, "--tasks", TASK, "--include_path", str(task_folder)]
         monkeypatch.setattr(sys, "argv", command)
@@ -140,6 +156,16 @@ def test_a_harness_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "found lm-evaluation-harness 0.4.9, which cannot be used (" in error and "lm_eval._cli" in error
     assert f"works with {_cli_eval._HARNESS}: pip install 'pythia-cpu[eval]'" in error
     assert f'eval = ["{_cli_eval._HARNESS}"]' in (Path(__file__).parents[1] / "pyproject.toml").read_text()
+
+    for name in [name for name in sys.modules if name.startswith("pythia_cpu.eval")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
+    with pytest.raises(
+        ImportError, match=r"^pythia_cpu\.eval found lm-evaluation-harness 0\.4\.9, which cannot be used"
+    ):
+        importlib.import_module("pythia_cpu.eval")
+    assert _cli_eval.main() == 1
+    assert capsys.readouterr().err.count("found lm-evaluation-harness") == 1
 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)

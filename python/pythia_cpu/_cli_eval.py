@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ def main() -> int:
 
         import pythia_cpu.eval  # noqa: F401  # registers the model
     except ImportError as error:
-        return _error(_missing_harness(error))
+        return _error(missing_harness(error.__cause__ or error))
     setup_logging()
     if sys.argv[1].startswith("-"):
         sys.argv.insert(1, "run")
@@ -54,7 +55,7 @@ def main() -> int:
     return 0
 
 
-def _missing_harness(error: ImportError) -> str:
+def missing_harness(error: BaseException) -> str:
     """Why the harness cannot be imported, and what to do."""
     try:
         found = version("lm_eval")
@@ -73,10 +74,9 @@ def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:
     """
     if arguments.command != "run":
         return
-    from lm_eval.config.evaluate_config import EvaluatorConfig
     from lm_eval.utils import simple_parse_args_string
 
-    configured: dict[str, Any] = EvaluatorConfig.load_yaml_config(arguments.config) if arguments.config else {}
+    configured = _read_config(arguments.config) if arguments.config else {}
     arguments.model = arguments.model or configured.get("model") or "pythia-cpu"
     if arguments.model != "pythia-cpu":
         return
@@ -84,6 +84,8 @@ def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:
     model_args = configured.get("model_args") or {}
     if isinstance(model_args, str):
         model_args = simple_parse_args_string(model_args)
+    if not isinstance(model_args, dict):
+        raise ValueError(f"{arguments.config}: model_args is {model_args!r}, expected name: value pairs")
     arguments.model_args = {**model_args, **(arguments.model_args or {})}
     configured_cache = configured.pop("use_cache", None)
     if cache := arguments.use_cache or configured_cache:
@@ -95,6 +97,24 @@ def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:
         copy = scratch / Path(arguments.config).name
         copy.write_text(yaml.safe_dump(configured))
         arguments.config = str(copy)
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    """The arguments in a YAML file.
+
+    Raises:
+        ValueError: no mapping, or one with a name that is no argument of ``lm-eval run``.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    try:
+        configured: dict[str, Any] = EvaluatorConfig.load_yaml_config(path)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    known = sorted(field.name for field in dataclasses.fields(EvaluatorConfig))
+    if unknown := [str(name) for name in configured if name not in known]:
+        raise ValueError(f"{path}: has no meaning for {', '.join(unknown)}; it may hold {', '.join(known)}")
+    return configured
 
 
 def _error(message: str, status: int = 1) -> int:

@@ -10,11 +10,11 @@ lm_eval.simple_evaluate(model="pythia-cpu", model_args=arguments, tasks=["lambad
 """
 
 try:
-    import lm_eval  # noqa: F401
+    from pythia_cpu.eval._harness_model import HarnessModel
+    from pythia_cpu.eval._result_cache import ResultCache
 except ImportError as error:
-    raise ImportError("pythia_cpu.eval needs lm-evaluation-harness: pip install 'pythia-cpu[eval]'") from error
+    from pythia_cpu._cli_eval import missing_harness
 
-from pythia_cpu.eval._harness_model import HarnessModel
-from pythia_cpu.eval._result_cache import ResultCache
+    raise ImportError(f"pythia_cpu.eval {missing_harness(error)}") from error
 
 __all__ = ["HarnessModel", "ResultCache"]

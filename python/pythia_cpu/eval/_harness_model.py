@@ -27,6 +27,7 @@ from pythia_cpu.eval._result_cache import ResultCache
 
 _logger = logging.getLogger(__name__)
 
+_OWNER = "pythia-cpu"  # names the model in the harness's own cache; other keys of it are hashes
 _SAVE_PERIOD_S = 5.0
 _TEXTS_PER_SAVE = 64  # texts that run together; those of one call are saved together
 
@@ -72,7 +73,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             prefix_token_id: what stands for an empty context; None: the checkpoint's bos_token_id, else eos_token_id.
             add_bos_token: begin every text with the checkpoint's bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
-                evaluation that was interrupted goes on where it was.
+                evaluation that was interrupted goes on where it was. (``simple_evaluate``'s own ``use_cache`` keeps
+                results by request alone: its file serves one model, and is refused for any other.)
             seed: of texts that a task asks to sample: the same seed gives the same texts. Texts for one prompt differ.
             **others: other arguments of HFLM, where they change no number, such as ``batch_size`` and ``device``,
                 which the harness's commands pass to every model.
@@ -138,6 +140,25 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             "model_key": model_key(self._scoring.core.file),
             "engine": f"pythia-cpu {pythia_cpu.__version__}",
         }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Takes the harness's own cache, the file of ``simple_evaluate(use_cache=...)``.
+
+        Raises:
+            ValueError: its results are those of another model or of other model_args.
+        """
+        results = cache_hook.dbdict
+        if results is not None:
+            settings = [self.max_length, self.max_gen_toks, self._prefix_token_id, self._first_tokens]
+            owner = [model_key(self._scoring.core.file), *settings]
+            if len(results) == 0:
+                results[_OWNER] = owner
+            elif results.get(_OWNER) != owner:
+                raise ValueError(
+                    f"use_cache: {results.filename} has results of another model, weight format or other model_args: "
+                    "name another file, or use result_cache in model_args, which tells them apart"
+                )
+        super().set_cache_hook(cache_hook)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: object
