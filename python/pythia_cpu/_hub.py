@@ -126,8 +126,7 @@ def _weights(revision: Revision) -> str:
             for shard in sorted(set(read_index(path).values())):
                 _file(revision, shard)
         return name
-    where = f"{revision.repo_id} at {revision.name or revision.commit}"
-    raise CheckpointError(f"{where}: has no weights; expected one of {', '.join(LAYOUT_FILES)}")
+    raise _lacks(revision, f"weights; expected one of {', '.join(LAYOUT_FILES)}", LAYOUT_FILES)
 
 
 def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
@@ -157,8 +156,16 @@ def tokenizer_file(revision: Revision) -> Path:
 def _file(revision: Revision, name: str) -> Path:
     path = _optional_file(revision, name)
     if path is None:
-        raise CheckpointError(f"{revision.repo_id} at {revision.name or revision.commit}: has no {name}")
+        raise _lacks(revision, name, (name,))
     return path
+
+
+def _lacks(revision: Revision, what: str, names: tuple[str, ...]) -> Exception:
+    """The error where none of these files was found: offline, the hub may have them."""
+    where = f"{revision.repo_id} at {revision.name or revision.commit}"
+    if huggingface_hub.constants.HF_HUB_OFFLINE and not all(_known_missing(revision, name) for name in names):
+        return OSError(f"{where}: the hub cannot be reached, and its local cache has no {what}")
+    return CheckpointError(f"{where}: has no {what}")
 
 
 def _optional_file(revision: Revision, name: str) -> Path | None:
