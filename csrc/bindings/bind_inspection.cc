@@ -49,15 +49,29 @@ class PythonInspector : public Inspector {
 
 using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
-py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std::string> names, py::function function) {
+py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std::string> names, py::function function,
+                           bool want_logits) {
   if (tokens.ndim() != 1)
     throw std::invalid_argument("[inspect] tokens have " + std::to_string(tokens.ndim()) + " dimensions, expected one");
-  py::array_t<float> logits({tokens.size(), static_cast<py::ssize_t>(model.config().vocab_size)});
+  py::array_t<float> logits({want_logits ? tokens.size() : 0, static_cast<py::ssize_t>(model.config().vocab_size)});
   PythonInspector inspector(std::move(names), std::move(function));
   const std::span<const int32_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
-  float* out = logits.mutable_data();
+  float* out = want_logits ? logits.mutable_data() : nullptr;
   const py::gil_scoped_release unlocked;
   model.inspect(ids, inspector, out);
+  return logits;
+}
+
+using RowArray = py::array_t<float, py::array::c_style>;
+
+py::array_t<float> unembed(Model& model, const RowArray& residuals) {
+  if (residuals.ndim() != 2 || residuals.shape(1) != model.config().hidden_size)
+    throw std::invalid_argument("[unembed] residuals are no array [rows, " + std::to_string(model.config().hidden_size) + "]");
+  py::array_t<float> logits({residuals.shape(0), static_cast<py::ssize_t>(model.config().vocab_size)});
+  float* out = logits.mutable_data();
+  const std::span<const float> rows(residuals.data(), static_cast<std::size_t>(residuals.size()));
+  const py::gil_scoped_release unlocked;
+  model.unembed(rows, out);
   return logits;
 }
 
@@ -66,9 +80,12 @@ py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std:
 void bind_inspection(py::module_& m) {
   auto model_class = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(m.attr("Model"));
   model_class
-      .def("inspect", &inspect, py::arg("tokens"), py::arg("names"), py::arg("function"),
+      .def("inspect", &inspect, py::arg("tokens"), py::arg("names"), py::arg("function"), py::arg("logits") = true,
            "float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, "
-           "float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place.")
+           "float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. "
+           "`logits` False: no rows of them, and it ends after the last layer that has one of `names`.")
+      .def("unembed", &unembed, py::arg("residuals"),
+           "float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.")
       .def_property_readonly(
           "hook_names", [](const Model& model) { return hook_names(model.config()); },
           "Names of all activations, in the order of the pass.");

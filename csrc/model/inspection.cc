@@ -52,9 +52,30 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
 void InspectedPass::run(std::span<const int32_t> tokens, float* logits) {
   embed(tokens);
   show("hook_embed", rows_view(workspace_.residual, config_.hidden_size));
-  for (int64_t index = 0; index < config_.num_hidden_layers; ++index) layer(index);
+  const int64_t num_layers = config_.num_hidden_layers;
+  const int64_t num_wanted = logits ? num_layers + 1 : num_layers_wanted();
+  for (int64_t index = 0; index < std::min(num_wanted, num_layers); ++index) layer(index);
+  if (num_wanted > num_layers) normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
+  if (logits) head(logits);
+}
+
+void InspectedPass::unembed(const float* residuals, float* logits) {
+  for_each_row([&](int64_t row) {
+    std::copy_n(residuals + row * config_.hidden_size, config_.hidden_size, workspace_.residual.row(row));
+  });
   normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
-  linear(weights_.embed_out, workspace_.head_input, logits, config_.vocab_size);
+  head(logits);
+}
+
+void InspectedPass::head(float* logits) { linear(weights_.embed_out, workspace_.head_input, logits, config_.vocab_size); }
+
+int64_t InspectedPass::num_layers_wanted() {
+  const std::vector<std::string> names = hook_names(config_);
+  const auto last = std::find_if(names.rbegin(), names.rend(), [&](const std::string& name) { return inspector_.wants(name); });
+  if (last == names.rend() || *last == names.front()) return 0;
+  int64_t index = 0;
+  while (index < config_.num_hidden_layers && !last->starts_with(block_prefix(index))) ++index;
+  return index + 1;
 }
 
 InspectedPass::View InspectedPass::rows_view(const Activations& rows, int64_t columns) const {

@@ -50,9 +50,12 @@ class InspectedPass {
   InspectedPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
                 bool quantized, int64_t num_tokens, RunJob run_job, Inspector& inspector);
 
-  // logits [num_tokens, vocab_size]. The inspector is called on the calling thread, between jobs. Throws what it throws, and
-  // std::bad_alloc.
+  // logits [num_tokens, vocab_size], or null: then the pass ends after the last layer with an activation that is wanted. The
+  // inspector is called on the calling thread, between jobs. Throws what it throws, and std::bad_alloc.
   void run(std::span<const int32_t> tokens, float* logits);
+
+  // The end of a pass, for any residual stream [num_tokens, hidden_size]: final LayerNorm and head. Throws as run.
+  void unembed(const float* residuals, float* logits);
 
  private:
   // Columns of `groups` groups in rows of memory, and the shape under which an inspector sees them.
@@ -70,6 +73,7 @@ class InspectedPass {
   void for_each(int64_t num_tasks, const std::function<void(int64_t)>& task);
   void for_each_row(const std::function<void(int64_t)>& body);
   void embed(std::span<const int32_t> tokens);
+  int64_t num_layers_wanted();  // 0..num_hidden_layers + 1, the last being the final LayerNorm
   void layer(int64_t index);
   void normalize(const std::string& prefix, const LayerNormWeights& norm, const Activations& output);
   void normalize_by(std::span<const float> scales, const LayerNormWeights& norm, const Activations& output);
@@ -83,6 +87,7 @@ class InspectedPass {
   AttentionArgs attention_args(int64_t head);
   void attend();
   void mlp(const std::string& prefix, const LayerWeights& layer);
+  void head(float* logits);
   void add(const Activations& update, const Activations& to);
   void linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride);
 

@@ -47,6 +47,12 @@ void validate(const SequenceSlice& slice, const Config& config) {
   validate_ids("token", slice.tokens, config);
 }
 
+class Uninterested : public Inspector {
+ public:
+  bool wants(const std::string&) override { return false; }
+  bool visit(const std::string&, std::span<const int64_t>, std::span<float>) override { return false; }
+};
+
 }  // namespace
 
 struct Model::Impl {
@@ -160,13 +166,21 @@ void Model::inspect(std::span<const int32_t> tokens, Inspector& inspector, float
     throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
                                 std::to_string(config().max_position_embeddings) + ", the model's context");
   validate_ids("token", tokens, config());
+  inspected_pass(count, inspector).run(tokens, logits);
+}
+
+void Model::unembed(std::span<const float> residuals, float* logits) {
+  Uninterested nobody;
+  inspected_pass(static_cast<int64_t>(residuals.size()) / config().hidden_size, nobody).unembed(residuals.data(), logits);
+}
+
+InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector) {
   // The lock is held for one job at a time, so that the inspector may call the model.
   const auto run_job = [this](const std::function<void(Team&)>& job, int max_threads) {
     const std::lock_guard lock(impl_->mutex);
     impl_->pool->run(job, max_threads);
   };
-  InspectedPass pass(config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, count, run_job, inspector);
-  pass.run(tokens, logits);
+  return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector};
 }
 
 void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {

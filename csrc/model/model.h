@@ -20,6 +20,7 @@ namespace pythia {
 inline constexpr int kMaxThreads = 1024;  // of a model
 
 struct HeadOutput;
+class InspectedPass;
 class Inspector;
 
 // One sequence's part of a forward pass: `tokens` are appended at cache->length().
@@ -66,11 +67,17 @@ class Model {
   void score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores);
 
   // The logits [tokens, vocab_size] of one sequence, with its activations shown to `inspector` (model/inspection.h). The bits
-  // of forward() unless the inspector changes something. The inspector may use the model itself. Throws std::invalid_argument:
-  // no tokens, one out of range, or more than the context holds; and what the inspector throws.
+  // of forward() unless the inspector changes something. Null `logits`: activations only. The inspector may use the model
+  // itself. Throws std::invalid_argument: no tokens, one out of range, or more than the context holds; and what the inspector
+  // throws.
   void inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits);
 
+  // The logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head, with the bits that
+  // forward() has for the same stream.
+  void unembed(std::span<const float> residuals, float* logits);
+
  private:
+  InspectedPass inspected_pass(int64_t num_tokens, Inspector& inspector);
   void run(std::span<const SequenceSlice> slices, HeadOutput output);  // impl_->mutex is held
 
   static std::shared_ptr<Model> make(const std::string& path, int threads, std::string_view isa, PageUse page_use);

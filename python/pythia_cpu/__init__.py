@@ -19,6 +19,8 @@ from pythia_cpu._model import Config, Model
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._scoring import Perplexity, Score
 from pythia_cpu._session import Session
+from pythia_cpu._surprisal import WordSurprisal
+from pythia_cpu._tensors import Tensors
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
 
@@ -37,9 +39,11 @@ __all__ = [
     "Run",
     "Score",
     "Session",
+    "Tensors",
     "Token",
     "TokenStream",
     "Tokenizer",
+    "WordSurprisal",
     "convert",
     "load",
     "open_checkpoint",

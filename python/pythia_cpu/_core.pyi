@@ -325,9 +325,10 @@ class Model:
         tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
         names: collections.abc.Set[str],
         function: collections.abc.Callable[..., typing.Any],
+        logits: bool = True,
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
-        float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place.
+        float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has one of `names`.
         """
     def score(
         self,
@@ -341,6 +342,12 @@ class Model:
     ) -> tuple[typing.Any, ...]:
         """
         Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the targets following the last tokens; returns (log-probabilities float32, most likely ids int32, ranks int32, entropies float32) of all targets.
+        """
+    def unembed(
+        self, residuals: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.
         """
     @property
     def file(self) -> PcpuFile:

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, sequence_ids
+from pythia_cpu._arguments import TokenIds, boolean, sequence_ids
 
 Activation: TypeAlias = npt.NDArray[np.float32]
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
 EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
 
 _SCORES = "hook_attn_scores"
+_UNEMBEDDED_ROWS = 512  # at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,11 @@ class Run:
     """A forward pass over one sequence.
 
     Attributes:
-        logits: float32 ``[num_tokens, vocab_size]``.
+        logits: float32 ``[num_tokens, vocab_size]``; None if they were not asked for.
         activations: float32 arrays by name, in the order of the pass.
     """
 
-    logits: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32] | None
     activations: dict[str, Activation] = field(default_factory=dict)
 
 
@@ -54,6 +55,7 @@ class InspectsActivations(ABC):
         *,
         capture: str | Iterable[str] = (),
         edit: Mapping[str, Edit] | EditAny | None = None,
+        logits: bool = True,
     ) -> Run:
         """Runs one sequence, keeps the activations asked for, and changes them on their way.
 
@@ -81,6 +83,7 @@ class InspectsActivations(ABC):
                 and array of every activation, scores and patterns too. A function returns the array that takes the
                 activation's place, or None; it may also change the array it is given. The rest of the pass, and
                 ``Run.activations``, have the edited one. It may call the model.
+            logits: False leaves out the logits, and the layers after the last one that is captured or edited.
 
         Raises:
             ValueError: a name or pattern that no activation has, an edit of another shape or with values that are not
@@ -103,7 +106,41 @@ class InspectsActivations(ABC):
                 activations[name] = array
             return array if name in edits else None
 
-        return Run(core.inspect(ids, wanted | edits.keys(), see), activations)
+        found = core.inspect(ids, wanted | edits.keys(), see, boolean("logits", logits))
+        return Run(found if logits else None, activations)
+
+    def unembed(self, residuals: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """The logits that residual streams give through the final LayerNorm and the head: the logit lens
+        (nostalgebraist 2020), if they are of an earlier layer.
+
+        Of the last layer's ``hook_resid_post`` it gives the logits of that pass, bit for bit.
+
+        Args:
+            residuals: numbers ``[..., hidden_size]``, for example an activation of ``run``, or several, stacked.
+
+        Returns:
+            float32 ``[..., vocab_size]``.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        core = self._inspecting()
+        hidden_size, vocab_size = core.file.config["hidden_size"], core.file.config["vocab_size"]
+        try:
+            array = np.asarray(residuals, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"residuals are no array of numbers ({error})") from None
+        if array.ndim == 0 or array.shape[-1] != hidden_size:
+            raise ValueError(
+                f"residuals have shape {list(array.shape)}, expected [..., {hidden_size}], the hidden size"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("residuals have values that are not finite")
+        rows = array.reshape(-1, hidden_size)
+        logits = np.empty((len(rows), vocab_size), np.float32)
+        for begin in range(0, len(rows), _UNEMBEDDED_ROWS):
+            logits[begin : begin + _UNEMBEDDED_ROWS] = core.unembed(rows[begin : begin + _UNEMBEDDED_ROWS])
+        return logits.reshape(*array.shape[:-1], vocab_size)
 
 
 def _match(pattern: object, names: list[str]) -> list[str]:

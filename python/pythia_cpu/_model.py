@@ -23,6 +23,8 @@ from pythia_cpu._memorization import MeasuresMemorization
 from pythia_cpu._passes import last_logits
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session
+from pythia_cpu._surprisal import MeasuresSurprisal
+from pythia_cpu._tensors import Tensors
 from pythia_cpu._tokenizer import Tokenizer
 
 
@@ -39,7 +41,7 @@ class Config(dict[str, Any]):
             raise AttributeError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}") from None
 
 
-class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorization):
+class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations, MeasuresMemorization):
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
     Pickled, e.g. for another process, it is the file's path and the number of threads: the file is opened again.
 
@@ -104,6 +106,16 @@ class Model(GeneratesTexts, ScoresTexts, InspectsActivations, MeasuresMemorizati
         known.
         """
         return provenance(self._file)
+
+    @functools.cached_property
+    def tensors(self) -> Tensors:
+        """The weights, read when asked for: a mapping from names as in the checkpoint, such as
+        ``"gpt_neox.layers.0.attention.query_key_value.weight"``, to float32 arrays of the shapes there, ``[num_outputs,
+        num_inputs]`` for matrices. They are the values that the model computes with: of q8 and q4 weights the
+        dequantized ones. Rows of ``query_key_value`` are ordered by head, then query, key and value, then ``head_dim``.
+        A tied head is there as ``embed_out.weight``.
+        """
+        return Tensors(self._file)
 
     @functools.cached_property
     def _generation(self) -> GeneratingModel:

@@ -169,6 +169,12 @@ class ScoringModel:
             raise ValueError("the model has no end-of-text token to begin the text with: pass stride")
         return _core.rolling_windows(ids, self._eos_token_id, length)
 
+    def start_id(self) -> int:
+        """The end-of-text token, for a text to begin after."""
+        if self._eos_token_id is None:
+            raise ValueError("the model has no end-of-text token to begin the text with")
+        return self._eos_token_id
+
     def ids(self, name: str, text: object) -> list[int]:
         """Token ids of a text, perhaps none."""
         if isinstance(text, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from pythia_cpu._tokenizer_export import tokenizer_json
@@ -28,6 +29,26 @@ class Tokenizer:
         Raises:
             ValueError: the text is not a str, or holds lone surrogates.
         """
+        ids: list[int] = self._encode(text).ids
+        return ids
+
+    def offsets(self, text: str) -> npt.NDArray[np.int64]:
+        """Where in the text each token of ``encode(text)`` comes from.
+
+        They are the offsets of ``tokenizers`` (transformers' ``return_offsets_mapping``): a token has the space before
+        its word in its range, unless the checkpoint's tokenizer trims it (``trim_offsets`` of its post-processor).
+        Tokens that are parts of one character each have all of it. Characters are those of the text as it was given;
+        of several that NFC joins to one, only the first is in the range.
+
+        Returns:
+            int64 ``[num_tokens, 2]``: ``text[begin:end]`` for each row ``begin, end``.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        return np.array(self._encode(text).offsets, dtype=np.int64).reshape(-1, 2)
+
+    def _encode(self, text: str) -> tokenizers.Encoding:
         if not isinstance(text, str):
             raise ValueError(f"text is of type {type(text).__name__}, expected str")
         try:
@@ -37,8 +58,7 @@ class Tokenizer:
                 f"text has a lone surrogate at position {error.start}, which is no character; "
                 "read files with errors='replace' to be rid of such"
             ) from None
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD, ids without a token give no text.

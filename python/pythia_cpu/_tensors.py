@@ -1,0 +1,45 @@
+"""The weights of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from pythia_cpu import _core
+
+
+class Tensors(Mapping[str, npt.NDArray[np.float32]]):
+    """A model's weights by their names in the checkpoint; ``Model.tensors`` is one.
+
+    An array is read from the file, and dequantized, each time it is asked for: it is the caller's own, and changing it
+    does not change the model.
+    """
+
+    def __init__(self, file: _core.PcpuFile) -> None:
+        """``Model`` makes these."""
+        self._file = file
+        self._names = {tensor["name"]: None for tensor in file.tensors}
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
+        """The tensor's values: float32 ``[size]`` or ``[num_outputs, num_inputs]``."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.read(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the model has the tensor."""
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order of the file."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        """The file and how many tensors it has."""
+        return f"<Tensors of {self._file.path!r}: {len(self)}>"

@@ -1,0 +1,123 @@
+"""Residual streams turned to logits, and passes that compute activations only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pythia_cpu
+from bits import assert_same_bits
+from pythia_cpu import Model, _core
+
+TOKENS = np.random.default_rng(3).integers(0, 4096, 40).tolist()
+SHAPE = {"hidden_size": 72, "num_attention_heads": 3, "num_hidden_layers": 3}
+
+
+@pytest.fixture(scope="module")
+def model(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]) -> Model:
+    return pythia_cpu.load(make_model_file(make_checkpoint(**SHAPE), "f32"), threads=2)
+
+
+# The head alone
+
+
+@pytest.mark.parametrize("weights", ["f16", "q8", "q4"])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_bits_of_logits(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], weights: str, parallel: bool
+) -> None:
+    path = make_model_file(make_checkpoint(**SHAPE, parallel=parallel), weights)
+    run = pythia_cpu.load(path).run(TOKENS, capture="blocks.2.hook_resid_post")
+    (residuals,) = run.activations.values()
+    for isa in _core.supported_isas():
+        assert_same_bits(_core.Model.open(str(path), 1, isa).unembed(residuals), run.logits)
+    model = pythia_cpu.load(path, threads=2)
+    assert_same_bits(model.unembed(residuals), model.logits(TOKENS))
+    assert_same_bits(model.unembed(residuals[7]), run.logits[7])
+    many = np.tile(residuals, (20, 1)).reshape(2, 400, -1)  # more than are computed at a time
+    assert_same_bits(model.unembed(many), np.tile(run.logits, (20, 1)).reshape(2, 400, -1))
+
+
+def test_lens_of_earlier_layers(model: Model) -> None:
+    """What the head gives where the layers after one add nothing to the stream."""
+    names = [f"blocks.{i}.hook_resid_post" for i in range(3)]
+    streams = np.stack(list(model.run(TOKENS, capture=names).activations.values()))
+    lens = model.unembed(streams)
+    assert lens.shape == (3, len(TOKENS), model.config.vocab_size) and lens.dtype == np.float32
+    skipped = model.run(TOKENS, edit={"blocks.2.hook_resid_post": lambda _: streams[0]}).logits
+    assert_same_bits(lens[0], skipped)
+
+    weight, bias = (model.tensors[f"gpt_neox.final_layer_norm.{name}"] for name in ("weight", "bias"))
+    centred = streams.astype(np.float64) - streams.mean(-1, keepdims=True, dtype=np.float64)
+    scale = np.sqrt((centred**2).mean(-1, keepdims=True) + model.config.layer_norm_eps)
+    expected = (centred / scale * weight + bias) @ model.tensors["embed_out.weight"].T
+    assert np.abs(lens - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_what_unembed_takes(model: Model) -> None:
+    assert model.unembed(np.zeros((0, 72))).shape == (0, model.config.vocab_size)
+    assert_same_bits(model.unembed([[0.5] * 72]), model.unembed(np.full((1, 72), 0.5, np.float64)))
+    strided = np.random.default_rng(1).standard_normal((72, 5), dtype=np.float32)
+    assert_same_bits(model.unembed(strided.T), model.unembed(strided.T.copy()))
+    cases: list[tuple[Any, str]] = [
+        (np.zeros((3, 71)), r"shape \[3, 71\], expected \[..., 72\]"),
+        (np.float32(1), r"shape \[\], expected"),
+        (np.full((1, 72), np.nan), "not finite"),
+        ("text", "no array of numbers"),
+    ]
+    for residuals, message in cases:
+        with pytest.raises(ValueError, match=message):
+            model.unembed(residuals)
+
+
+# Activations without logits
+
+
+@pytest.mark.parametrize("pattern", ["*", "hook_embed", "blocks.1.attn.hook_pattern", "blocks.*.ln1.*", "ln_final.*"])
+def test_activations_are_the_same_without_logits(model: Model, pattern: str) -> None:
+    run = model.run(TOKENS, capture=pattern, logits=False)
+    assert run.logits is None
+    expected = model.run(TOKENS, capture=pattern).activations
+    assert list(run.activations) == list(expected)
+    for name, array in expected.items():
+        assert_same_bits(run.activations[name], array, name)
+
+
+def test_what_is_not_asked_for_is_not_computed() -> None:
+    model = pythia_cpu.load(threads=1)
+    tokens = (TOKENS * 26)[:1024]
+
+    def cpu_time_s(**options: Any) -> float:
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            model.run(tokens, **options)
+            times.append(time.process_time() - start)
+        return min(times)
+
+    last = cpu_time_s(capture="blocks.5.hook_resid_post", logits=False)
+    assert cpu_time_s(capture="blocks.0.hook_resid_post", logits=False) < last / 2  # of six layers
+    assert cpu_time_s(capture="hook_embed", logits=False) < last / 6
+    assert cpu_time_s(capture="blocks.5.hook_resid_post") > last
+
+
+def test_edits_without_logits(model: Model) -> None:
+    """An edit runs even where nothing after it is captured, and changes what is."""
+    seen = []
+
+    def double(array: np.ndarray) -> np.ndarray:
+        seen.append(array.shape)
+        return 2 * array
+
+    edit = {"blocks.0.hook_mlp_out": double, "blocks.2.hook_mlp_out": double}
+    run = model.run(TOKENS, capture="blocks.1.hook_resid_pre", edit=edit, logits=False)
+    assert len(seen) == 2
+    expected = model.run(TOKENS, capture="blocks.1.hook_resid_pre", edit=edit).activations
+    assert_same_bits(run.activations["blocks.1.hook_resid_pre"], expected["blocks.1.hook_resid_pre"])
+    with pytest.raises(ValueError, match="logits is 1 of type int, expected True or False"):
+        model.run(TOKENS, logits=1)  # type: ignore[arg-type]
