@@ -143,6 +143,30 @@ def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: C
     assert cached(tmp_path / "c").exists()
 
 
+def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    cache, mini = tmp_path / "cache", MINI_PYTHIA.parent
+    other = cached(write_checkpoint(tmp_path / "c", **SMALL)).resolve()
+    f16, q8, whole = (path.resolve() for path in (cached(mini, 1800), cached(mini, 1800, "q8"), cached(MINI_PYTHIA)))
+
+    def remove(*arguments: Any, **options: Any) -> list[Path]:
+        return [file.path for file in pythia_cpu.remove_cached(*arguments, cache_dir=cache, **options)]
+
+    assert remove(mini, revision=5) == remove(mini, weights="q4") == remove("pythia-14m") == []
+    model = pythia_cpu.load(q8)
+    assert remove(mini, revision=1800, weights="q8") == [q8]
+    assert model.verify()  # still mapped
+    assert remove(mini, revision="step1800") == [f16]
+    assert not f16.parent.exists()  # with the link that "auto" is, and the locks
+    assert remove(MINI_PYTHIA, revision="main") == [whole]
+    assert [file.path for file in pythia_cpu.list_cache(cache)] == [other]
+    assert remove(tmp_path / "c", revision=other.name.split("-")[0]) == [other]
+    assert cached(mini, 1800).exists()
+    with pytest.raises(ValueError, match="weights is 'auto', expected one of f32, f16"):
+        remove(mini, weights="auto")
+    with pytest.raises(CheckpointError, match="is not a folder"):
+        remove("no/such/model")
+
+
 def test_load_converts_a_folder_into_the_cache(tmp_path: Path) -> None:
     model = pythia_cpu.load(MINI_PYTHIA, cache_dir=tmp_path, progress=False)
     shipped = pythia_cpu.load()
@@ -165,9 +189,18 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr() == ("", "")
 
     cached_conversion(MINI_PYTHIA, progress=False)
+    cached_conversion(MINI_PYTHIA.parent, 1800, progress=False)
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out
-    assert listed.count("\n") == 1 and "f16   step1800  " in listed and str(tmp_path / "cache") in listed
+    assert listed.count("\n") == 2 and "f16   step1800  " in listed and str(tmp_path / "cache") in listed
+    assert main(["--remove", str(MINI_PYTHIA.parent), "--revision", "1800"]) == 0
+    assert capsys.readouterr().out.startswith(f"removed 4.9 MB, {tmp_path}/cache/mini-pythia/")
+    assert main(["--remove", str(MINI_PYTHIA.parent)]) == 1
+    assert "has no such conversion of" in capsys.readouterr().err
+    (tmp_path / "cache" / "old").mkdir()
+    (tmp_path / "cache" / "old" / "x-v1-f16.pcpu").write_bytes(b"of long ago")
+    assert main(["--list"]) == 0
+    assert "0.0 MB  ?     damaged, or of another version  " in capsys.readouterr().out
     assert main(["--clear"]) == 0
     assert main(["--list"]) == 0
     assert capsys.readouterr().out.startswith("removed 4.9 MB from ")
@@ -188,7 +221,15 @@ def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_command_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["x"], ["-o", "m"], ["x", "-o", "m", "--weights", "f8"], ["x", "--list"], ["--nonsense"]):
+    for arguments in (
+        [],
+        ["x"],
+        ["-o", "m"],
+        ["x", "-o", "m", "--weights", "f8"],
+        ["x", "--list"],
+        ["--nonsense"],
+        ["--remove"],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2

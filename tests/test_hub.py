@@ -163,6 +163,23 @@ def test_what_the_hub_does_not_have(hub: Hub, run: Run, tmp_path: Path) -> None:
     assert f"{REPO} at nothing: has no config.json" in refused(run, tmp_path, REPO, "--revision", "nothing")
 
 
+REVISIONS = "import sys, pythia_cpu; print(*pythia_cpu.revisions(sys.argv[1]))"
+
+
+def test_revisions(hub: Hub, run: Run, tmp_path: Path) -> None:
+    for name in ("step1000", "main", "step143000", "step2", "step512", "step0", "step1000-old"):
+        hub.add(REPO, name, {"config.json": b"{}"})
+    hub.trouble = {"/refs": [503]}
+    assert run(REVISIONS, "pythia-14m").stdout == "step0 step2 step512 step1000 step143000\n"
+    hub.add("a/b", "main", {})
+    assert run(REVISIONS, "a/b").stdout == "\n"
+    assert "a/c: is not a model on the hub" in run(REVISIONS, "a/c").stderr
+    assert "OSError: a/b: the hub cannot be reached, and only it" in run(REVISIONS, "a/b", HF_HUB_OFFLINE="1").stderr
+    for name in ("step20", "step3", "other"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    assert run(REVISIONS, str(tmp_path / "run")).stdout == "step3 step20\n"
+
+
 def test_offline(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
     offline = {"HF_HUB_OFFLINE": "1"}
@@ -226,6 +243,13 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
     assert again.stdout == first.stdout
     assert not hub.downloads()
     assert run(CACHED, REPO, commit, HF_ENDPOINT="http://127.0.0.1:9").stdout == first.stdout
+    # Removed by its name, without a hub.
+    remove = (
+        "import sys, pythia_cpu; print(*(f.path for f in pythia_cpu.remove_cached('pythia-14m', revision=sys.argv[1])))"
+    )
+    assert run(remove, "step1", HF_ENDPOINT="http://127.0.0.1:9").stdout == "\n"
+    assert run(remove, "main", HF_ENDPOINT="http://127.0.0.1:9").stdout == first.stdout
+    assert not path.parent.exists()
 
 
 # Names

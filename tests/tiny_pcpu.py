@@ -44,6 +44,7 @@ def write_file(
     stop_after: int | None = None,
     metadata: dict[str, str] | None = None,
     seed: int = 0,
+    source_sha256: bytes = bytes(range(32)),
 ) -> dict[str, np.ndarray]:
     """Writes a small file with random weights and returns their values."""
     config = {**CONFIG, **(config or {})}
@@ -62,7 +63,7 @@ def write_file(
                 writer.append(_core.pack_matrix(array, "f32", rows, cols, target))
             else:
                 writer.append(_core.convert_elements(array, "f32", target))
-            writer.end_tensor(bytes(range(32)))
+            writer.end_tensor(source_sha256)
             values[name] = array[0] if layout == VECTOR else array
         writer.set_tokenizer(TOKENIZER)
         writer.set_metadata(metadata or METADATA)

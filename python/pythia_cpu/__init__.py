@@ -8,8 +8,10 @@ print(model.generate("Once upon a time", max_new_tokens=64).text)
 
 from importlib.metadata import version as _version
 
+from pythia_cpu._cache import CachedFile, list_cache, remove_cached
 from pythia_cpu._checkpoint import open_checkpoint
 from pythia_cpu._convert import ConversionReport, convert
+from pythia_cpu._duplicates import SharedTensors, find_duplicates
 from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._generation import Generation, Token
 from pythia_cpu._inspection import Run
@@ -19,6 +21,7 @@ from pythia_cpu._model import Config, Model
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._scoring import Perplexity, Score
 from pythia_cpu._session import Session
+from pythia_cpu._source import revisions
 from pythia_cpu._surprisal import WordSurprisal
 from pythia_cpu._tensors import Tensors
 from pythia_cpu._token_stream import TokenStream
@@ -27,6 +30,7 @@ from pythia_cpu._tokenizer import Tokenizer
 __version__ = _version("pythia-cpu")
 
 __all__ = [
+    "CachedFile",
     "CheckpointError",
     "Config",
     "ConversionReport",
@@ -39,12 +43,17 @@ __all__ = [
     "Run",
     "Score",
     "Session",
+    "SharedTensors",
     "Tensors",
     "Token",
     "TokenStream",
     "Tokenizer",
     "WordSurprisal",
     "convert",
+    "find_duplicates",
+    "list_cache",
     "load",
     "open_checkpoint",
+    "remove_cached",
+    "revisions",
 ]

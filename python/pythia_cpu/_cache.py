@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pythia_cpu import _core
 from pythia_cpu._checkpoint import Checkpoint
-from pythia_cpu._convert import CONVERTER_VERSION, convert_checkpoint
+from pythia_cpu._convert import CONVERTER_VERSION, convert_checkpoint, provenance
+from pythia_cpu._errors import FormatError
 from pythia_cpu._source import Source, local_source, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
@@ -23,10 +24,22 @@ _SUFFIX = ".pcpu"
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A converted checkpoint in the cache."""
+    """A converted checkpoint in the cache.
+
+    Attributes:
+        path: the ``.pcpu`` file.
+        size_bytes: its size.
+    """
 
     path: Path
     size_bytes: int
+
+    def provenance(self) -> dict[str, object] | None:
+        """Where its weights came from, as ``Model.provenance``; None if this version of the package cannot read it."""
+        try:
+            return provenance(_core.PcpuFile.open(str(self.path)))
+        except FormatError:
+            return None
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -70,9 +83,75 @@ def cached_conversion(
 
 
 def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
-    """All converted checkpoints in the cache, by name."""
+    """All converted checkpoints that ``load`` keeps, by name.
+
+    Args:
+        cache_dir: the cache; None is the one that ``load`` uses by default.
+    """
     files = sorted(cache_folder(cache_dir).glob(f"*/*{_SUFFIX}"))
     return [CachedFile(path, path.stat().st_size) for path in files if not path.is_symlink()]
+
+
+def remove_cached(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | int | None = None,
+    weights: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> list[CachedFile]:
+    """Removes one model's converted checkpoints from the cache, for example in a sweep, each when it is done with.
+
+    Nothing else is removed: not the checkpoint, nor what the hub's client downloaded. A model that has the file open
+    can still be used.
+
+    Args:
+        source: as for ``load``. A local folder is known by its name, without its path.
+        revision: the revision it was loaded with ("main" for none), or its commit; None removes all revisions.
+        weights: the format; None removes all of them.
+        cache_dir: the cache; None is the one that ``load`` uses by default.
+
+    Returns:
+        what was removed; nothing, if the cache has no such file.
+
+    Raises:
+        CheckpointError: ``source`` is neither a folder nor a hub id.
+        ValueError: a bad revision, or ``weights`` that do not exist.
+        OSError: a file cannot be removed.
+    """
+    if weights is not None and weights not in _core.WEIGHT_FORMATS:
+        raise ValueError(f"weights is {weights!r}, expected one of {', '.join(_core.WEIGHT_FORMATS)}, or None for all")
+    wanted = revision_name(revision)
+    if Path(source).is_dir():
+        name = Path(source).resolve().name
+    else:
+        from pythia_cpu import _hub
+
+        name = _hub.repo_id_of(source)
+    folder = _folder(cache_dir, name)
+    removed = [
+        cached
+        for cached in list_cache(cache_dir)
+        if cached.path.parent == folder
+        and (weights is None or cached.path.stem.endswith(f"-{weights}"))
+        and (wanted is None or _is_revision(cached, wanted))
+    ]
+    for cached in removed:
+        cached.path.unlink(missing_ok=True)
+        cached.path.with_name(f"{cached.path.name}.lock").unlink(missing_ok=True)
+    for link in folder.glob(f"*{_SUFFIX}") if removed else ():
+        if link.is_symlink() and not link.exists():
+            link.unlink(missing_ok=True)
+            link.with_name(f"{link.name}.lock").unlink(missing_ok=True)
+    if removed and not any(folder.iterdir()):
+        folder.rmdir()
+    return removed
+
+
+def _is_revision(cached: CachedFile, wanted: str) -> bool:
+    if cached.path.name.startswith(f"{wanted}-"):
+        return True
+    facts = cached.provenance()
+    return facts is not None and wanted == (facts["revision"] or "main")
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
@@ -89,11 +168,16 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
     return freed_bytes
 
 
+def _folder(cache_dir: str | os.PathLike[str] | None, name: str) -> Path:
+    """Where a model's conversions lie."""
+    return cache_folder(cache_dir) / re.sub(r"[^\w.-]", "--", name)
+
+
 class _Entry:
     """Where a conversion lies: ``<cache>/<model>/<commit or identity>-<converter>-<format>.pcpu``."""
 
     def __init__(self, cache_dir: str | os.PathLike[str] | None, name: str, identity: str, weights: str) -> None:
-        folder = cache_folder(cache_dir) / re.sub(r"[^\w.-]", "--", name)
+        folder = _folder(cache_dir, name)
         self._stem = f"{identity}-v{CONVERTER_VERSION}"
         self.weights = weights
         self.path = folder / f"{self._stem}-{weights}{_SUFFIX}"

@@ -17,8 +17,9 @@ from typing import NoReturn
 import numpy as np
 
 from pythia_cpu import _core
-from pythia_cpu._cache import cache_folder, clear_cache, list_cache
+from pythia_cpu._cache import cache_folder, clear_cache, list_cache, remove_cached
 from pythia_cpu._convert import ConversionReport, convert, provenance
+from pythia_cpu._duplicates import find_duplicates
 from pythia_cpu._fidelity import Fidelity, TextFidelity
 
 _EPILOG = """\
@@ -27,6 +28,7 @@ examples:
   pythia-convert pythia-14m --revision step3000 -o model.pcpu
   pythia-convert EleutherAI/pythia-70m -o model-q8.pcpu --weights q8 --report report.json
   pythia-convert --list
+  pythia-convert pythia-14m --revision step3000 --remove
 """
 
 
@@ -34,14 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status is 0, 1 for an error (one line on standard error), 2 for wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if (options.source is None) != (options.list or options.clear) or (options.source and options.output is None):
-        parser.error("give SOURCE and -o FILE, or --list, or --clear")
+    actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
+    if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
+        parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
     before = signal.signal(signal.SIGTERM, _terminate)  # so that an interrupted conversion leaves nothing behind
     try:
         if options.list:
             _list_cache()
         elif options.clear:
             print(f"removed {clear_cache() / 1e6:.1f} MB from {cache_folder()}")
+        elif options.remove:
+            _remove_cached(options)
+        elif options.duplicates is not None:
+            _print_duplicates(options.duplicates or [cached.path for cached in list_cache()])
         else:
             _convert(options)
     except KeyboardInterrupt:
@@ -76,9 +83,34 @@ def _convert(options: argparse.Namespace) -> None:
 def _list_cache() -> None:
     """One line for each converted checkpoint: size, format, source, revision, path."""
     for cached in list_cache():
-        facts = provenance(_core.PcpuFile.open(str(cached.path)))
-        origin = f"{facts['source']}@{facts['revision'] or 'main'}" if facts["commit"] else facts["source"]
-        print(f"{cached.size_bytes / 1e6:9.1f} MB  {facts['weights']!s:4}  {origin}  {cached.path}")
+        facts = cached.provenance()
+        what = f"{facts['weights']!s:4}  {_origin(facts)}" if facts else "?     damaged, or of another version"
+        print(f"{cached.size_bytes / 1e6:9.1f} MB  {what}  {cached.path}")
+
+
+def _origin(facts: dict[str, object]) -> str:
+    at_hub = f"{facts['source']}@{facts['revision'] or 'main'}"
+    return at_hub if facts["commit"] else str(facts["source"])
+
+
+def _remove_cached(options: argparse.Namespace) -> None:
+    weights = None if options.weights == "auto" else options.weights
+    removed = remove_cached(options.source, revision=options.revision, weights=weights)
+    if not removed:
+        raise ValueError(f"{cache_folder()} has no such conversion of {options.source}; --list shows what it has")
+    for cached in removed:
+        print(f"removed {cached.size_bytes / 1e6:.1f} MB, {cached.path}")
+
+
+def _print_duplicates(paths: Sequence[str | Path]) -> None:
+    """A paragraph for each finding: what is the same, and the files."""
+    found = find_duplicates(paths)
+    for shared in found:
+        more = f" and {len(shared.tensors) - 1} more" if len(shared.tensors) > 1 else ""
+        print("equal checkpoints:" if shared.is_whole else f"equal tensors, {shared.tensors[0]}{more}:")
+        for path in shared.files:
+            print(f"  {_origin(provenance(_core.PcpuFile.open(str(path))))}  {path}")
+    print(f"{len(set(map(Path, paths)))} files compared{'' if found else ', nothing found that is in two of them'}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +139,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--report-text", metavar="FILE", help="measure that on this text too, beside a bundled one")
     parser.add_argument("--list", action="store_true", help="list the converted checkpoints that pythia_cpu.load keeps")
-    parser.add_argument("--clear", action="store_true", help="remove them")
+    parser.add_argument("--clear", action="store_true", help="remove all of them")
+    parser.add_argument(
+        "--remove", action="store_true", help="remove those of SOURCE; with --revision or --weights, only such"
+    )
+    parser.add_argument(
+        "--duplicates",
+        metavar="FILE",
+        nargs="*",
+        help="show which .pcpu files (default: those that pythia_cpu.load keeps) have equal checkpoints or tensors",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     return parser
 

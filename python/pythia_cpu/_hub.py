@@ -22,7 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported at
 
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
-from pythia_cpu._source import Source
+from pythia_cpu._source import Source, sorted_steps
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -237,6 +237,25 @@ def _remember(revision: Revision) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         working.write_text(revision.commit)
         working.replace(path)
+
+
+def step_revisions(repo_id: str) -> list[str]:
+    """Branches of a model that are named after training steps, by step.
+
+    Raises:
+        CheckpointError: the hub has no such model.
+        OSError: the hub cannot be reached.
+    """
+    try:
+        refs = _patiently(lambda: huggingface_hub.HfApi().list_repo_refs(repo_id))
+    except errors.GatedRepoError:
+        raise CheckpointError(f"{repo_id}: asks for an agreement; accept it on the hub and log in") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{repo_id}: is not a model on the hub; check its name") from None
+    except _HTTP_ERRORS as error:
+        problem = "the hub cannot be reached, and only it knows all revisions: list them when online"
+        raise OSError(f"{repo_id}: {problem} ({error})") from None
+    return sorted_steps(ref.name for ref in refs.branches)
 
 
 def _unknown_revision(repo_id: str, wanted: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pythia_cpu._arguments import integer
 from pythia_cpu._errors import CheckpointError
 
 _STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
+_STEP_NAME = re.compile(r"step\d+")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,34 @@ def local_source(folder: Path, revision: str | None) -> Source:
             f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
         )
     return Source(name=folder.resolve().name, folder=folder / revision, revision=revision)
+
+
+def sorted_steps(names: Iterable[str]) -> list[str]:
+    """Those of the names that are training steps ("step3000"), by step."""
+    return sorted((name for name in names if _STEP_NAME.fullmatch(name)), key=lambda name: int(name[4:]))
+
+
+def revisions(source: str | os.PathLike[str]) -> list[str]:
+    """The checkpoints of a training run, by step, to loop over.
+
+    Each is a ``revision`` for ``load``, ``convert`` and ``open_checkpoint``.
+
+    Args:
+        source: a hub id ("EleutherAI/pythia-70m") or its short form ("pythia-70m"), whose branches are listed by the
+            hub; or a local folder of checkpoints, each in a subfolder.
+
+    Returns:
+        names such as "step1000"; empty if there are none. Others, such as "main", are left out.
+
+    Raises:
+        CheckpointError: it is neither a folder nor a model on the hub.
+        OSError: the hub cannot be reached.
+    """
+    if Path(source).is_dir():
+        return sorted_steps(entry.name for entry in os.scandir(source) if entry.is_dir())
+    from pythia_cpu import _hub
+
+    return _hub.step_revisions(_hub.repo_id_of(source))
 
 
 def resolve_source(
