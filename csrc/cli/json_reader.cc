@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "text/utf8.h"
+#include "common/utf8.h"
 
 namespace pythia::cli {
 namespace {

@@ -1,13 +1,13 @@
 #include "cli/json_writer.h"
 
-#include "format/utf8.h"
+#include "common/utf8.h"
 
 namespace pythia::cli {
 
 JsonWriter& JsonWriter::string(std::string_view value) {
   static constexpr char kHex[] = "0123456789abcdef";
   separate();
-  const bool is_text = is_utf8(value);
+  const bool is_text = utf8::is_valid(value);
   text_ += '"';
   for (const char c : value) {
     const auto byte = static_cast<unsigned char>(c);

@@ -6,8 +6,8 @@
 #include "cli/io.h"
 #include "cli/json_reader.h"
 #include "cli/score_result.h"
+#include "common/utf8.h"
 #include "text/unicode_tables.h"
-#include "text/utf8.h"
 
 namespace pythia::cli {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "common/errors.h"
 #include "common/pages.h"
+#include "common/utf8.h"
 #include "format/reader.h"
-#include "format/utf8.h"
 
 namespace pythia {
 namespace {
@@ -180,7 +180,7 @@ std::map<std::string, std::string, std::less<>> Validator::parse_metadata() cons
       fail(field + " size", std::to_string(size), "at most the " + std::to_string(rest.size()) + " bytes left");
     const std::string text(rest.substr(0, size));
     rest.remove_prefix(size);
-    if (!is_utf8(text)) fail(field, "not UTF-8", "UTF-8");
+    if (!utf8::is_valid(text)) fail(field, "not UTF-8", "UTF-8");
     return text;
   };
 

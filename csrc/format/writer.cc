@@ -13,7 +13,7 @@
 #include <system_error>
 #include <vector>
 
-#include "format/utf8.h"
+#include "common/utf8.h"
 
 namespace pythia {
 namespace {
@@ -225,7 +225,7 @@ void PcpuWriter::set_metadata(const std::map<std::string, std::string, std::less
   };
   put_u32(metadata.size());
   for (const auto& [key, value] : metadata) {  // std::map: sorted and unique
-    if (!is_utf8(key) || !is_utf8(value)) throw_argument("the metadata entry '" + key + "' is not UTF-8");
+    if (!utf8::is_valid(key) || !utf8::is_valid(value)) throw_argument("the metadata entry '" + key + "' is not UTF-8");
     put_u32(key.size());
     put_u32(value.size());
     bytes += key;

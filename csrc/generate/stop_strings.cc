@@ -4,14 +4,15 @@
 #include <stdexcept>
 #include <utility>
 
-#include "format/utf8.h"
+#include "common/utf8.h"
 
 namespace pythia {
 
 StopMatcher::StopMatcher(std::vector<std::string> stop_strings) : stop_strings_(std::move(stop_strings)) {
   for (const std::string& stop : stop_strings_) {
     if (stop.empty()) throw std::invalid_argument("[generate] a stop string is empty, expected at least one character");
-    if (!is_utf8(stop)) throw std::invalid_argument("[generate] a stop string is not valid UTF-8, so no text can hold it");
+    if (!utf8::is_valid(stop))
+      throw std::invalid_argument("[generate] a stop string is not valid UTF-8, so no text can hold it");
   }
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels/fma_exact.h"
+#include "quant/half.h"
 
 namespace pythia {
 namespace {
@@ -172,19 +173,10 @@ inline int32_t reduce_add_i(IVec a) {
   return static_cast<int32_t>(sum);
 }
 
-inline float half_to_float(uint16_t h) {
-  const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ffu;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa ? 0x400000u | (mantissa << 13) : 0u));
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
-}
 inline Vec load_f16(const void* p) {
   uint16_t h[kLanes];
   std::memcpy(h, p, sizeof h);
-  return map([&](int i) { return half_to_float(h[i]); });
+  return map([&](int i) { return f16_to_float(h[i]); });
 }
 inline Vec load_bf16(const void* p) {
   uint16_t h[kLanes];

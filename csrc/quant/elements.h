@@ -1,25 +1,14 @@
-// IEEE half and bfloat16 to and from float32 in integer arithmetic: the same bits on every CPU, in any floating-point mode.
+// IEEE half and bfloat16 to and from float32: the same bits on every CPU, in any floating-point mode.
 #pragma once
 
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/half.h"
 #include "quant/weight_format.h"
 
 namespace pythia {
-
-// Every half is a float; NaN keeps its payload.
-constexpr float f16_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t magnitude = half & 0x7fffu;
-  if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  if (magnitude >= 0x0400u) return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
-  // magnitude * 2^-24: place the leading one at bit 10, as a normal half would have it.
-  if (magnitude == 0) return std::bit_cast<float>(sign);
-  const uint32_t shift = static_cast<uint32_t>(std::countl_zero(magnitude)) - 21;
-  return std::bit_cast<float>(sign | (((magnitude << shift) & 0x3ffu) << 13) | ((113u - shift) << 23));
-}
 
 // Rounds half to even; magnitudes from 65520 on become infinity, NaN stays NaN (quiet).
 constexpr uint16_t float_to_f16(float value) {

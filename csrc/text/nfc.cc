@@ -5,8 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/utf8.h"
 #include "text/unicode_tables.h"
-#include "text/utf8.h"
 
 namespace pythia {
 

@@ -3,8 +3,8 @@
 #include <array>
 #include <cstdint>
 
+#include "common/utf8.h"
 #include "text/unicode_tables.h"
-#include "text/utf8.h"
 
 namespace pythia {
 

@@ -4,12 +4,12 @@
 #include <limits>
 #include <stdexcept>
 
+#include "common/utf8.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/nfc.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_tables.h"
-#include "text/utf8.h"
 #include "text/word_cache.h"
 
 namespace pythia {

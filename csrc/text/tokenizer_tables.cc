@@ -4,7 +4,7 @@
 #include <string>
 
 #include "common/errors.h"
-#include "text/utf8.h"
+#include "common/utf8.h"
 
 namespace pythia {
 

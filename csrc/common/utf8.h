@@ -1,4 +1,5 @@
-// UTF-8, as Rust's str and String::from_utf8_lossy see it: no surrogates, nothing overlong, nothing above U+10FFFF.
+// UTF-8, as Rust's str and String::from_utf8_lossy see it: no surrogates, nothing overlong, nothing above U+10FFFF (Unicode
+// Standard, table 3-7).
 #pragma once
 
 #include <cstddef>
@@ -22,6 +23,8 @@ Sequence first_sequence(const char* bytes, std::size_t size) noexcept;
 
 // Offset of the first byte that is not part of a valid character, or text.size().
 std::size_t valid_prefix(std::string_view text) noexcept;
+
+inline bool is_valid(std::string_view text) noexcept { return valid_prefix(text) == text.size(); }
 
 // Length of the leading run of ASCII.
 std::size_t ascii_prefix(std::string_view text) noexcept;
