@@ -235,18 +235,20 @@ void bind_generate(py::module_& m) {
       m, "GenerationEngine", "A model and its tokenizer, ready for any number of generators.")
       .def(py::init<std::shared_ptr<Model>>(), py::arg("model").none(false), py::call_guard<py::gil_scoped_release>());
 
+  const py::call_guard<py::gil_scoped_release> unlocked;  // while another thread's step copies keys and values
   py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(
       m, "PrefixCache", "Keys and values of sequences that were computed before, for those that begin alike. Thread-safe.")
       .def(py::init([](const Model& model, int64_t max_bytes) {
              return std::make_shared<PrefixCache>(model.kv_layout(), max_bytes);
            }),
            py::arg("model"), py::arg("max_bytes"))
-      .def_property_readonly("size_bytes", &PrefixCache::size_bytes, "Bytes of keys and values that it holds.")
+      .def_property_readonly("size_bytes", py::cpp_function(&PrefixCache::size_bytes, unlocked),
+                             "Bytes of keys and values that it holds.")
       .def_property_readonly("max_bytes", &PrefixCache::max_bytes)
-      .def_property_readonly("num_tokens_read", &PrefixCache::num_tokens_read,
+      .def_property_readonly("num_tokens_read", py::cpp_function(&PrefixCache::num_tokens_read, unlocked),
                              "Tokens that were found in it so far and need not be computed.");
 
-  py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once.")
+  py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once. One user at a time.")
       .def(py::init<const std::shared_ptr<GenerationEngine>&, int64_t, int64_t, const std::optional<std::shared_ptr<Model>>&,
                     const std::optional<std::shared_ptr<PrefixCache>>&>(),
            py::arg("engine").none(false), py::kw_only(), py::arg("max_active") = GeneratorLimits().max_active,

@@ -73,11 +73,19 @@ struct ThreadPool::Impl {
 
   explicit Impl(int threads) : size(threads), placement(threads) {}
 
+  // All workers, or none where the system refuses one: a later start() tries again.
   void start() {
     owner = getpid();
+    stopping = false;
     const uint32_t number = job_number.load(std::memory_order_relaxed);
-    workers.reserve(static_cast<std::size_t>(size - 1));
-    for (int rank = 1; rank < size; ++rank) workers.emplace_back([this, rank, number] { work(rank, number); });
+    try {
+      workers.reserve(static_cast<std::size_t>(size - 1));
+      for (int rank = 1; rank < size; ++rank) workers.emplace_back([this, rank, number] { work(rank, number); });
+    } catch (...) {
+      stop();
+      owner = 0;
+      throw;
+    }
   }
 
   void stop() noexcept {
@@ -113,14 +121,7 @@ struct ThreadPool::Impl {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>(threads < 1 ? 1 : threads)) {
-  try {
-    impl_->start();
-  } catch (...) {
-    impl_->stop();
-    throw;
-  }
-}
+ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>(threads < 1 ? 1 : threads)) { impl_->start(); }
 
 ThreadPool::~ThreadPool() { impl_->stop(); }
 

@@ -52,7 +52,8 @@ class ThreadPool {
   int size() const;
 
   // Runs job(team) once on each thread, the caller's included, and returns when all are done. One job at a time: callers from
-  // several threads queue. The job must not throw. At most `max_threads` take part (0: all).
+  // several threads queue. The job must not throw. At most `max_threads` take part (0: all). Throws std::system_error, and
+  // runs nothing, if the system refuses a thread after a fork.
   void run(const std::function<void(Team&)>& job, int max_threads = 0);
 
  private:

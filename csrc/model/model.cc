@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 
 #include "common/thread_pool.h"
@@ -62,7 +63,8 @@ struct Model::Impl {
   RotaryTable rotary;
   bool quantized;
 
-  std::mutex mutex;  // guards what follows: one pass at a time
+  std::atomic<int> num_threads;  // the pool's, known without waiting for a pass
+  std::mutex mutex;              // guards what follows: one pass at a time
   std::unique_ptr<ThreadPool> pool;
   WeightPages weight_pages;
   Workspace workspace;
@@ -77,6 +79,7 @@ struct Model::Impl {
         rotary(file->config()),
         quantized(std::ranges::any_of(
             file->tensors(), [](const TensorRecord& t) { return find_weight_format(t.format)->quantized_activations; })),
+        num_threads(threads),
         pool(std::make_unique<ThreadPool>(threads)),
         weight_pages(*file) {}
 
@@ -123,15 +126,14 @@ const char* Model::isa() const { return impl_->kernels.isa; }
 
 KvLayout Model::kv_layout() const { return {config(), impl_->quantized ? KvFormat::kI16 : KvFormat::kF32}; }
 
-int Model::threads() const {
-  const std::lock_guard lock(impl_->mutex);
-  return impl_->pool->size();
-}
+int Model::threads() const { return impl_->num_threads; }
 
 void Model::set_threads(int threads) {
   checked_threads(threads);
   const std::lock_guard lock(impl_->mutex);
-  if (threads != impl_->pool->size()) impl_->pool = std::make_unique<ThreadPool>(threads);
+  if (threads == impl_->pool->size()) return;
+  impl_->pool = std::make_unique<ThreadPool>(threads);
+  impl_->num_threads = threads;
 }
 
 void Model::forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima) {

@@ -417,7 +417,7 @@ class PrefixCache:
 
 class Generator:
     """
-    Generates for any number of requests at once.
+    Generates for any number of requests at once. One user at a time.
     """
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -11,7 +12,8 @@ from pythia_cpu._generation_arguments import GenerationArguments
 
 
 class TokenStream(Iterator[Token]):
-    """Gives the tokens of one text as they come. Dropping it at any point is fine.
+    """Gives the tokens of one text as they come. Dropping it at any point is fine. Threads may share it: each takes the
+    token that comes next.
 
     Attributes:
         prompt_tokens: the prompt's token ids.
@@ -33,6 +35,7 @@ class TokenStream(Iterator[Token]):
             )
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)
+        self._lock = threading.RLock()
         self._generator = generator
         self._tokens: deque[Token] = deque()
         self._generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
@@ -46,15 +49,16 @@ class TokenStream(Iterator[Token]):
 
     def __next__(self) -> Token:
         """The next token, one run of the model later."""
-        while not self._tokens and not self._generator.done:
-            for _, id, text, logprob, top, finish_reason, proposed, accepted in self._generator.step():
-                self._finish_reason = finish_reason
-                self._draft_acceptance = accepted / proposed if proposed else None
-                if id >= 0:
-                    self._tokens.append(Token(id, text, logprob, top if self._has_top else None))
-        token = self._tokens.popleft() if self._tokens else None
-        if not self._tokens:
-            self.finish_reason, self.draft_acceptance = self._finish_reason, self._draft_acceptance
-        if token is None:
-            raise StopIteration
-        return token
+        with self._lock:
+            while not self._tokens and not self._generator.done:
+                for _, id, text, logprob, top, finish_reason, proposed, accepted in self._generator.step():
+                    self._finish_reason = finish_reason
+                    self._draft_acceptance = accepted / proposed if proposed else None
+                    if id >= 0:
+                        self._tokens.append(Token(id, text, logprob, top if self._has_top else None))
+            token = self._tokens.popleft() if self._tokens else None
+            if not self._tokens:
+                self.finish_reason, self.draft_acceptance = self._finish_reason, self._draft_acceptance
+            if token is None:
+                raise StopIteration
+            return token
