@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,14 @@ def test_help_for_everything(run: Run) -> None:
         assert max(map(len, text.splitlines())) <= 110
 
 
+def test_an_options_value_asks_for_no_help(run: Run) -> None:
+    expected = output(run("generate", "-n", "5", "Once"))
+    for stop in (("--stop", "-h"), ("--stop=--help",), ("--stop", "--help")):
+        assert output(run("generate", *stop, "-n", "5", "Once")) == expected
+    assert output(run("generate", "--stop", "-h", "-h")) == output(run("generate", "--help"))
+    assert_fails(run("info", "--model", "-h"), 1, "-h")
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -281,6 +290,23 @@ def test_text_streams_and_ctrl_c_ends_it(binary: Path, model: pythia_cpu.Model) 
     assert len(text) < len(whole)
 
 
+def test_an_ignored_ctrl_c_stays_ignored(binary: Path, model: pythia_cpu.Model) -> None:
+    """As shells start the background jobs of scripts."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = start(binary, "-n", "1500", "Once upon a time")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert process.stdout is not None
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+    seen = process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
+    whole = model.generate("Once upon a time", max_new_tokens=1500, ignore_eos=True).text
+    assert (seen + rest).decode() == whole + "\n"
+
+
 def test_ctrl_c_ends_a_batch_between_lines(binary: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("".join(f"Chapter {i}\n" for i in range(2000)))
@@ -311,3 +337,27 @@ def test_closed_pipe_and_full_disk(binary: Path) -> None:
         )
     assert result.returncode == 1
     assert result.stderr == b"pythia-cpu: standard output: No space left on device\n"
+
+
+def test_streams_that_do_not_block(binary: Path, model: pythia_cpu.Model) -> None:
+    """Another process that shares them may have made them so: the binary waits for what it reads and writes."""
+    text = "a b c d " * 1000
+    input_end, text_end = os.pipe()
+    lines_end, output_end = os.pipe()
+    fcntl.fcntl(output_end, fcntl.F_SETPIPE_SZ, 4096)
+    for end in (input_end, output_end):
+        os.set_blocking(end, False)
+    process = subprocess.Popen(
+        [binary, "tokenize", "-"], stdin=input_end, stdout=output_end, stderr=subprocess.PIPE, bufsize=0
+    )
+    os.close(input_end)
+    os.close(output_end)
+    time.sleep(0.2)  # it finds nothing to read
+    with open(text_end, "w") as source:
+        source.write(text)
+    time.sleep(0.2)  # it finds no room to write
+    with open(lines_end) as lines:
+        ids = [int(line) for line in lines]
+    errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (0, b"")
+    assert ids == model.tokenizer.encode(text)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 
 namespace pythia::cli {
 namespace {
@@ -29,6 +30,28 @@ const Option* find(std::span<const Option> options, char letter) {
   return it == options.end() ? nullptr : &*it;
 }
 
+// An argument that is an option, "--name", "--name=value", "-n" or "-nvalue", taken apart.
+struct OptionArgument {
+  std::string_view name;
+  std::optional<std::string_view> attached;  // the value
+  const Option* option;                      // nullptr: unknown
+
+  bool takes_next() const { return option != nullptr && !option->value_name.empty() && !attached; }
+};
+
+// Nothing for an argument that is no option.
+std::optional<OptionArgument> take_apart(std::string_view argument, std::span<const Option> options) {
+  if (argument.size() < 2 || argument[0] != '-') return std::nullopt;
+  if (argument[1] != '-') {
+    const auto value = argument.size() > 2 ? std::optional(argument.substr(2)) : std::nullopt;
+    return OptionArgument{argument.substr(0, 2), value, find(options, argument[1])};
+  }
+  const std::size_t equals = argument.find('=');
+  const std::string_view name = argument.substr(0, equals);
+  const auto value = equals != std::string_view::npos ? std::optional(argument.substr(equals + 1)) : std::nullopt;
+  return OptionArgument{name, value, find(options, name)};
+}
+
 }  // namespace
 
 std::vector<std::string_view> parse(std::span<const std::string_view> arguments, std::span<const Option> options) {
@@ -39,22 +62,17 @@ std::vector<std::string_view> parse(std::span<const std::string_view> arguments,
       rest.insert(rest.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end());
       break;
     }
-    if (argument.size() < 2 || argument[0] != '-') {
+    const auto found = take_apart(argument, options);
+    if (!found) {
       rest.push_back(argument);
       continue;
     }
-    const bool is_long = argument[1] == '-';
-    const std::size_t equals = is_long ? argument.find('=') : std::string_view::npos;
-    const std::string_view name = is_long ? argument.substr(0, equals) : argument.substr(0, 2);
-    const Option* option = is_long ? find(options, name) : find(options, argument[1]);
+    const auto& [name, attached, option] = *found;
     if (option == nullptr) throw UsageError("unknown option " + quoted(name));
-
-    const bool is_attached = is_long ? equals != std::string_view::npos : argument.size() > 2;
-    if (option->value_name.empty()) {
-      if (is_attached) throw UsageError(std::string(name) + " takes no value, found " + quoted(argument));
-      option->set({});
-    } else if (is_attached) {
-      option->set(argument.substr(is_long ? equals + 1 : 2));
+    if (!found->takes_next()) {
+      if (attached && option->value_name.empty())
+        throw UsageError(std::string(name) + " takes no value, found " + quoted(argument));
+      option->set(attached.value_or(std::string_view()));
     } else {
       if (++i == arguments.size()) throw UsageError(std::string(name) + " needs a value: " + std::string(option->value_name));
       option->set(arguments[i]);
@@ -63,10 +81,11 @@ std::vector<std::string_view> parse(std::span<const std::string_view> arguments,
   return rest;
 }
 
-bool wants_help(std::span<const std::string_view> arguments) {
-  for (const std::string_view argument : arguments) {
-    if (argument == "--") return false;
-    if (argument == "--help" || argument == "-h") return true;
+bool wants_help(std::span<const std::string_view> arguments, std::span<const Option> options) {
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i] == "--") return false;
+    if (arguments[i] == "--help" || arguments[i] == "-h") return true;
+    if (const auto found = take_apart(arguments[i], options); found && found->takes_next()) ++i;
   }
   return false;
 }

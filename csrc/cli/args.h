@@ -37,8 +37,8 @@ struct Command {
 // "--name=value", "-n value" or "-nvalue"; "--" ends the options; "-" is no option. Throws UsageError.
 std::vector<std::string_view> parse(std::span<const std::string_view> arguments, std::span<const Option> options);
 
-// True if --help or -h is among the arguments before "--".
-bool wants_help(std::span<const std::string_view> arguments);
+// True if --help or -h is among the arguments before "--", and is no option's value.
+bool wants_help(std::span<const std::string_view> arguments, std::span<const Option> options);
 
 std::string help_text(const Command& command, std::span<const Option> options);
 

@@ -203,7 +203,7 @@ int run_bench(const Command& command, std::span<const std::string_view> argument
                      o.repetitions),
       flag("--json", 0, "print a JSON object, with every repetition's seconds", o.json),
   };
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

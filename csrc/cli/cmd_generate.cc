@@ -169,7 +169,7 @@ int run_batch(const Run& run, const std::vector<std::string>& prompts) {
 int run_generate(const Command& command, std::span<const std::string_view> arguments) {
   GenerateOptions options;
   const std::vector<Option> table = generate_option_table(options);
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

@@ -129,7 +129,7 @@ int run_info(const Command& command, std::span<const std::string_view> arguments
       model_option(model_path),
       flag("--json", 0, "print a JSON object, with every tensor and its source's sha256", json),
   };
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

@@ -104,7 +104,7 @@ int run_score(const Command& command, std::span<const std::string_view> argument
       integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the result is the same", 1,
                      kMaxThreads, options.threads),
   };
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

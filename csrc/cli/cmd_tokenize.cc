@@ -27,7 +27,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
       text_option("--file", 'f', "FILE", "read the text from FILE", text_path),
       flag("--json", 0, "print a JSON object: tokens, and pieces, the text of each token", json),
   };
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

@@ -33,7 +33,7 @@ int run_verify(const Command& command, std::span<const std::string_view> argumen
       integer_option("--threads", 't', "N", "use N threads (default: all physical cores); the bits are the same", 1,
                      kMaxThreads, threads),
   };
-  if (wants_help(arguments)) {
+  if (wants_help(arguments, table)) {
     write_output(help_text(command, table));
     return 0;
   }

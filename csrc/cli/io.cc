@@ -1,6 +1,7 @@
 #include "cli/io.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +15,14 @@ volatile std::sig_atomic_t interrupt_seen = 0;
 
 [[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
 
+// True if the last call failed on a stream that another process has made non-blocking; returns when it is ready.
+bool waited_for(int fd, short events) noexcept {
+  if (errno != EAGAIN && errno != EWOULDBLOCK) return false;
+  pollfd stream = {fd, events, 0};
+  ::poll(&stream, 1, -1);
+  return true;
+}
+
 struct FileDescriptor {
   int fd;
   ~FileDescriptor() {
@@ -26,7 +35,7 @@ struct FileDescriptor {
 void write_output(std::string_view text) {
   while (!text.empty()) {
     const ssize_t written = ::write(STDOUT_FILENO, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && (errno == EINTR || waited_for(STDOUT_FILENO, POLLOUT))) continue;
     if (written < 0 && errno == EPIPE) throw ClosedPipe();
     if (written < 0) throw_errno("standard output");
     text.remove_prefix(static_cast<std::size_t>(written));
@@ -51,7 +60,7 @@ std::string read_all(const std::string& path) {
   for (;;) {
     text.resize(size + (std::size_t{1} << 16));
     const ssize_t read = ::read(file.fd, text.data() + size, text.size() - size);
-    if (read < 0 && errno == EINTR && !interrupted()) continue;
+    if (read < 0 && (errno == EINTR || waited_for(file.fd, POLLIN)) && !interrupted()) continue;
     if (read < 0) throw_errno(name);
     if (read == 0) break;
     size += static_cast<std::size_t>(read);
@@ -62,6 +71,8 @@ std::string read_all(const std::string& path) {
 
 void catch_interrupt() {
   struct sigaction action = {};
+  if (::sigaction(SIGINT, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) return;
+  action = {};
   action.sa_handler = [](int) { interrupt_seen = 1; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   ::sigaction(SIGINT, &action, nullptr);

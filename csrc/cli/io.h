@@ -13,14 +13,15 @@ class ClosedPipe : public std::runtime_error {
   ClosedPipe() : std::runtime_error("standard output is closed") {}
 };
 
-// Writes at once, unbuffered. Throws ClosedPipe, std::system_error.
+// Writes at once, unbuffered, waiting where the stream does not block. Throws ClosedPipe, std::system_error.
 void write_output(std::string_view text);
 void write_error_line(std::string_view text) noexcept;
 
 // All bytes of a file, or of standard input for "-". Throws std::system_error naming the file.
 std::string read_all(const std::string& path);
 
-// From here on Ctrl-C only sets a flag, once: a second Ctrl-C ends the process.
+// From here on Ctrl-C only sets a flag, once: a second Ctrl-C ends the process. Where it is ignored, as in background jobs of
+// scripts, it stays so.
 void catch_interrupt();
 bool interrupted() noexcept;
 
