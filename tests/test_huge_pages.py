@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +87,23 @@ def test_prompts_alone_move_nothing(model_path: Path) -> None:
     for _ in range(3):
         model.score(list(np.arange(200)))
     assert sum(mapping_sizes(model_path)) == before
+
+
+@pytest.mark.skipif(not MODE.exists() or "[never]" in MODE.read_text(), reason="the system has no huge pages")
+def test_a_process_moves_only_so_many() -> None:
+    """Each moved piece is a mapping of its own, and a process may have only so many."""
+    script = (
+        "import numpy as np\n"
+        "from pythia_cpu._core import HugePageMover\n"
+        "weights = np.empty(32 << 20, np.uint8)\n"  # 15 or 16 pieces of 2 MiB
+        "free = HugePageMover(weights, 1 << 20).num_pieces\n"
+        "first, second = HugePageMover(weights, 20), HugePageMover(weights, 20)\n"
+        "third = HugePageMover(weights, 20)\n"
+        "print(free, first.num_pieces, second.num_pieces, third.num_pieces)\n"
+        "del first\n"
+        "print(HugePageMover(weights, 20).num_pieces)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    free, first, second, third, after = map(int, done.stdout.split())
+    assert (first, second, third, after) == (free, 20 - free, 0, free)
+    assert free in (15, 16)

@@ -4,13 +4,17 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "bindings/bindings.h"
 #include "common/aligned_buffer.h"
+#include "common/cgroup.h"
 #include "common/fp_environment.h"
+#include "common/huge_pages.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "model/kv_cache.h"
@@ -254,7 +258,19 @@ void bind_kernels(py::module_& m) {
       },
       "Kernel tables this machine can run, best first.");
   m.def("available_physical_cores", &available_physical_cores, "Physical cores this process may run on.");
+  m.def(
+      "cgroup_limits", [](const std::string& root) { return std::make_pair(cgroup_available_bytes(root), cgroup_cpus(root)); },
+      py::arg("root") = "",
+      "(bytes available, CPUs' worth of time) as control groups limit them, for tests: 2**63 - 1 and infinity without a "
+      "limit.");
 
+  py::class_<HugePageMover>(m, "HugePageMover", "What moves weights to huge pages, for tests.")
+      .def(py::init([](const Bytes& bytes, int64_t max_pieces) {
+             return std::make_unique<HugePageMover>(
+                 std::as_bytes(std::span(bytes.data(), static_cast<std::size_t>(bytes.size()))), max_pieces);
+           }),
+           py::arg("bytes"), py::arg("max_pieces"))
+      .def_property_readonly("num_pieces", &HugePageMover::num_pieces);
   py::class_<Kernels>(m, "Kernels", "One instruction set's kernels, for tests.")
       .def(py::init([](const std::string& isa) { return Kernels{&select_kernels(isa)}; }), py::arg("isa") = "")
       .def_property_readonly("isa", [](const Kernels& k) { return std::string(k.table->isa); })

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "common/cgroup.h"
 #include "common/thread_pool.h"
 
 namespace pythia {
@@ -16,19 +17,6 @@ int read_int(const std::string& path, int otherwise) {
   std::ifstream file(path);
   int value = 0;
   return file >> value ? value : otherwise;
-}
-
-// CPUs' worth of time that the control group may use, or `otherwise`.
-int cgroup_cpus(int otherwise) {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period_us = 0;
-  if (!(file >> quota >> period_us) || quota == "max" || period_us <= 0) return otherwise;
-  try {
-    return std::max(1, static_cast<int>(std::ceil(std::stod(quota) / period_us)));
-  } catch (const std::exception&) {
-    return otherwise;
-  }
 }
 
 }  // namespace
@@ -43,8 +31,8 @@ int available_physical_cores() {
     const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     cores.emplace(read_int(topology + "physical_package_id", 0), read_int(topology + "core_id", cpu));
   }
-  const int count = std::max(1, static_cast<int>(cores.size()));
-  return std::min(count, cgroup_cpus(count));
+  const auto count = static_cast<double>(cores.size());
+  return std::max(1, static_cast<int>(std::min(count, std::ceil(cgroup_cpus()))));
 }
 
 }  // namespace pythia

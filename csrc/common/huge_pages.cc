@@ -2,6 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -23,16 +25,28 @@ bool system_has_huge_pages() {
 #endif
 }
 
+std::atomic<int64_t> pieces_of_process = 0;
+
+// As many of `wanted` as keep those of the process within `most`.
+int64_t take_pieces(int64_t wanted, int64_t most) {
+  int64_t before = pieces_of_process, taken = 0;
+  do taken = std::clamp<int64_t>(most - before, 0, wanted);
+  while (!pieces_of_process.compare_exchange_weak(before, before + taken));
+  return taken;
+}
+
 }  // namespace
 
-HugePageMover::HugePageMover(std::span<const std::byte> bytes) {
+HugePageMover::HugePageMover(std::span<const std::byte> bytes, int64_t max_pieces) {
   const auto size = static_cast<int64_t>(bytes.size());
   if (size < kLeastBytes || !system_has_huge_pages() || available_memory_bytes() - size < size / 2) return;
   const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());
   const auto to_boundary = static_cast<int64_t>(-address % static_cast<std::uintptr_t>(kPieceBytes));
   begin_ = const_cast<std::byte*>(bytes.data()) + to_boundary;
-  num_pieces_ = (size - to_boundary) / kPieceBytes;
+  num_pieces_ = take_pieces((size - to_boundary) / kPieceBytes, max_pieces);
 }
+
+HugePageMover::~HugePageMover() { pieces_of_process -= num_pieces_; }
 
 void HugePageMover::move([[maybe_unused]] int64_t piece) const noexcept {
 #if defined(MADV_HUGEPAGE) && defined(MREMAP_FIXED)

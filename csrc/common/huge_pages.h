@@ -14,10 +14,17 @@ class HugePageMover {
  public:
   static constexpr int64_t kPieceBytes = int64_t{2} << 20;
 
-  // For bytes of a private mapping, which stays mapped as long as the mover is used. It has no pieces where they would gain
+  // A moved piece is a mapping of its own (it does not merge with its neighbours), and a process may have 65,530 of them
+  // (vm.max_map_count) before all its mmap calls fail. Half of them hold 64 GiB.
+  static constexpr int64_t kMaxPieces = 32768;
+
+  // For bytes of a private mapping, which stays mapped as long as the mover is there. It has no pieces where they would gain
   // nothing (a few megabytes) or the system has no huge pages or too little memory: the moved bytes no longer are the file's,
-  // which the system could take back.
-  explicit HugePageMover(std::span<const std::byte> bytes);
+  // which the system could take back. All movers of the process together have at most `max_pieces`.
+  explicit HugePageMover(std::span<const std::byte> bytes, int64_t max_pieces = kMaxPieces);
+  ~HugePageMover();
+  HugePageMover(const HugePageMover&) = delete;
+  HugePageMover& operator=(const HugePageMover&) = delete;
 
   int64_t num_pieces() const { return num_pieces_; }
 

@@ -5,6 +5,8 @@
 #include <limits>
 #include <string>
 
+#include "common/cgroup.h"
+
 namespace pythia {
 namespace {
 
@@ -19,17 +21,6 @@ int64_t system_available_bytes() {
     std::getline(file, unit);
   }
   return kUnknown;
-}
-
-int64_t read_number(const char* path, int64_t otherwise) {
-  std::ifstream file(path);
-  int64_t value = 0;
-  return file >> value ? value : otherwise;  // "max" is no number
-}
-
-int64_t cgroup_available_bytes() {
-  const int64_t limit = read_number("/sys/fs/cgroup/memory.max", kUnknown);
-  return limit == kUnknown ? kUnknown : std::max<int64_t>(0, limit - read_number("/sys/fs/cgroup/memory.current", 0));
 }
 
 }  // namespace

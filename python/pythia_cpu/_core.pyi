@@ -18,6 +18,7 @@ __all__: list[str] = [
     "FormatError",
     "GenerationEngine",
     "Generator",
+    "HugePageMover",
     "IncrementalDecoder",
     "Kernels",
     "KvCache",
@@ -29,6 +30,7 @@ __all__: list[str] = [
     "Scorer",
     "Tokenizer",
     "available_physical_cores",
+    "cgroup_limits",
     "checksum64",
     "convert_elements",
     "expected_tensors",
@@ -104,6 +106,14 @@ class PcpuWriter:
     def set_fingerprint(self, fingerprint: int) -> None: ...
     def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None: ...
     def set_tokenizer(self, section: typing_extensions.Buffer) -> None: ...
+
+class HugePageMover:
+    """
+    What moves weights to huge pages, for tests.
+    """
+    def __init__(self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], max_pieces: int) -> None: ...
+    @property
+    def num_pieces(self) -> int: ...
 
 class Kernels:
     """
@@ -507,6 +517,11 @@ class Scorer:
 def available_physical_cores() -> int:
     """
     Physical cores this process may run on.
+    """
+
+def cgroup_limits(root: str = "") -> tuple[int, float]:
+    """
+    (bytes available, CPUs' worth of time) as control groups limit them, for tests: 2**63 - 1 and infinity without a limit.
     """
 
 def checksum64(data: typing_extensions.Buffer) -> int:
