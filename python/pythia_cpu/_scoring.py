@@ -145,7 +145,7 @@ class ScoringModel:
         """``Model.perplexity``."""
         if is_batch("text", text):
             raise ValueError("text is a list of texts, expected one: a str or a sequence of token ids")
-        ids = self._some_ids("text", text)
+        ids = self.some_ids("text", text)
         windows = self.windows(ids, context_length=context_length, stride=stride)
         scored = [scores.logprobs for scores in all_scores(self.core, windows, progress=progress)]
         num_tokens = sum(map(len, scored))
@@ -209,14 +209,15 @@ class ScoringModel:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
 
-    def _some_ids(self, name: str, text: object) -> list[int]:
+    def some_ids(self, name: str, text: object) -> list[int]:
+        """Token ids of a text that has some."""
         ids = self.ids(name, text)
         if not ids:
             raise ValueError(f"{name} has no tokens, expected at least one")
         return ids
 
     def _whole(self, name: str, text: object) -> ScoreRequest:
-        ids = self._some_ids(name, text)
+        ids = self.some_ids(name, text)
         self._check_length(f"{name} has", ids)
         return ids, 1
 

@@ -112,7 +112,7 @@ class MeasuresSurprisal(ABC):
             name = "text" if isinstance(text, str) else f"text[{i}]"
             if not isinstance(one, str):
                 raise ValueError(f"{name} is of type {type(one).__name__}, expected str: words are cut from a text")
-            windows = _core.strided_windows([scoring.start_id(), *scoring.ids(name, one)], length, step)
+            windows = _core.strided_windows([scoring.start_id(), *scoring.some_ids(name, one)], length, step)
             requests += windows
             counts.append(len(windows))
         scores = iter(all_scores(scoring.core, requests, progress=progress))
