@@ -12,6 +12,7 @@ import pytest
 
 import pythia_cpu
 from checkpoints import neox_config, random_tensors
+from frames import Table
 from pythia_cpu import _core
 
 STORY = "Once upon a time there was an old man who lived in a house by the sea, and every morning he went"
@@ -148,6 +149,8 @@ def test_generate_each_errors(model: pythia_cpu.Model) -> None:
         model.generate_each("Once")
     with pytest.raises(ValueError, match="temperature is -1"):
         list(model.generate_each(["Once"], temperature=-1.0))
+    with pytest.raises(ValueError, match="prompts is of type Table"):
+        model.generate_each(Table())  # type: ignore[arg-type]
     results = model.generate_each(["Once", ""], max_new_tokens=1)
     with pytest.raises(ValueError, match=r"prompts\[1\] has no tokens"):
         list(results)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
-from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch
+from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch, refuse_table
 from pythia_cpu._generating_model import GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
@@ -155,6 +155,7 @@ class GeneratesTexts(ABC):
         model, options = self._generating(), GenerationArguments(**arguments)
         if isinstance(prompts, str):
             raise ValueError("prompts is a str, expected an iterable of prompts: pass [prompt], or use generate")
+        refuse_table("prompts", prompts, ".to_numpy()")
         alone = options.num_sequences() == 1
         checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(prompts))
         texts = self._texts(checked, options, draft, max_kv_bytes)
