@@ -19,6 +19,7 @@ import pytest
 
 import pythia_cpu
 from checkpoints import MINI_PYTHIA, write_checkpoint
+from pythia_cpu import hf
 from reference import Reference
 
 # A shared two-core machine has no steady clock: no deadline for one example. Derandomized: a red run is red again.
@@ -86,6 +87,24 @@ def reference() -> Callable[[Path], Reference]:
         return loaded[checkpoint]
 
     return load
+
+
+@pytest.fixture
+def hf_model(mini_checkpoint: Path, make_model_file: Callable[..., Path]) -> hf.GPTNeoXForCausalLM:
+    """The mini model under transformers' names."""
+    return hf.GPTNeoXForCausalLM.from_pretrained(make_model_file(mini_checkpoint))
+
+
+@pytest.fixture(scope="module")
+def hf_tokenizer(mini_checkpoint: Path) -> hf.GPTNeoXTokenizer:
+    """Its tokenizer."""
+    return hf.AutoTokenizer.from_pretrained(mini_checkpoint)
+
+
+@pytest.fixture
+def their_hf_model(mini_checkpoint: Path, reference: Callable[[Path], Reference]) -> Any:
+    """transformers' own model of it."""
+    return reference(mini_checkpoint).model
 
 
 @pytest.fixture

@@ -16,66 +16,51 @@ from reference import TOLERANCE, Reference
 TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
 
 
-@pytest.fixture(scope="module")
-def model(mini_checkpoint: Path, make_model_file: Callable[[Path], Path]) -> hf.GPTNeoXForCausalLM:
-    return hf.GPTNeoXForCausalLM.from_pretrained(make_model_file(mini_checkpoint))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(mini_checkpoint: Path) -> hf.GPTNeoXTokenizer:
-    return hf.AutoTokenizer.from_pretrained(mini_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def their_model(mini_checkpoint: Path, reference: Callable[[Path], Reference]) -> Any:
-    return reference(mini_checkpoint).model
-
-
 def assert_close(ours: Any, theirs: torch.Tensor) -> None:
     theirs_array = theirs.detach().numpy()
     assert np.abs(np.asarray(ours) - theirs_array).max() <= TOLERANCE * np.abs(theirs_array).max()
 
 
-def test_forward(model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any) -> None:
-    inputs = tokenizer("Once upon a time there was", return_tensors="pt")
-    ours, theirs = model(**inputs), their_model(**inputs, labels=inputs.input_ids)
+def test_forward(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any) -> None:
+    inputs = hf_tokenizer("Once upon a time there was", return_tensors="pt")
+    ours, theirs = hf_model(**inputs), their_hf_model(**inputs, labels=inputs.input_ids)
     assert isinstance(ours.logits, torch.Tensor)
     assert ours.logits.shape == theirs.logits.shape
     assert_close(ours.logits, theirs.logits)
     assert ours.loss is None and ours[0] is ours.logits is ours["logits"]
     arrays = {name: value.numpy() for name, value in inputs.items()}
-    result = model(**arrays, labels=arrays["input_ids"])
+    result = hf_model(**arrays, labels=arrays["input_ids"])
     assert isinstance(result.logits, np.ndarray) and result.logits.dtype == np.float32
     np.testing.assert_array_equal(result.logits, ours.logits.numpy())
     np.testing.assert_allclose(result.loss, theirs.loss.item(), rtol=1e-5)
     labels = arrays["input_ids"].copy()
     labels[0, 2:4] = -100
-    expected = their_model(**inputs, labels=torch.from_numpy(labels)).loss.item()
-    np.testing.assert_allclose(model(**arrays, labels=labels).loss, expected, rtol=1e-5)
+    expected = their_hf_model(**inputs, labels=torch.from_numpy(labels)).loss.item()
+    np.testing.assert_allclose(hf_model(**arrays, labels=labels).loss, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_forward_of_padded_rows(
-    model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any, side: str
+    hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, side: str
 ) -> None:
-    inputs = tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
-    logits = model(**inputs).logits
-    theirs = their_model(**inputs).logits
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
+    logits = hf_model(**inputs).logits
+    theirs = their_hf_model(**inputs).logits
     for i, text in enumerate(TEXTS):
         real = inputs.attention_mask[i].bool()
-        np.testing.assert_array_equal(logits[i][real], model.model.logits(tokenizer.encode(text)))
+        np.testing.assert_array_equal(logits[i][real], hf_model.model.logits(hf_tokenizer.encode(text)))
         assert_close(logits[i][real], theirs[i][real])
         assert (logits[i][~real] == 0).all()
 
 
-def test_rows_run_together(model: hf.GPTNeoXForCausalLM) -> None:
+def test_rows_run_together(hf_model: hf.GPTNeoXForCausalLM) -> None:
     rng = np.random.default_rng(0)
     lengths = [3, 300, 200, 9, 600, 1, 500, 12]
     mask = np.arange(600) < np.array(lengths)[:, None]
     rows = rng.integers(2, 4096, mask.shape)
-    logits = model(rows, mask).logits
+    logits = hf_model(rows, mask).logits
     for row, length, found in zip(rows, lengths, logits, strict=True):
-        np.testing.assert_array_equal(found[:length], model.model.logits(row[:length]))
+        np.testing.assert_array_equal(found[:length], hf_model.model.logits(row[:length]))
         assert (found[length:] == 0).all()
 
 

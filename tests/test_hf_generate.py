@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +10,9 @@ import torch
 import transformers
 
 from pythia_cpu import hf
-from reference import TOLERANCE, Reference
+from reference import TOLERANCE
 
 TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
-
-
-@pytest.fixture(scope="module")
-def model(mini_checkpoint: Path, make_model_file: Callable[[Path], Path]) -> hf.GPTNeoXForCausalLM:
-    return hf.GPTNeoXForCausalLM.from_pretrained(make_model_file(mini_checkpoint))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(mini_checkpoint: Path) -> hf.GPTNeoXTokenizer:
-    return hf.AutoTokenizer.from_pretrained(mini_checkpoint)
-
-
-@pytest.fixture(scope="module")
-def their_model(mini_checkpoint: Path, reference: Callable[[Path], Reference]) -> Any:
-    return reference(mini_checkpoint).model
 
 
 @pytest.mark.parametrize(
@@ -53,103 +36,109 @@ def their_model(mini_checkpoint: Path, reference: Callable[[Path], Reference]) -
     ids=str,
 )
 def test_generate_left_padded(
-    model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any, options: dict[str, Any]
+    hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, options: dict[str, Any]
 ) -> None:
-    inputs = tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
-    ours, theirs = model.generate(**inputs, **options), their_model.generate(**inputs, **options)
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
+    ours, theirs = hf_model.generate(**inputs, **options), their_hf_model.generate(**inputs, **options)
     assert ours.dtype == theirs.dtype
     assert ours.tolist() == theirs.tolist()
-    arrays = model.generate(**tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="np"), **options)
+    arrays = hf_model.generate(**hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="np"), **options)
     assert isinstance(arrays, np.ndarray)
     assert arrays.tolist() == theirs.tolist()
     width = inputs.input_ids.shape[1]
     for i, text in enumerate(TEXTS):
         if "max_length" not in options:  # which counts the padding
-            alone = model.generate(**tokenizer(text, return_tensors="np"), **options)[0]
-            new = alone[len(tokenizer.encode(text)) :]
+            alone = hf_model.generate(**hf_tokenizer(text, return_tensors="np"), **options)[0]
+            new = alone[len(hf_tokenizer.encode(text)) :]
             row = ours[i * options.get("num_return_sequences", 1)]
             assert row[width : width + len(new)].tolist() == new.tolist()
 
 
-def test_generate_samples(model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer) -> None:
-    inputs = tokenizer(TEXTS[:2], padding=True, padding_side="left", return_tensors="np")
-    rows = model.generate(**inputs, do_sample=True, temperature=0.8, num_return_sequences=3, seed=4, max_new_tokens=9)
+def test_generate_samples(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer) -> None:
+    inputs = hf_tokenizer(TEXTS[:2], padding=True, padding_side="left", return_tensors="np")
+    rows = hf_model.generate(
+        **inputs, do_sample=True, temperature=0.8, num_return_sequences=3, seed=4, max_new_tokens=9
+    )
     width = inputs.input_ids.shape[1]
-    texts = model.model.generate(
+    texts = hf_model.model.generate(
         TEXTS[:2], do_sample=True, temperature=0.8, top_k=50, num_return_sequences=3, seed=4, max_new_tokens=9
     )
     for i in range(6):
         assert rows[i, :width].tolist() == inputs.input_ids[i // 3].tolist()
         assert rows[i, width : width + 9].tolist()[: len(texts[i // 3][i % 3].tokens)] == texts[i // 3][i % 3].tokens
-    stopped = model.generate(tokenizer.encode(TEXTS[0], return_tensors="np"), stop_strings="other", tokenizer=tokenizer)
-    assert tokenizer.decode(stopped[0]).endswith("other")
+    stopped = hf_model.generate(
+        hf_tokenizer.encode(TEXTS[0], return_tensors="np"), stop_strings="other", tokenizer=hf_tokenizer
+    )
+    assert hf_tokenizer.decode(stopped[0]).endswith("other")
 
 
-def test_full_context(model: hf.GPTNeoXForCausalLM) -> None:
+def test_full_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
-    assert model.generate(ids, eos_token_id=1).shape[1] <= 2048
-    assert model.generate(ids[:, :10], max_length=11).shape == (1, 11)
+    assert hf_model.generate(ids, eos_token_id=1).shape[1] <= 2048
+    assert hf_model.generate(ids[:, :10], max_length=11).shape == (1, 11)
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_options_in_a_config(
-    model: hf.GPTNeoXForCausalLM,
-    tokenizer: hf.GPTNeoXTokenizer,
-    their_model: Any,
+    hf_model: hf.GPTNeoXForCausalLM,
+    hf_tokenizer: hf.GPTNeoXTokenizer,
+    their_hf_model: Any,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:
-    inputs = tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
     options: dict[str, Any] = {"max_new_tokens": 12, "eos_token_id": 13, "temperature": 0.5}
-    expected = their_model.generate(**inputs, generation_config=transformers.GenerationConfig(**options)).tolist()
+    expected = their_hf_model.generate(**inputs, generation_config=transformers.GenerationConfig(**options)).tolist()
     config = [hf.GenerationConfig(**options), transformers.GenerationConfig(**options), options, None][number]
     monkeypatch.setattr(
-        model, "generation_config", model.generation_config if config else hf.GenerationConfig(**options)
+        hf_model, "generation_config", hf_model.generation_config if config else hf.GenerationConfig(**options)
     )
-    assert model.generate(**inputs, generation_config=config).tolist() == expected
+    assert hf_model.generate(**inputs, generation_config=config).tolist() == expected
     mask = inputs.attention_mask
-    assert model.generate(inputs.input_ids, config, attention_mask=mask).tolist() == expected
-    fewer = model.generate(inputs=inputs.input_ids, attention_mask=mask, generation_config=config, max_new_tokens=5)
+    assert hf_model.generate(inputs.input_ids, config, attention_mask=mask).tolist() == expected
+    fewer = hf_model.generate(inputs=inputs.input_ids, attention_mask=mask, generation_config=config, max_new_tokens=5)
     assert fewer.tolist() == [row[: fewer.shape[1]] for row in expected] and fewer.shape[1] == mask.shape[1] + 5
 
 
-def test_defaults_of_the_model(model: hf.GPTNeoXForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "generation_config", hf.GenerationConfig(**vars(model.generation_config)))
-    model.generation_config.max_new_tokens = 3
-    model.generation_config.pad_token_id = 7
-    assert model.generate([[817, 308]]).shape == (1, 5)
-    assert "max_new_tokens=3" in repr(model.generation_config)
+def test_defaults_of_the_model(hf_model: hf.GPTNeoXForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf_model, "generation_config", hf.GenerationConfig(**vars(hf_model.generation_config)))
+    hf_model.generation_config.max_new_tokens = 3
+    hf_model.generation_config.pad_token_id = 7
+    assert hf_model.generate([[817, 308]]).shape == (1, 5)
+    assert "max_new_tokens=3" in repr(hf_model.generation_config)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_scores(model: hf.GPTNeoXForCausalLM, tokenizer: hf.GPTNeoXTokenizer, their_model: Any, side: str) -> None:
-    inputs = tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
+def test_scores(
+    hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, side: str
+) -> None:
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
     end = 13 if side == "left" else None
     options = {"max_new_tokens": 12, "eos_token_id": end, "return_dict_in_generate": True, "output_scores": True}
-    ours = model.generate(**inputs, **options, output_logits=True)
+    ours = hf_model.generate(**inputs, **options, output_logits=True)
     assert ours["sequences"] is ours.sequences is ours[0] and ours.scores is ours[1] and len(ours.logits) == 12
-    assert model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True).scores is None
+    assert hf_model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True).scores is None
     if side == "left":
-        theirs = their_model.generate(**inputs, **options)
+        theirs = their_hf_model.generate(**inputs, **options)
         assert ours.sequences.tolist() == theirs.sequences.tolist()
         for step, expected in zip(ours.scores, theirs.scores, strict=True):
             assert step.dtype == expected.dtype and step.shape == expected.shape
             assert (step - expected).abs().max() <= TOLERANCE * expected.abs().max()
     else:  # where transformers takes the padding for a part of the text
         assert torch.stack(ours.logits, 1).argmax(2).tolist() == ours.sequences[:, -12:].tolist()
-    drawn = model.generate(
+    drawn = hf_model.generate(
         inputs.input_ids.numpy()[:1], do_sample=True, num_return_sequences=2, seed=1, max_new_tokens=520,
         return_dict_in_generate=True, output_logits=True,
     )  # fmt: skip
     for i, row in enumerate(drawn.sequences):
         found = np.stack([step[i] for step in drawn.logits])
-        np.testing.assert_array_equal(found, model.model.logits(row[:-1])[-len(found) :])
+        np.testing.assert_array_equal(found, hf_model.model.logits(row[:-1])[-len(found) :])
 
 
-def test_min_new_tokens_and_the_context(model: hf.GPTNeoXForCausalLM) -> None:
+def test_min_new_tokens_and_the_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
-    whole = model.generate(ids, max_new_tokens=20, eos_token_id=None)
+    whole = hf_model.generate(ids, max_new_tokens=20, eos_token_id=None)
     for length in (8, 9, 12):
-        assert model.generate(ids, max_new_tokens=20, min_new_tokens=length).shape[1] >= min(
+        assert hf_model.generate(ids, max_new_tokens=20, min_new_tokens=length).shape[1] >= min(
             2040 + length, whole.shape[1]
         )
