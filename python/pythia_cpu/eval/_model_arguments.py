@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from pythia_cpu.hf._arrays import refuse_unknown
 
-# torch's names; calculations are in float32 always.
-_WEIGHTS = {
-    "auto": "auto",
-    "float": "auto",
-    "float32": "auto",
-    "half": "f16",
-    "float16": "f16",
-    "bfloat16": "bf16",
-}
-
 # Those that change no number here, with the values each may have; none: any.
 _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "attn_implementation": (),
@@ -48,19 +38,3 @@ def refuse_unsupported(arguments: dict[str, object], pretrained: object) -> None
         ValueError: any other, such as peft.
     """
     refuse_unknown("model_args", arguments, {**_WITHOUT_EFFECT, "tokenizer": (pretrained,)})
-
-
-def weights_for(dtype: object, weights: str | None) -> str:
-    """``weights`` of ``pythia_cpu.load`` for HFLM's dtype: a torch.dtype, its name, "auto" or None.
-
-    Raises:
-        ValueError: another dtype, or both arguments.
-    """
-    if dtype is None:
-        return weights or "auto"
-    name = str(dtype).removeprefix("torch.")
-    if name not in _WEIGHTS:
-        raise ValueError(f"dtype is {name!r}, expected float32, float16, bfloat16 or auto; or use weights=")
-    if weights is not None:
-        raise ValueError(f"dtype is {name!r} and weights is {weights!r}: give one of them")
-    return _WEIGHTS[name]

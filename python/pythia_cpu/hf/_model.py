@@ -11,11 +11,10 @@ import numpy as np
 from pythia_cpu._load import load
 from pythia_cpu._model import Config, Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_torch
+from pythia_cpu.hf._dtypes import weights_for
 from pythia_cpu.hf._forward import CausalLMOutput, forward, rows_and_spans
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
 from pythia_cpu.hf._offline import offline
-
-_WEIGHTS = {"float32": "auto", "auto": "auto", "float16": "f16", "bfloat16": "bf16"}
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "attn_implementation": (),
@@ -91,17 +90,12 @@ class GPTNeoXForCausalLM:
             CheckpointError, FormatError, OSError: as ``pythia_cpu.load``.
         """
         refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
-        chosen = torch_dtype if dtype is None else dtype
-        name = "auto" if chosen is None else str(getattr(chosen, "__name__", chosen)).removeprefix("torch.")
-        if name not in _WEIGHTS:
-            raise ValueError(f"dtype is {chosen!r}, expected float32, float16, bfloat16 or 'auto'; or use weights=")
-        if weights is not None and chosen is not None:
-            raise ValueError(f"dtype is {chosen!r} and weights is {weights!r}: give one of them")
+        stored = weights_for(torch_dtype if dtype is None else dtype, weights)
         with offline(local_files_only):
             model = load(
                 pretrained_model_name_or_path,
                 revision=revision,
-                weights=weights or _WEIGHTS[name],
+                weights=stored,
                 threads=threads,
                 cache_dir=cache_dir,
             )
