@@ -140,8 +140,9 @@ class TestSummarizeLogits:
         rng = np.random.default_rng(3)
         for n in [*range(1, 70), 767, 768]:
             x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 40.0])).astype(np.float32)
-            largest, total, weighted, argmax = kernels.summarize_logits(x)
-            assert kernels.summarize_logits(x) == PORTABLE.summarize_logits(x)
+            largest, total, weighted, argmax, above = kernels.summarize_logits(x, bound=x[n // 2])
+            assert kernels.summarize_logits(x, bound=x[n // 2]) == PORTABLE.summarize_logits(x, bound=x[n // 2])
+            assert above == (x > x[n // 2]).sum()
             assert (largest, argmax) == (x.max(), x.argmax())
             below = x.astype(np.float64) - x.max()
             assert total == pytest.approx(np.exp(below).sum(), rel=SUM_ERROR)
@@ -151,8 +152,8 @@ class TestSummarizeLogits:
     def test_logits_far_apart(self, isa: str) -> None:
         x = np.full(37, -3e38, np.float32)
         x[20] = 3e38
-        largest, total, weighted, argmax = _core.Kernels(isa).summarize_logits(x)
-        assert (largest, total, argmax) == (np.float32(3e38), 1.0, 20)
+        largest, total, weighted, argmax, above = _core.Kernels(isa).summarize_logits(x, bound=-3e38)
+        assert (largest, total, argmax, above) == (np.float32(3e38), 1.0, 20, 1)
         assert -1e-30 < weighted <= 0
 
     @pytest.mark.parametrize("isa", ISAS)
@@ -163,6 +164,13 @@ class TestSummarizeLogits:
             x = rng.integers(-3, 3, n).astype(np.float32)
             for bound in (-4.0, -1.0, -0.0, 0.0, float(np.nextafter(np.float32(0), np.float32(-1))), 2.5):
                 assert kernels.count_above(x, bound) == (x > bound).sum()
+
+    @pytest.mark.parametrize("isa", ISAS)
+    def test_above_by_the_least_difference(self, isa: str) -> None:
+        smallest = np.float32(1e-45)
+        x = np.array([0.0, -0.0, smallest, -smallest, 3e38, -3e38] * 17, np.float32)
+        for bound in (0.0, -0.0, smallest, -smallest, 3e38, -3e38):
+            assert _core.Kernels(isa).summarize_logits(x, bound=bound)[4] == (x > np.float32(bound)).sum()
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_the_lowest_of_equals(self, isa: str) -> None:

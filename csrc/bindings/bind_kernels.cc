@@ -113,12 +113,13 @@ struct Kernels {
     return py::make_tuple(out, scores);
   }
 
-  // (largest, sum of exp(logit - largest), the same times (logit - largest), index of the largest) of one chunk.
-  py::tuple summarize_logits(const Floats& logits) const {
+  // (largest, sum of exp(logit - largest), the same times (logit - largest), index of the largest, how many are above `bound`)
+  // of one chunk.
+  py::tuple summarize_logits(const Floats& logits, float bound) const {
     require(logits.size() >= 1, "[summarize_logits] needs a logit");
     const FpEnvironment environment;
-    const LogitSummary summary = table->summarize_logits(logits.data(), logits.size());
-    return py::make_tuple(summary.largest, summary.sum, summary.weighted, summary.argmax);
+    const LogitSummary summary = table->summarize_logits(logits.data(), logits.size(), bound);
+    return py::make_tuple(summary.largest, summary.sum, summary.weighted, summary.argmax, summary.above);
   }
 
   int32_t count_above(const Floats& x, float bound) const {
@@ -281,7 +282,7 @@ void bind_kernels(py::module_& m) {
            "Attention [n, head_dim] and scores [n, first_position + n] of keys and values that are stored as \"f32\" or "
            "\"i16\", "
            "`piece` positions at a time.")
-      .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"))
+      .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"), py::arg("bound") = 0.0f)
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
       .def("group_maxima", &Kernels::group_maxima, py::arg("x"),
            "[blocks of 128, 16]: the largest of every 16th number from each of a block's first 16 on, ignoring NaN.")

@@ -103,6 +103,7 @@ struct LogitSummary {
   float sum = 0;       // of exp(logit - largest)
   float weighted = 0;  // of exp(logit - largest) * (logit - largest), at most 0
   int32_t argmax = 0;  // index of the largest in the chunk, the lowest of equals
+  int32_t above = 0;   // how many are greater than a bound
 };
 
 // Floats of scratch that one attention call needs.
@@ -125,9 +126,9 @@ struct KernelTable {
   // where a query may see the position. The rest is not touched.
   void (*attention_scores)(const AttentionArgs& args) noexcept;
 
-  // The summary of n >= 1 finite logits; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the fixed
-  // tree.
-  LogitSummary (*summarize_logits)(const float* logits, int64_t n) noexcept;
+  // The summary of n >= 1 finite logits, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
+  // fixed tree.
+  LogitSummary (*summarize_logits)(const float* logits, int64_t n, float bound) noexcept;
 
   // How many of n < 2^24 numbers are greater than `bound`; NaN is not.
   int32_t (*count_above)(const float* x, int64_t n, float bound) noexcept;

@@ -7,14 +7,14 @@
 namespace pythia {
 namespace {
 
-// exp(x) for x in [kExpLow, 0], with exp2_clamped's error: 2^(x log2(e)), log2(e) in two parts.
+// exp(x) for x in [kExpLow, 0], with exp2_clamped's error and 1.4e-8 |x| more: log2(e) is rounded. What has much of a softmax's
+// sum is not far below 0.
 template <int kCount>
 inline void exp_of_low(const Vec (&x)[kCount], Vec (&y)[kCount]) {
-  const Vec log2e = set1(1.44269502f), rest = set1(1.92596303e-08f), magic = set1(kRoundingMagic);
+  const Vec log2e = set1(1.44269502f), magic = set1(kRoundingMagic);
   Vec shifted[kCount];
   each<kCount>([&](int i) { shifted[i] = fma(x[i], log2e, magic); });
   each<kCount>([&](int i) { y[i] = fma(x[i], log2e, magic - shifted[i]); });
-  each<kCount>([&](int i) { y[i] = fma(x[i], rest, y[i]); });
   exp2_parts(shifted, y);
 }
 
@@ -30,18 +30,25 @@ inline int32_t first_not_below(const float* x, int64_t n, float bound) {
   return static_cast<int32_t>(i);
 }
 
-LogitSummary summarize_logits_kernel(const float* logits, int64_t n) noexcept {
+LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound) noexcept {
   const int64_t whole = n / kLanes * kLanes;
   const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
   const Vec rest = select(first_lanes(n - whole), load_n(logits + whole, n - whole), lowest);
 
   // Several at a time: a maximum waits for the one before.
   constexpr int kChains = 4;
-  Vec top[kChains] = {rest, lowest, lowest, lowest};
+  Vec top[kChains] = {lowest, lowest, lowest, lowest};
+  IVec minus_above = set1_i(0);
+  const Vec limit = set1(bound + 0.0f);  // never -0: -0 - 0 is -0
+  const auto see = [&](Vec x, Vec& highest) {
+    highest = max(x, highest);
+    minus_above = minus_above + shift_right<31>(bits(limit - x));  // the sign: nothing is rounded to zero
+  };
   int64_t i = 0;
   for (; i + kChains * kLanes <= whole; i += kChains * kLanes)
-    for (int chain = 0; chain < kChains; ++chain) top[chain] = max(load(logits + i + chain * kLanes), top[chain]);
-  for (; i < whole; i += kLanes) top[0] = max(load(logits + i), top[0]);
+    for (int chain = 0; chain < kChains; ++chain) see(load(logits + i + chain * kLanes), top[chain]);
+  for (; i < whole; i += kLanes) see(load(logits + i), top[0]);
+  if (whole < n) see(rest, top[0]);
   LogitSummary summary = {.largest = reduce_max(max(max(top[0], top[1]), max(top[2], top[3])))};
 
   // Terms below 2^-126 count as that, which changes no bit of a sum that has 1 among its terms.
@@ -68,6 +75,7 @@ LogitSummary summarize_logits_kernel(const float* logits, int64_t n) noexcept {
   summary.argmax = first_not_below(logits, n, summary.largest);
   summary.sum = reduce_add(sum);
   summary.weighted = reduce_add(weighted);
+  summary.above = -reduce_add_i(minus_above);
   return summary;
 }
 

@@ -180,8 +180,7 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   team.for_each(blocks, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row)
-      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.counts(row),
-                                            workspace_.scores.target_logit(row));
+      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row));
   });
 }
 
@@ -210,14 +209,14 @@ void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t inpu
   float* logits = workspace_.scores.logits(rank);
   matmul(part, workspace_.head_input, input_row + row_begin, {0, num_panels(outputs), 0, rows}, logits, kLogitChunk);
   for (int64_t row = row_begin; row < row_begin + rows; ++row, logits += kLogitChunk) {
-    const auto i = static_cast<std::size_t>(chunk);
-    workspace_.scores.summaries(row)[i] = kernels_.summarize_logits(logits, outputs);
-    // Of equal logits the lower id comes first.
+    // Of equal logits the lower id comes first: those of lower ids than the target's count where they are not below it.
     const float limit = workspace_.scores.target_logit(row);
     const float below_limit = std::nextafter(limit, -std::numeric_limits<float>::infinity());
-    const int64_t split = std::clamp<int64_t>(output_.targets[row] - first, 0, outputs);
-    workspace_.scores.counts(row)[i] =
-        kernels_.count_above(logits, split, below_limit) + kernels_.count_above(logits + split, outputs - split, limit);
+    const int64_t target = output_.targets[row] - first;
+    LogitSummary& summary = workspace_.scores.summaries(row)[static_cast<std::size_t>(chunk)];
+    summary = kernels_.summarize_logits(logits, outputs, target < outputs ? limit : below_limit);
+    if (target > 0 && target < outputs)
+      summary.above += kernels_.count_above(logits, target, below_limit) - kernels_.count_above(logits, target, limit);
   }
 }
 

@@ -21,8 +21,7 @@ double log_exact(double x) noexcept {
   return static_cast<double>(exponent) * kLn2 + (2.0 * s + 2.0 * s * tail);
 }
 
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, std::span<const int32_t> counts,
-                           float target_logit) noexcept {
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept {
   std::size_t best = 0;
   for (std::size_t i = 1; i < chunks.size(); ++i)
     if (chunks[i].largest > chunks[best].largest) best = i;
@@ -44,7 +43,7 @@ TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSumm
   }
   const double difference = static_cast<double>(target_logit) - static_cast<double>(largest), log_total = log_exact(total);
   int32_t rank = 0;
-  for (const int32_t count : counts) rank += count;
+  for (const LogitSummary& chunk : chunks) rank += chunk.above;
   return {.logprob = static_cast<float>(difference - log_total),
           .entropy = static_cast<float>(log_total - weighted / total),
           .argmax = static_cast<int32_t>(static_cast<int64_t>(best) * kLogitChunk) + chunks[best].argmax,

@@ -36,7 +36,6 @@ class ScoreWorkspace {
     chunks_ = ceil_div(vocab_size, kLogitChunk);
     summaries_.reserve(rows * chunks_);
     target_logits_.reserve(rows);
-    counts_.reserve(rows * chunks_);
     logits_.reserve(threads * kScoreRows * kLogitChunk);
   }
 
@@ -49,14 +48,11 @@ class ScoreWorkspace {
   // A thread's choices among the logits it has seen, [rows].
   GreedyChoice* choices(int rank, int64_t rows) const { return choices_.data() + rank * rows; }
 
-  // One row's chunks in order.
+  // One row's chunks in order; `above` is how many of a chunk's tokens come before the target.
   std::span<LogitSummary> summaries(int64_t row) const {
     return {summaries_.data() + row * chunks_, static_cast<std::size_t>(chunks_)};
   }
   float& target_logit(int64_t row) const { return target_logits_.data()[row]; }
-
-  // In each of the row's chunks, how many tokens come before the target.
-  std::span<int32_t> counts(int64_t row) const { return {counts_.data() + row * chunks_, static_cast<std::size_t>(chunks_)}; }
 
   // A thread's [kScoreRows, kLogitChunk] logits.
   float* logits(int rank) const { return logits_.data() + rank * kScoreRows * kLogitChunk; }
@@ -65,16 +61,14 @@ class ScoreWorkspace {
   int64_t chunks_ = 0;
   AlignedBuffer<LogitSummary> summaries_;
   AlignedBuffer<float> target_logits_;
-  AlignedBuffer<int32_t> counts_;
   AlignedBuffer<float> logits_;
   AlignedBuffer<GreedyChoice> choices_;
 };
 
 // The score of a row from its chunks: exact arithmetic but for the chunks' float sums and the factors between chunks, so that
-// the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), and the float result's own rounding. `counts` are the
-// chunks' of tokens before the target.
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, std::span<const int32_t> counts,
-                           float target_logit) noexcept;
+// the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), of their exponentials, and the float result's own
+// rounding.
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept;
 
 // log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
 double log_exact(double x) noexcept;

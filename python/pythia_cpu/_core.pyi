@@ -224,7 +224,7 @@ class Kernels:
         For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.
         """
     def summarize_logits(
-        self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
+        self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float = 0.0
     ) -> tuple[typing.Any, ...]: ...
     def tanh(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
