@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Check that the objects compiled for one instruction set export their kernel table and nothing else.
 
+Those of other architectures are empty.
+
 A file compiled with -mavx512f that instantiates an inline function of a shared header (std::vector, std::min, ...)
 emits it as a weak symbol full of AVX-512 code. The linker keeps one copy of a weak symbol for the whole program, any
 copy, so the portable path may then run instructions that the CPU does not have. It has happened to Botan (#5260) and
@@ -25,8 +27,8 @@ def findings_of(listing: str) -> list[str]:
             findings.append(f"weak symbol {name}, which the linker may give to code for any CPU")
         elif kind.isupper() and kind != "U":
             exported.append(name)
-    if len(exported) != 1:
-        findings.append(f"exports {', '.join(exported) or 'nothing'}; expected one symbol, the kernel table")
+    if len(exported) > 1:
+        findings.append(f"exports {', '.join(exported)}; expected one symbol, the kernel table")
     return findings
 
 
@@ -43,7 +45,8 @@ def main() -> int:
     for path in objects:
         listing = subprocess.run(["nm", "--demangle", path], capture_output=True, text=True, check=True).stdout
         findings = findings_of(listing)
-        print(f"{path.name}: {'; '.join(findings) or 'one exported table, no weak symbols'}")
+        fine = "one exported table, no weak symbols" if listing.strip() else "empty"
+        print(f"{path.name}: {'; '.join(findings) or fine}")
         failed = failed or bool(findings)
     return 1 if failed else 0
 

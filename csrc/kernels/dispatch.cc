@@ -7,6 +7,10 @@
 
 #include "kernels/tables.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace pythia {
 namespace {
 
@@ -23,6 +27,16 @@ bool has_avx512() {
 }
 bool has_avx_vnni() { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
 bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#elif defined(__aarch64__)
+bool has_dotprod() {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return true;  // all of this build needs it
+#elif defined(__linux__)
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return false;
+#endif
+}
 #endif
 bool always() { return true; }
 
@@ -33,6 +47,9 @@ constexpr Candidate kCandidates[] = {
     {&kAvx512Kernels, has_avx512},
     {&kAvxVnniKernels, has_avx_vnni},
     {&kAvx2Kernels, has_avx2},
+#elif defined(__aarch64__)
+    {&kNeonDotprodKernels, has_dotprod},
+    {&kNeonKernels, always},
 #endif
     {&kPortableKernels, always},
 };

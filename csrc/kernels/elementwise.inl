@@ -53,11 +53,8 @@ inline Vec exp_clamped(Vec x) {
   return from_bits(bits(parts.p) + shift_left<23>(bits(parts.shifted)));
 }
 
-// Functions of several vectors go step by step over all of them: one alone waits for each of its steps. As many as fill the
-// pipes.
-inline constexpr int kTogether = 8;
-
-// step(i) for i = 0 .. kCount - 1.
+// Functions of several vectors, kTogether of them, go step by step over all: one alone waits for each of its steps. step(i) for
+// i = 0 .. kCount - 1.
 template <int kCount, class F>
 inline void each(F step) {
 #pragma GCC unroll 8

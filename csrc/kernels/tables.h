@@ -10,5 +10,7 @@ extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
+extern const KernelTable kNeonKernels;
+extern const KernelTable kNeonDotprodKernels;
 
 }  // namespace pythia

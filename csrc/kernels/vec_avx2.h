@@ -14,6 +14,7 @@ constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
 constexpr int kQuantRows = 3;
 constexpr int kQuantPanels = 1;
+constexpr int kTogether = 4;
 
 struct Vec {
   __m256 lo, hi;

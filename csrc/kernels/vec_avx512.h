@@ -14,6 +14,7 @@ constexpr int kTilePanels = 4;
 constexpr int kSingleRowPanels = 8;
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 3;
+constexpr int kTogether = 8;
 
 struct Vec {
   __m512 v;
