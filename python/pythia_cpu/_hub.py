@@ -55,6 +55,8 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
         CheckpointError: it is neither a hub id nor a folder.
     """
     text = os.fspath(source)
+    if Path(source).is_file():
+        raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
     if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
         return f"EleutherAI/{text}"
     if isinstance(source, str) and _REPO_ID.fullmatch(text):
