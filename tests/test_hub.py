@@ -262,7 +262,7 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
 def test_names_of_sources() -> None:
     assert repo_id_of("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
     assert repo_id_of("EleutherAI/gpt-neox-20b") == "EleutherAI/gpt-neox-20b"
-    for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/"):
+    for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/", "./a", "../a", "~/a"):
         with pytest.raises(CheckpointError, match="is not a folder, and not a hub id"):
             repo_id_of(name)
     with pytest.raises(CheckpointError, match="is not a folder"):

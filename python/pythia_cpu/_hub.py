@@ -25,7 +25,7 @@ from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._source import Source, sorted_steps
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _STEP = re.compile(r"step(\d+)")
 _NUM_TRIES = 6
