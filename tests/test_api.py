@@ -258,6 +258,9 @@ def test_load_errors(shipped_model: Path, tmp_path: Path) -> None:
     for options in ({"revision": "step3000"}, {"weights": "q4"}, {"threads": 0}, {"threads": "2"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             pythia_cpu.load(shipped_model, **options)  # type: ignore[arg-type]
+    for source in (shipped_model, None, "pythia-14m"):
+        with pytest.raises(ValueError, match="weights is 'int8', expected one of auto, f32, f16, bf16, q8, q4"):
+            pythia_cpu.load(source, weights="int8")
     assert pythia_cpu.load(str(shipped_model), weights="f16").generate("Once").text
 
 

@@ -171,7 +171,7 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
     for bad in (-1, "", True, np.int64(-1), np.bool_(True), 1800.0):
         with pytest.raises(ValueError, match="revision is"):
             convert(MINI_PYTHIA.parent, tmp_path / "m.pcpu", revision=bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'f8', expected one of f32, f16, bf16, q8, q4"):
+    with pytest.raises(ValueError, match="'f8', expected one of auto, f32, f16, bf16, q8, q4"):
         convert(MINI_PYTHIA, tmp_path / "m.pcpu", weights="f8")
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import pythia_cpu
+import pythia_cpu._cli_convert
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -228,7 +229,8 @@ def test_errors(run: Run, tmp_path: Path, shipped_model: Path) -> None:
     for command in (("generate", "a", "-m"), ("tokenize", "a", "-m"), ("info",)):
         assert_fails(run(*command, damaged), 1, str(damaged))
         assert_fails(run(*command, missing), 1, str(missing), "No such file")
-        assert_fails(run(*command, tmp_path), 1, str(tmp_path))
+        assert_fails(run(*command, tmp_path), 1, f"{tmp_path}: is a folder, expected a .pcpu file; pythia-convert")
+        assert_fails(run(*command, "EleutherAI/pythia-14m"), 1, "pythia-14m: No such file, expected a .pcpu file")
     assert_fails(run("generate", "a", PYTHIA_CPU_MODEL=str(missing)), 1, str(missing))
     assert_fails(run("generate", "--prompt-file", missing), 1, str(missing))
     assert_fails(run("generate", ""), 1, "empty", "<|endoftext|>")
@@ -237,6 +239,13 @@ def test_errors(run: Run, tmp_path: Path, shipped_model: Path) -> None:
     assert_fails(run("generate", "-", stdin=b"\xff\xfe"), 1, "UTF-8")
     assert_fails(run("generate", "a", PYTHIA_CPU_ISA="mmx"), 1, "mmx")
     assert_fails(run("generate", "--logit-bias", "4096:1", "a"), 1, "4096")
+
+
+def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(run("--version")) == f"pythia-cpu {pythia_cpu.__version__}\n"
+    with pytest.raises(SystemExit, match="0"):
+        pythia_cpu._cli_convert.main(["--version"])
+    assert capsys.readouterr().out == f"pythia-convert {pythia_cpu.__version__}\n"
 
 
 def test_any_locale(run: Run) -> None:

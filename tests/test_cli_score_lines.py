@@ -94,6 +94,7 @@ def test_files_and_batches(binary: Path, model: pythia_cpu.Model, tmp_path: Path
         ('{"text": "a", "text": "b"}', 'the name "text" for the second time at byte 15'),
         ('{"text": "a", "id": null}', '"id" is neither'),
         ('{"context": "a", "continuation": ""}', '"continuation" has no tokens'),
+        ('{"context": "Th", "continuation": "e"}', '"continuation" adds no token to the 1 of "context"'),
         ('{"context": "%s", "continuation": "a"}' % ("word " * 2100), "expected at most 2049"),
         ('{"text": "\\ud800"}', "half of a surrogate pair at byte 11"),
         ("[" * 100, "deeper nesting than 64"),

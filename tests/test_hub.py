@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
 from hub_server import Hub, running_hub
-from pythia_cpu import CheckpointError, _core
+from pythia_cpu import CheckpointError, _core, convert
 from pythia_cpu._convert import CONVERTER_VERSION, provenance
 from pythia_cpu._hub import nearest_revisions, repo_id_of
 
@@ -243,6 +243,10 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
     assert again.stdout == first.stdout
     assert not hub.downloads()
     assert run(CACHED, REPO, commit, HF_ENDPOINT="http://127.0.0.1:9").stdout == first.stdout
+    # By its name without a hub, when nothing is left of the download.
+    lost = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "lost")}
+    assert run(CACHED, REPO, "main", **lost).stdout == first.stdout
+    assert "the hub cannot be reached" in run(CACHED, REPO, "step1", **lost).stderr
     # Removed by its name, without a hub.
     remove = (
         "import sys, pythia_cpu; print(*(f.path for f in pythia_cpu.remove_cached('pythia-14m', revision=sys.argv[1])))"
@@ -258,11 +262,25 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
 def test_names_of_sources() -> None:
     assert repo_id_of("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
     assert repo_id_of("EleutherAI/gpt-neox-20b") == "EleutherAI/gpt-neox-20b"
-    for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/"):
+    for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/", "./a", "../a", "~/a"):
         with pytest.raises(CheckpointError, match="is not a folder, and not a hub id"):
             repo_id_of(name)
     with pytest.raises(CheckpointError, match="is not a folder"):
         repo_id_of(Path("pythia-14m"))
+
+
+def test_a_file_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_checkpoint(tmp_path / "c", **SMALL).parent)
+    with pytest.raises(CheckpointError, match="c/model.safetensors: is a file, expected a checkpoint folder"):
+        convert("c/model.safetensors", "m.pcpu")
+
+
+def test_nothing_is_downloaded_for_a_bad_call(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    convert = "import pythia_cpu; pythia_cpu.convert('pythia-14m', *{!r}, weights={!r})"
+    assert "expected one of auto, f32" in run(convert.format(["m.pcpu"], "int8")).stderr
+    assert "its folder does not exist" in run(convert.format([str(tmp_path / "none" / "m.pcpu")], "q8")).stderr
+    assert not hub.log
 
 
 def test_nearest_revisions() -> None:

@@ -355,6 +355,8 @@ def test_unknown_names(model: Model) -> None:
         model.run(TOKENS, edit={"hook_embd": lambda x: x})
     with pytest.raises(ValueError, match="found 3 of type int, expected the name"):
         model.run(TOKENS, capture=[3])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="capture is of type NoneType, expected names or patterns"):
+        model.run(TOKENS, capture=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

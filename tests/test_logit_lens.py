@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -86,6 +86,10 @@ def test_activations_are_the_same_without_logits(model: Model, pattern: str) -> 
     assert list(run.activations) == list(expected)
     for name, array in expected.items():
         assert_same_bits(run.activations[name], array, name)
+
+
+def test_type_checkers_take_logits_for_an_array() -> None:
+    assert Any in get_args(get_type_hints(pythia_cpu.Run)["logits"])
 
 
 def test_what_is_not_asked_for_is_not_computed() -> None:

@@ -203,6 +203,7 @@ def test_bad_scoring_arguments(model: pythia_cpu.Model) -> None:
         (([[0], [0] * 2050],), r"text\[1\] has 2050 tokens, expected at most 2049"),
         ((["Once", "\ud800"],), r"text\[1\]: text has a lone surrogate at position 0"),
         (("Once", ""), "continuation has no tokens"),
+        (("Th", "e"), "continuation adds no token to the 1 of context, .* begin it with a space"),
         (([1], []), "continuation has no tokens"),
         (("Once", [1]), "one of context and continuation is a str"),
         ((["Once", "It"], [" upon", ""]), r"continuation\[1\] has no tokens"),

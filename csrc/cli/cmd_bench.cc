@@ -82,8 +82,7 @@ void measure_decode(const std::shared_ptr<Model>& model, const BenchOptions& opt
 }
 
 Report measure(const BenchOptions& options) {
-  const auto model =
-      Model::open(options.model_path.empty() ? shipped_model_path() : options.model_path, static_cast<int>(options.threads));
+  const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   const PcpuFile& file = model->file();
   Report report;
   report.machine = machine_name();

@@ -186,7 +186,7 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
   }
   const std::string prompt = read_prompt(options, rest);
 
-  const std::string path = options.model_path.empty() ? shipped_model_path() : options.model_path;
+  const std::string path = chosen_model_path(options.model_path);
   Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr};
   run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
   catch_interrupt();

@@ -138,7 +138,7 @@ int run_info(const Command& command, std::span<const std::string_view> arguments
     throw UsageError("found " + std::to_string(rest.size() + !model_path.empty()) + " files, expected one");
   if (!rest.empty()) model_path = rest[0];
 
-  const auto file = PcpuFile::open(model_path.empty() ? shipped_model_path() : model_path);
+  const auto file = PcpuFile::open(chosen_model_path(model_path));
   const int32_t tokenizer_size = Tokenizer(file->tokenizer()).vocab_size();
   write_output(json ? to_json(*file, tokenizer_size) : to_text(*file, tokenizer_size));
   return 0;

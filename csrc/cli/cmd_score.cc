@@ -113,8 +113,7 @@ int run_score(const Command& command, std::span<const std::string_view> argument
     throw UsageError("found " + std::to_string(rest.size()) + " files, expected one, or - for standard input");
 
   const std::string text = read_all(std::string(rest[0]));
-  const auto model =
-      Model::open(options.model_path.empty() ? shipped_model_path() : options.model_path, static_cast<int>(options.threads));
+  const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   const Tokenizer tokenizer(model->file().tokenizer());
   catch_interrupt();
   if (options.jsonl || rest[0].ends_with(".jsonl")) {

@@ -36,7 +36,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
     throw UsageError("found " + std::to_string(rest.size() + !text_path.empty()) + " texts, expected one, in quotes, or -");
 
   const std::string text = rest.empty() ? read_all(text_path) : rest[0] == "-" ? read_all("-") : std::string(rest[0]);
-  const auto file = PcpuFile::open(model_path.empty() ? shipped_model_path() : model_path);
+  const auto file = PcpuFile::open(chosen_model_path(model_path));
   const Tokenizer tokenizer(file->tokenizer());
   const std::vector<int32_t> ids = tokenizer.encode(text);
   if (!json) {

@@ -42,7 +42,7 @@ int run_verify(const Command& command, std::span<const std::string_view> argumen
     throw UsageError("found " + std::to_string(rest.size() + !model_path.empty()) + " files, expected one");
   if (!rest.empty()) model_path = rest[0];
 
-  const auto model = Model::open(model_path.empty() ? shipped_model_path() : model_path, static_cast<int>(threads));
+  const auto model = Model::open(chosen_model_path(model_path), static_cast<int>(threads));
   const std::string& path = model->file().path();
   const uint64_t stored = model->file().header().fingerprint;
   if (stored == 0) throw std::runtime_error(path + ": no fingerprint is stored; convert the checkpoint again");

@@ -54,6 +54,10 @@ int run(std::span<const std::string_view> arguments) {
     write_output(overview());
     return 0;
   }
+  if (arguments[0] == "--version") {
+    write_output("pythia-cpu " PYTHIA_CPU_VERSION "\n");
+    return 0;
+  }
   std::string known;
   for (const Command* command : kCommands) {
     if (command->name == arguments[0]) return run_command(*command, arguments.subspan(1));

@@ -56,6 +56,9 @@ ScoreRequest pair_request(const LineScoring& scoring, const std::string& context
   std::vector<int32_t> whole = scoring.tokenizer.encode(context + continuation);
   const auto num_before = static_cast<std::ptrdiff_t>(std::min(before.size(), whole.size()));
   const std::vector<int32_t> after(whole.begin() + num_before, whole.end());
+  if (after.empty() && !before.empty() && !continuation.empty())
+    throw std::invalid_argument("\"continuation\" adds no token to the " + std::to_string(before.size()) +
+                                " of \"context\", because they are encoded together: begin it with a space");
   if (after.empty()) throw std::invalid_argument("\"continuation\" has no tokens, expected at least one");
   if (before.empty()) {
     if (config.eos_token_id < 0)

@@ -46,4 +46,15 @@ std::string shipped_model_path() {
                               " nor in a Python package beside it; name one with -m or " + kModelVariable);
 }
 
+std::string chosen_model_path(const std::string& named) {
+  if (named.empty()) return shipped_model_path();
+  std::error_code error;
+  const bool folder = fs::is_directory(named, error);
+  if (folder || (!fs::exists(named, error) && !named.ends_with(".pcpu")))
+    throw std::invalid_argument(
+        named + (folder ? ": is a folder" : ": No such file") +
+        ", expected a .pcpu file; pythia-convert makes one of a checkpoint's folder or its name on the hub");
+  return named;
+}
+
 }  // namespace pythia::cli

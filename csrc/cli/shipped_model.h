@@ -11,4 +11,8 @@ inline constexpr const char* kModelVariable = "PYTHIA_CPU_MODEL";
 // or the Python package in ../lib/python3*/site-packages. Throws std::invalid_argument saying where it looked.
 std::string shipped_model_path();
 
+// `named`, or if that is empty shipped_model_path(). Throws std::invalid_argument for what pythia-convert takes in place of a
+// .pcpu file: a folder, or the name of a model.
+std::string chosen_model_path(const std::string& named);
+
 }  // namespace pythia::cli

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pythia_cpu import _core
 from pythia_cpu._checkpoint import Checkpoint
-from pythia_cpu._convert import CONVERTER_VERSION, convert_checkpoint, provenance
+from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint, provenance
 from pythia_cpu._errors import FormatError
 from pythia_cpu._source import Source, local_source, revision_name
 
@@ -67,19 +67,28 @@ def cached_conversion(
     Raises:
         CheckpointError, ValueError, OSError: as ``convert``.
     """
-    if weights != "auto":
-        _core.pack_matrix(b"", "f32", 0, 0, weights)  # refuses a format that does not exist
+    check_weights(weights)
     name = revision_name(revision)
     if Path(source).is_dir():
         local = local_source(Path(source), name)
         return _convert_once(_Entry(cache_dir, local.name, _identity(local), weights), local, progress)
     from pythia_cpu import _hub
 
-    resolved = _hub.resolve(_hub.repo_id_of(source), name)
-    entry = _Entry(cache_dir, resolved.repo_id, resolved.commit, weights)
-    if entry.path.exists():
-        return entry.path
-    return _convert_once(entry, _hub.download(resolved, progress=progress), progress)
+    repo_id = _hub.repo_id_of(source)
+    # A link named after the revision: what it was last, for when the hub cannot be reached and its client has lost it.
+    last = _Entry(cache_dir, repo_id, re.sub(r"[^\w.-]", "--", name or "main"), weights).path
+    try:
+        resolved = _hub.resolve(repo_id, name)
+    except OSError:
+        if last.is_symlink() and last.exists():
+            return last.with_name(os.readlink(last))
+        raise
+    entry = _Entry(cache_dir, repo_id, resolved.commit, weights)
+    if not entry.path.exists():
+        _convert_once(entry, _hub.download(resolved, progress=progress), progress)
+    if last != entry.path:
+        _link(last, entry.path.name)
+    return entry.path
 
 
 def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
@@ -101,8 +110,9 @@ def remove_cached(
 ) -> list[CachedFile]:
     """Removes one model's converted checkpoints from the cache, for example in a sweep, each when it is done with.
 
-    Nothing else is removed: not the checkpoint, nor what the hub's client downloaded. A model that has the file open
-    can still be used.
+    Nothing else is removed: not the checkpoint, nor what the hub's client downloaded, which
+    ``huggingface_hub.scan_cache_dir().delete_revisions(model.provenance["commit"]).execute()`` removes. A model that
+    has the file open can still be used.
 
     Args:
         source: as for ``load``. A local folder is known by its name, without its path.
@@ -215,7 +225,16 @@ def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:
     return entry.path
 
 
-@contextmanager
+def _link(path: Path, target: str) -> None:
+    if path.is_symlink() and os.readlink(path) == target:
+        return
+    working = path.with_name(f"{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
+    with contextlib.suppress(OSError):  # a cache that is read-only serves as it is
+        working.symlink_to(target)
+        working.replace(path)
+
+
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that other processes and threads wait for; the system lifts it if this process dies."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

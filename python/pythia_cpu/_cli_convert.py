@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from pythia_cpu import _core
+from pythia_cpu import __version__, _core
 from pythia_cpu._cache import cache_folder, clear_cache, list_cache, remove_cached
 from pythia_cpu._convert import ConversionReport, convert, provenance
 from pythia_cpu._duplicates import find_duplicates
@@ -138,7 +138,12 @@ def _parser() -> argparse.ArgumentParser:
         "--report", metavar="FILE", help="write what was converted as JSON; for q8 and q4, also what quantization cost"
     )
     parser.add_argument("--report-text", metavar="FILE", help="measure that on this text too, beside a bundled one")
-    parser.add_argument("--list", action="store_true", help="list the converted checkpoints that pythia_cpu.load keeps")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the converted checkpoints that pythia_cpu.load keeps, in ~/.cache/pythia-cpu or where "
+        "PYTHIA_CPU_CACHE says",
+    )
     parser.add_argument("--clear", action="store_true", help="remove all of them")
     parser.add_argument(
         "--remove", action="store_true", help="remove those of SOURCE; with --revision or --weights, only such"
@@ -149,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         help="show which .pcpu files (default: those that pythia_cpu.load keeps) have equal checkpoints or tensors",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
     return parser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import errno
 import hashlib
 import os
 import tempfile
@@ -109,11 +110,22 @@ def convert(
         ValueError: unknown ``weights``, or a value too large for the format asked for.
         OSError: a file cannot be read or written, or the hub cannot be reached.
     """
+    # Before a download, which may take hours.
+    check_weights(weights)
+    if not Path(output).resolve().parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist: make it first", os.fspath(output))
     with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(
             checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
         )
+
+
+def check_weights(weights: str) -> None:
+    """Refuses a format that does not exist."""
+    formats = ("auto", *_core.WEIGHT_FORMATS)
+    if weights not in formats:
+        raise ValueError(f"weights is {weights!r}, expected one of {', '.join(formats)}")
 
 
 def convert_checkpoint(
@@ -128,8 +140,6 @@ def convert_checkpoint(
 ) -> ConversionReport:
     """As ``convert``, for a checkpoint that is open; ``threads`` defaults to the processors this process may use."""
     start_s = time.monotonic()
-    if weights != "auto":
-        _core.pack_matrix(b"", "f32", 0, 0, weights)  # refuses a format that does not exist
     texts = read_texts(fidelity_text) if fidelity else {}  # before the long work, so that a bad file is known at once
     config_text = checkpoint.config_text()
     config = parse_config(config_text, str(checkpoint.folder / "config.json"))

@@ -25,7 +25,7 @@ from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._source import Source, sorted_steps
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _STEP = re.compile(r"step(\d+)")
 _NUM_TRIES = 6
@@ -55,6 +55,8 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
         CheckpointError: it is neither a hub id nor a folder.
     """
     text = os.fspath(source)
+    if Path(source).is_file():
+        raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
     if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
         return f"EleutherAI/{text}"
     if isinstance(source, str) and _REPO_ID.fullmatch(text):

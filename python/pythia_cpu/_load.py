@@ -6,6 +6,7 @@ import importlib.resources
 import os
 from pathlib import Path
 
+from pythia_cpu._convert import check_weights
 from pythia_cpu._model import Model
 
 
@@ -27,7 +28,9 @@ def load(
         weights: format to convert a checkpoint's weights to: "f32", "f16", "bf16", "q8", "q4", or "auto", the smallest
             of f16, bf16 and f32 that holds every stored value exactly.
         threads: threads of a forward pass; None means the physical cores this process may use.
-        cache_dir: where converted checkpoints are kept.
+        cache_dir: where converted checkpoints are kept; None means the folder that the variable PYTHIA_CPU_CACHE names,
+            else ``~/.cache/pythia-cpu`` (or ``pythia-cpu`` in XDG_CACHE_HOME). Downloads are kept by the hub's client,
+            where HF_HOME says.
         progress: show a bar on standard error, if that is a terminal, while a checkpoint is converted.
 
     Raises:
@@ -36,6 +39,7 @@ def load(
         ValueError: a bad argument; also ``revision`` or another ``weights`` for a file that is converted already.
         OSError: a file cannot be read or written.
     """
+    check_weights(weights)
     path = shipped_model() if source is None else Path(source)
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion

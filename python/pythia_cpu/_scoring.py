@@ -192,6 +192,11 @@ class ScoringModel:
             # White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
             before = self._encode(names[0], context.rstrip())
             after = self._encode(f"{names[0]} + {names[1]}", context + continuation)[len(before) :]
+            if continuation and before and not after:
+                raise ValueError(
+                    f"{names[1]} adds no token to the {len(before)} of {names[0]}, because they are encoded together: "
+                    "begin it with a space, or pass token ids of both"
+                )
         else:
             before, after = self.ids(names[0], context), self.ids(names[1], continuation)
         if not before:

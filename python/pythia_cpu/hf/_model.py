@@ -76,7 +76,7 @@ class GPTNeoXForCausalLM:
         Args:
             pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
             revision: branch, tag, commit, or a training step as an int.
-            cache_dir: where converted checkpoints are kept.
+            cache_dir: where converted checkpoints are kept, as in ``pythia_cpu.load``.
             dtype: of the stored weights: None, "auto" or float32 keep every value of the checkpoint exactly; float16
                 and bfloat16 round to these. Calculations are in float32 always.
             torch_dtype: the old name of dtype.
