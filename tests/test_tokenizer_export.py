@@ -181,6 +181,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "no decoder": (changed(decoder=None), "decoder is None"),
     "decoder Metaspace": (changed(decoder={"type": "Metaspace"}), "decoder is Metaspace"),
+    "decoder without its options": (changed(decoder={"type": "ByteLevel"}), "tokenizers .* cannot read it"),
     "no model": (without("model"), "model is None"),
     "model Unigram": (changed(model={"type": "Unigram", "vocab": []}), "model is 'Unigram'"),
     "unknown model option": (changed_model(temperature=1), "'temperature'"),

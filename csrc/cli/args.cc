@@ -14,7 +14,8 @@ std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"
 template <class Number>
 Number parse_whole(std::string_view what, std::string_view text, std::string_view expected) {
   Number value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::size_t sign = text.starts_with('+') && !text.starts_with("+-");  // from_chars takes no plus
+  const auto [end, error] = std::from_chars(text.data() + sign, text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || text.empty())
     throw UsageError(std::string(what) + " is " + quoted(text) + ", expected " + std::string(expected));
   return value;
@@ -118,9 +119,11 @@ Option flag(std::string_view name, char letter, std::string_view help, bool& tar
   return {name, letter, {}, help, [&target](std::string_view) { target = true; }};
 }
 
-Option text_option(std::string_view name, char letter, std::string_view value_name, std::string_view help,
-                   std::string& target) {
-  return {name, letter, value_name, help, [&target](std::string_view value) { target = value; }};
+Option file_option(std::string_view name, char letter, std::string_view help, std::string& target) {
+  return {name, letter, "FILE", help, [name, &target](std::string_view value) {
+            if (value.empty()) throw UsageError(std::string(name) + " is empty, expected a file's name");
+            target = value;
+          }};
 }
 
 Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string_view help, int64_t low,

@@ -42,9 +42,10 @@ bool wants_help(std::span<const std::string_view> arguments, std::span<const Opt
 
 std::string help_text(const Command& command, std::span<const Option> options);
 
-// Setters for Option::set. Numbers are read the same in every locale; errors name the option.
+// Setters for Option::set. Numbers are read the same in every locale; errors name the option. An empty file name is one: it is
+// what a shell makes of a variable that is not set.
 Option flag(std::string_view name, char letter, std::string_view help, bool& target);
-Option text_option(std::string_view name, char letter, std::string_view value_name, std::string_view help, std::string& target);
+Option file_option(std::string_view name, char letter, std::string_view help, std::string& target);
 Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string_view help, int64_t low,
                       int64_t high, int64_t& target);
 

@@ -42,7 +42,9 @@ uint64_t random_seed() {
 }
 
 void drop_last_newline(std::string& text) {
-  if (text.ends_with('\n')) text.pop_back();
+  if (!text.ends_with('\n')) return;
+  text.pop_back();
+  if (text.ends_with('\r')) text.pop_back();
 }
 
 std::vector<std::string> split_lines(const std::string& text) {
@@ -190,7 +192,8 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
   Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr};
   run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
   catch_interrupt();
-  return options.batch ? run_batch(run, split_lines(prompt)) : run_one(run, prompt);
+  return with_text_of(options.prompt_path,
+                      [&] { return options.batch ? run_batch(run, split_lines(prompt)) : run_one(run, prompt); });
 }
 
 }  // namespace

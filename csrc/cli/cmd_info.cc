@@ -133,10 +133,7 @@ int run_info(const Command& command, std::span<const std::string_view> arguments
     write_output(help_text(command, table));
     return 0;
   }
-  const std::vector<std::string_view> rest = parse(arguments, table);
-  if (rest.size() + !model_path.empty() > 1)
-    throw UsageError("found " + std::to_string(rest.size() + !model_path.empty()) + " files, expected one");
-  if (!rest.empty()) model_path = rest[0];
+  take_model_argument(parse(arguments, table), model_path);
 
   const auto file = PcpuFile::open(chosen_model_path(model_path));
   const int32_t tokenizer_size = Tokenizer(file->tokenizer()).vocab_size();

@@ -112,16 +112,17 @@ int run_score(const Command& command, std::span<const std::string_view> argument
   if (rest.size() != 1)
     throw UsageError("found " + std::to_string(rest.size()) + " files, expected one, or - for standard input");
 
-  const std::string text = read_all(std::string(rest[0]));
+  const std::string path(rest[0]);
+  const std::string text = read_all(path);
   const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   const Tokenizer tokenizer(model->file().tokenizer());
   catch_interrupt();
-  if (options.jsonl || rest[0].ends_with(".jsonl")) {
+  if (options.jsonl || path.ends_with(".jsonl")) {
     const auto windows = [&](std::span<const int32_t> ids) { return make_windows(options, model->config(), ids); };
-    score_lines({model, tokenizer, windows, options.per_token}, text);
+    with_text_of(path, [&] { score_lines({model, tokenizer, windows, options.per_token}, text); });
     return interrupted() ? kInterruptedStatus : 0;
   }
-  const std::optional<ScoreResult> result = score_text(options, model, tokenizer, text);
+  const std::optional<ScoreResult> result = with_text_of(path, [&] { return score_text(options, model, tokenizer, text); });
   if (!result) return kInterruptedStatus;
   write_result(options, *result, tokenizer);
   return 0;

@@ -24,7 +24,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
   bool json = false;
   const std::vector<Option> table = {
       model_option(model_path),
-      text_option("--file", 'f', "FILE", "read the text from FILE", text_path),
+      file_option("--file", 'f', "read the text from FILE", text_path),
       flag("--json", 0, "print a JSON object: tokens, and pieces, the text of each token", json),
   };
   if (wants_help(arguments, table)) {
@@ -38,7 +38,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
   const std::string text = rest.empty() ? read_all(text_path) : rest[0] == "-" ? read_all("-") : std::string(rest[0]);
   const auto file = PcpuFile::open(chosen_model_path(model_path));
   const Tokenizer tokenizer(file->tokenizer());
-  const std::vector<int32_t> ids = tokenizer.encode(text);
+  const std::vector<int32_t> ids = with_text_of(text_path, [&] { return tokenizer.encode(text); });
   if (!json) {
     std::string lines;
     for (const int32_t id : ids) lines += std::to_string(id) + "\n";

@@ -37,10 +37,7 @@ int run_verify(const Command& command, std::span<const std::string_view> argumen
     write_output(help_text(command, table));
     return 0;
   }
-  const std::vector<std::string_view> rest = parse(arguments, table);
-  if (rest.size() + !model_path.empty() > 1)
-    throw UsageError("found " + std::to_string(rest.size() + !model_path.empty()) + " files, expected one");
-  if (!rest.empty()) model_path = rest[0];
+  take_model_argument(parse(arguments, table), model_path);
 
   const auto model = Model::open(chosen_model_path(model_path), static_cast<int>(threads));
   const std::string& path = model->file().path();

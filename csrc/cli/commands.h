@@ -15,4 +15,7 @@ extern const Command kBenchCommand;
 // The option every command has.
 Option model_option(std::string& path);
 
+// Takes the model's file from the arguments that are no options, for commands where -m need not be written. Throws UsageError.
+void take_model_argument(std::span<const std::string_view> rest, std::string& path);
+
 }  // namespace pythia::cli

@@ -41,8 +41,7 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
   std::vector<Option> table = {
       model_option(o.model_path),
       integer_option("--max-new-tokens", 'n', "N", "write at most N tokens (default 64)", 0, kMost, o.max_new_tokens),
-      text_option("--prompt-file", 'f', "FILE", "read the prompt from FILE (one newline at its end is left out)",
-                  o.prompt_path),
+      file_option("--prompt-file", 'f', "read the prompt from FILE (one newline at its end is left out)", o.prompt_path),
       {"--stop", 0, "STR", "end before STR; may be given several times",
        [&o](std::string_view value) { o.stop.emplace_back(value); }},
       flag("--ignore-eos", 0, "do not end at the end-of-text token", o.ignore_eos),

@@ -20,6 +20,18 @@ void write_error_line(std::string_view text) noexcept;
 // All bytes of a file, or of standard input for "-". Throws std::system_error naming the file.
 std::string read_all(const std::string& path);
 
+// What work() gives. If it throws std::invalid_argument, the file whose text it could not use is named before the message,
+// unless `path` is empty or "-": the text was not in a file.
+template <class Work>
+auto with_text_of(const std::string& path, Work&& work) {
+  try {
+    return work();
+  } catch (const std::invalid_argument& error) {
+    if (path.empty() || path == "-") throw;
+    throw std::invalid_argument(path + ": " + error.what());
+  }
+}
+
 // From here on Ctrl-C only sets a flag, once: a second Ctrl-C ends the process. Where it is ignored, as in background jobs of
 // scripts, it stays so.
 void catch_interrupt();

@@ -7,7 +7,11 @@ namespace pythia::cli {
 JsonWriter& JsonWriter::string(std::string_view value) {
   static constexpr char kHex[] = "0123456789abcdef";
   separate();
-  const bool is_text = utf8::is_valid(value);
+  std::string replaced;
+  if (!utf8::is_valid(value)) {
+    utf8::append_lossy(value, /*keep_incomplete=*/false, replaced);
+    value = replaced;
+  }
   text_ += '"';
   for (const char c : value) {
     const auto byte = static_cast<unsigned char>(c);
@@ -20,8 +24,6 @@ JsonWriter& JsonWriter::string(std::string_view value) {
       text_ += "\\u00";
       text_ += kHex[byte >> 4];
       text_ += kHex[byte & 15];
-    } else if (byte >= 0x80 && !is_text) {
-      text_ += "\\ufffd";
     } else {
       text_ += c;
     }

@@ -22,7 +22,7 @@ class JsonWriter {
     return *this;
   }
 
-  // Bytes that are not UTF-8 become U+FFFD.
+  // Bytes that are not UTF-8 become U+FFFD, as in decoded text.
   JsonWriter& string(std::string_view value);
   JsonWriter& boolean(bool value) { return raw(value ? "true" : "false"); }
   JsonWriter& null() { return raw("null"); }

@@ -32,8 +32,8 @@ std::string overview() {
       "  pythia-cpu generate -m pythia-70m.pcpu -n 200 --temperature 0.8 --top-p 0.95 --seed 1 \"The\"\n"
       "  pythia-cpu info pythia-70m.pcpu\n\n"
       "Without -m the small model that ships with pythia-cpu is used, or the file that PYTHIA_CPU_MODEL\n"
-      "names. `pythia-cpu COMMAND --help` explains a command. Make .pcpu files with pythia-convert, which\n"
-      "comes with the Python package.\n\n"
+      "names. `pythia-cpu COMMAND --help` explains a command, `pythia-cpu --version` says which version this\n"
+      "is. Make .pcpu files with pythia-convert, which comes with the Python package.\n\n"
       "Exit status: 0 success, 1 an error (one line on standard error), 2 a command line that makes no\n"
       "sense, 130 ended by Ctrl-C.\n";
   return text;
@@ -55,7 +55,7 @@ int run(std::span<const std::string_view> arguments) {
     return 0;
   }
   if (arguments[0] == "--version") {
-    write_output("pythia-cpu " PYTHIA_CPU_VERSION "\n");
+    write_output("pythia-cpu " PYTHIA_VERSION "\n");
     return 0;
   }
   std::string known;
@@ -68,7 +68,15 @@ int run(std::span<const std::string_view> arguments) {
 
 }  // namespace
 
-Option model_option(std::string& path) { return text_option("--model", 'm', "FILE", "the .pcpu file to use", path); }
+Option model_option(std::string& path) { return file_option("--model", 'm', "the .pcpu file to use", path); }
+
+void take_model_argument(std::span<const std::string_view> rest, std::string& path) {
+  const std::size_t found = rest.size() + !path.empty();
+  if (found > 1) throw UsageError("found " + std::to_string(found) + " files, expected one");
+  if (rest.empty()) return;
+  if (rest[0].empty()) throw UsageError("FILE is empty, expected a file's name");
+  path = rest[0];
+}
 
 }  // namespace pythia::cli
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import tokenizers
 from tokenizers import normalizers
 
 from pythia_cpu._errors import CheckpointError
@@ -96,6 +97,7 @@ def compile_tokenizer(tokenizer_json: bytes) -> bytes:
     _check_model_options(model, vocab)
     merges = _read_merges(model.get("merges"), vocab)
     added = _read_added_tokens(root.get("added_tokens"), vocab, use_nfc=use_nfc)
+    _check_reference_reads(tokenizer_json)
 
     token_bytes = {token_id: _bytes_of(token) for token, token_id in vocab.items()}
     token_bytes |= {token.id: _bytes_of(token.content.decode("utf-8")) for token in added}
@@ -195,6 +197,17 @@ def _bytes_of(token: str) -> bytes:
         return bytes(_BYTE_OF[c] for c in token)
     except KeyError:
         return token.encode("utf-8")
+
+
+def _check_reference_reads(tokenizer_json: bytes) -> None:
+    """Refuse what ``tokenizers`` itself cannot load: the Python tokenizer of the file would be lost."""
+    try:
+        tokenizers.Tokenizer.from_buffer(tokenizer_json)
+    except Exception as error:
+        raise CheckpointError(
+            f"[tokenizer.json] tokenizers {tokenizers.__version__} cannot read it ({error}); download the file "
+            "again, or save it with transformers"
+        ) from error
 
 
 def _kind(component: Any) -> str:
