@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._arguments import output_file
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
@@ -109,6 +110,7 @@ def convert(
         ValueError: unknown ``weights``, or a value too large for the format asked for.
         OSError: a file cannot be read or written, or the hub cannot be reached.
     """
+    output_file(output)
     with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(
