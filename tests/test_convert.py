@@ -327,3 +327,21 @@ def test_a_report_that_does_not_fit_is_named(
     assert main([str(folder), "-o", str(tmp_path / "m.pcpu"), "--report", str(tmp_path / "r.json")]) == 1
     assert capsys.readouterr().err == f"pythia-convert: {tmp_path}/r.json: No space left on device\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "m.pcpu"]
+
+
+def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr("pythia_cpu._cli_convert.convert", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), "-o", str(tmp_path / "m.pcpu")])
+    assert stop.value.code == 128 + signal.SIGTERM and cleaned
+    assert signal.getsignal(signal.SIGHUP) == before

@@ -225,6 +225,8 @@ def _write_text(path: str, text: str) -> None:
 
 def _terminate(signum: int, frame: object) -> NoReturn:
     del frame
+    for other in _STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # shells and systemd send several: the cleaning up is not stopped too
     raise SystemExit(128 + signum)
 
 
