@@ -17,7 +17,7 @@ class Hub:
     """Repositories of the server: id -> revision name -> commit, and commit -> file name -> bytes.
 
     ``trouble`` maps a path's end to what its next requests meet: status codes, or "cut" for a connection that closes
-    half-way. ``log`` has every request as (method, path, status).
+    half-way, "page" for what a network shows that asks to log in. ``log`` has every request as (method, path, status).
     """
 
     url: str = ""
@@ -83,6 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         for end, troubles in self.hub.trouble.items():
             if path.endswith(end) and troubles and self.command == "GET":
                 trouble = troubles.pop(0)
+                if trouble == "page":
+                    return self._send(200, b"<html>Log in</html>", Content_Type="text/html")
                 if trouble != "cut":
                     return self._send(int(trouble), Retry_After="0")
                 cut = True

@@ -16,7 +16,7 @@ import pytest
 import pythia_cpu
 from checkpoints import MINI_PYTHIA, write_checkpoint
 from pythia_cpu import CheckpointError, _core
-from pythia_cpu._cache import cache_folder, cached_conversion, clear_cache, list_cache
+from pythia_cpu._cache import _locked, cache_folder, cached_conversion, clear_cache, list_cache
 from pythia_cpu._cli_convert import main
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
@@ -116,6 +116,7 @@ def test_a_killed_process_stops_nobody(tmp_path: Path) -> None:
     path = cached_conversion(folder, cache_dir=cache, progress=False)
     assert _core.PcpuFile.open(str(path)).weights == "f16"
     assert len(list_cache(cache)) == 1
+    assert not list(cache.rglob("*.partial-*"))
 
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +129,10 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "c"))
     assert cache_folder() == tmp_path / "c" / ".cache" / "pythia-cpu"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # nobody that this machine knows
+    with pytest.raises(OSError, match="set PYTHIA_CPU_CACHE"):
+        cache_folder()
 
 
 def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: Callable[..., Path]) -> None:
@@ -141,6 +146,17 @@ def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: C
     assert sorted(p.name for p in (tmp_path / "cache").rglob("*")) == ["also mine.txt", "c", "mine.txt"]
     assert not list_cache(tmp_path / "cache")
     assert cached(tmp_path / "c").exists()
+
+
+def test_clearing_leaves_what_is_being_converted(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    path = cached(write_checkpoint(tmp_path / "c", **SMALL))
+    working = path.with_name("x-q8.pcpu.partial-1-0")
+    working.write_text("half")
+    with _locked(path.with_name("x-q8.pcpu.lock")):
+        clear_cache(tmp_path / "cache")
+        assert sorted(p.name for p in path.parent.iterdir()) == ["x-q8.pcpu.lock", working.name]
+    assert clear_cache(tmp_path / "cache") == len("half")
+    assert not path.parent.exists()
 
 
 def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,20 @@ def test_truncated_safetensors(tmp_path: Path) -> None:
         (folder / "model.safetensors").write_bytes(data[:length])
         with pytest.raises(CheckpointError, match=r"model\.safetensors: "):
             open_checkpoint(folder)
+
+
+def test_a_file_cut_off_while_it_is_read(tmp_path: Path) -> None:
+    folder = write_small(tmp_path / "c")
+    with open_checkpoint(folder) as checkpoint:
+        os.truncate(folder / "model.safetensors", 5000)
+        with pytest.raises(OSError, match="ends before byte .*model.safetensors"):
+            dict(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_clone_without_git_lfs(tmp_path: Path, name: str) -> None:
+    folder = write_small(tmp_path / "c")
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 28148400\n")
+    with pytest.raises(CheckpointError, match=f"{name}: is git-lfs's pointer .* run 'git lfs pull'"):
+        open_checkpoint(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import hashlib
 import os
 import signal
@@ -23,6 +25,7 @@ from checkpoints import (
 )
 from pcpu_file import parse, read_tensor
 from pythia_cpu import CheckpointError, _core, convert, open_checkpoint
+from pythia_cpu._cli_convert import main
 from pythia_cpu._convert import convert_checkpoint, provenance
 
 SMALL: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 70}
@@ -252,7 +255,7 @@ def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "m.pcpu"]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_command_leaves_nothing(tmp_path: Path, signum: signal.Signals) -> None:
     folder = write_checkpoint(
         tmp_path / "c", hidden_size=512, num_hidden_layers=6, num_attention_heads=8, vocab_size=20000
@@ -269,13 +272,15 @@ def test_a_stopped_command_leaves_nothing(tmp_path: Path, signum: signal.Signals
         "--weights",
         "q4",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # The test run may ignore it, as under nohup.
+    heeding = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding)
     deadline = time.monotonic() + 60
     while not any(out.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum], errors
+    assert process.returncode == {signal.SIGINT: 130}.get(signum, 128 + signum), errors
     assert not list(out.iterdir())
 
 
@@ -293,3 +298,50 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "File too large" in done.stderr and "m.pcpu" in done.stderr and done.stderr.count("\n") == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_small(tmp_path / "c")
+    output = str(tmp_path / "m.pcpu")
+    os.mkfifo(tmp_path / "pipe")  # as good as /dev/null, which a rename would replace
+    for bad, problem in (("pipe", "is no regular file"), ("c", "Is a directory"), ("none/r", "folder does not exist")):
+        for options in (["-o", f"{tmp_path}/{bad}"], ["-o", output, "--report", f"{tmp_path}/{bad}"]):
+            assert main([str(folder), *options]) == 1
+            assert problem in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "pipe"]
+    with pytest.raises(ValueError, match="null"):
+        convert(folder, f"{output}\0")
+
+
+def test_a_report_that_does_not_fit_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = write_small(tmp_path / "c")
+    monkeypatch.setattr(os, "replace", full)
+    assert main([str(folder), "-o", str(tmp_path / "m.pcpu"), "--report", str(tmp_path / "r.json")]) == 1
+    assert capsys.readouterr().err == f"pythia-convert: {tmp_path}/r.json: No space left on device\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "m.pcpu"]
+
+
+def test_a_second_signal_does_not_stop_the_cleaning_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cleaned = []
+
+    def stopped(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGHUP)
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGHUP)
+    monkeypatch.setattr("pythia_cpu._cli_convert.convert", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path), "-o", str(tmp_path / "m.pcpu")])
+    assert stop.value.code == 128 + signal.SIGTERM and cleaned
+    assert signal.getsignal(signal.SIGHUP) == before

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import pythia_cpu
 from checkpoints import MINI_PYTHIA
@@ -130,4 +133,20 @@ def test_a_text_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "latin.txt is not UTF-8 (byte 3)" in capsys.readouterr().err
     assert main([*arguments, "--report-text", str(tmp_path / "missing.txt")]) == 1
     assert "missing.txt" in capsys.readouterr().err
+    (tmp_path / "bundled").write_text(TEXT)
+    assert main([*arguments, "--report-text", str(tmp_path / "bundled")]) == 1
+    assert "bundled has the name that the bundled text goes by" in capsys.readouterr().err
     assert not (tmp_path / "m.pcpu").exists()
+
+
+def test_a_perplexity_above_all_floats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(MINI_PYTHIA, tmp_path / "c")
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["embed_out.weight"] = tensors["embed_out.weight"].astype(np.float32) * 1000
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    report = tmp_path / "r.json"
+    assert main([str(folder), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8", "--report", str(report)]) == 0
+    text = json.loads(report.read_text())["fidelity"]["texts"][0]
+    assert text["lossless_perplexity"] is text["perplexity"] is text["perplexity_change"] is None
+    assert text["mean_kl"] > 0
+    assert re.search(r"perplexity +-\n", capsys.readouterr().out)

@@ -115,6 +115,8 @@ def test_the_tokenizer_comes_from_main_where_a_revision_has_none(hub: Hub, run: 
     hub.add(REPO, "step1", {name: data for name, data in files.items() if name != "tokenizer.json"})
     file = converted(run, tmp_path / "m.pcpu", REPO, "--revision", "step1", "--report", str(tmp_path / "r.json"))
     assert file.metadata["tokenizer_revision"] == "main"
+    said = run(CONVERT, REPO, "--revision", "step1", "-o", str(tmp_path / "m.pcpu")).stdout
+    assert "at step1 (tokenizer.json from main)" in said
     assert json.loads((tmp_path / "r.json").read_text())["tokenizer_revision"] == "main"
 
 
@@ -227,6 +229,16 @@ def test_the_hub_is_down(hub: Hub, run: Run, tmp_path: Path) -> None:
     converted(run, tmp_path / "up.pcpu", REPO)
     converted(run, tmp_path / "down.pcpu", REPO, **down)
     assert (tmp_path / "up.pcpu").read_bytes() == (tmp_path / "down.pcpu").read_bytes()
+
+
+def test_another_server_answers_for_the_hub(hub: Hub, run: Run, tmp_path: Path) -> None:
+    hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    hub.trouble = {"/revision/main": ["page"] * 99}
+    assert f"{REPO} at main: the hub cannot be reached" in refused(run, tmp_path, REPO)
+    hub.trouble.clear()
+    converted(run, tmp_path / "up.pcpu", REPO)
+    hub.trouble = {"/revision/main": ["page"] * 99}
+    converted(run, tmp_path / "page.pcpu", REPO)
 
 
 CACHED = "import sys; from pythia_cpu._cache import cached_conversion as c; print(c(sys.argv[1], sys.argv[2], 'f16'))"

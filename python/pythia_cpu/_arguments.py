@@ -1,9 +1,14 @@
-"""What users pass, checked and in the form the core takes. Every error is a ValueError that names the argument."""
+"""What users pass, checked and in the form the core takes. Every error is a ValueError that names the argument, or an
+OSError that names a file.
+"""
 
 from __future__ import annotations
 
+import errno
 import operator
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -143,3 +148,23 @@ def sequence_ids(name: str, value: object, vocab_size: int, context_length: int)
     if len(ids) > context_length:
         raise ValueError(f"{name} has {len(ids)} tokens, the model's context holds {context_length}: shorten it")
     return ids
+
+
+def output_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to write, looked at before the long work whose result it is for.
+
+    Raises:
+        ValueError: it has a null character.
+        OSError: its folder does not exist or cannot be written to, or it is there and no regular file: a rename would
+            put a file in the place of a device such as /dev/null.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if os.access(target, os.F_OK) and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "is no regular file; give the name of a file to write", str(target))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "its folder does not exist; create it", str(target))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target.parent))
+    return target

@@ -48,7 +48,12 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         return Path(cache_dir)
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pythia-cpu"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "pythia-cpu"
+    try:
+        return Path.home() / ".cache" / "pythia-cpu"
+    except RuntimeError:
+        raise OSError(f"the home folder is not known: set {CACHE_VARIABLE} to a folder for conversions") from None
 
 
 def cached_conversion(
@@ -165,17 +170,36 @@ def _is_revision(cached: CachedFile, wanted: str) -> bool:
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
-    """Removes every converted checkpoint from the cache, and nothing else; returns the bytes freed."""
+    """Removes every converted checkpoint from the cache, and nothing else; returns the bytes freed.
+
+    What another process is converting stays.
+    """
     freed_bytes = 0
     root = cache_folder(cache_dir)
     for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
         for path in folder.iterdir():
-            if path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name:
+            is_ours = path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name
+            if is_ours and not _is_converting(path):
                 freed_bytes += 0 if path.is_symlink() else path.stat().st_size
                 path.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
     return freed_bytes
+
+
+def _is_converting(path: Path) -> bool:
+    """Whether a process holds the lock of the conversion that a file belongs to."""
+    try:
+        fd = os.open(path.with_name(f"{path.name.partition(_SUFFIX)[0]}{_SUFFIX}.lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def _folder(cache_dir: str | os.PathLike[str] | None, name: str) -> Path:
@@ -213,6 +237,8 @@ def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:
     entry.path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(entry.lock_path):
         if not entry.path.exists():
+            for left in entry.path.parent.glob(f"{entry.path.name}.partial-*"):
+                left.unlink(missing_ok=True)  # by a process that was killed: whoever writes holds the lock
             # A name of this process's own until the format is known: no other process may see the file under two names.
             working = entry.path.with_name(f"{entry.path.name}.partial-{os.getpid()}-{threading.get_ident()}")
             with Checkpoint(source) as checkpoint:

@@ -17,6 +17,8 @@ from pythia_cpu._source import Source, resolve_source
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
 from pythia_cpu._torch_bin import TorchFile
 
+_GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
+
 
 class Checkpoint(Mapping[str, npt.NDArray[Any]]):
     """A checkpoint's tensors by their stored names; an array is read from the file when it is asked for.
@@ -108,6 +110,10 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
 
     def _open(self, path: Path, reader: type[SafetensorsFile] | type[TorchFile]) -> TensorFile:
         if path not in self._files:
+            with path.open("rb") as file:
+                if file.read(len(_GIT_LFS_POINTER)) == _GIT_LFS_POINTER:
+                    problem = "is git-lfs's pointer to the weights, not the weights"
+                    raise CheckpointError(f"{path}: {problem}; run 'git lfs pull' in its folder")
             self._files[path] = reader(path)
         return self._files[path]
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 import numpy as np
 
 from pythia_cpu import __version__, _core
+from pythia_cpu._arguments import output_file
 from pythia_cpu._cache import cache_folder, clear_cache, list_cache, remove_cached
 from pythia_cpu._convert import ConversionReport, convert, provenance
 from pythia_cpu._duplicates import find_duplicates
@@ -30,6 +31,7 @@ examples:
   pythia-convert --list
   pythia-convert pythia-14m --revision step3000 --remove
 """
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # from batch systems, and from a terminal that is closed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
     if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
-    before = signal.signal(signal.SIGTERM, _terminate)  # so that an interrupted conversion leaves nothing behind
+    # So that an interrupted conversion leaves nothing behind; what is ignored (nohup) stays so.
+    heeded = [signum for signum in _STOP_SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, _terminate) for signum in heeded}
     try:
         if options.list:
             _list_cache()
@@ -58,11 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _error(str(error))
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
     return 0
 
 
 def _convert(options: argparse.Namespace) -> None:
+    if options.report:
+        output_file(options.report)
     report = convert(
         options.source,
         options.output,
@@ -161,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _summary(report: ConversionReport) -> str:
     origin = report.source + (f" at {report.revision}" if report.revision else "")
+    origin += f" (tokenizer.json from {report.tokenizer_revision})" if report.tokenizer_revision else ""
     return (
         f"{report.output}: {origin}, {report.num_parameters:,} parameters in {report.weights}, "
         f"{report.size_bytes / 1e6:.1f} MB, {report.time_s:.1f} s"
@@ -205,21 +213,26 @@ def _attention_table(fidelity: Fidelity) -> str:
 def _write_text(path: str, text: str) -> None:
     """Writes a file that appears when it is complete."""
     target = Path(path)
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
-        try:
-            file.write(text)
-            file.close()
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f"{target.name}.", delete=False) as file:
+            try:
+                file.write(text)
+                file.close()
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(file.name, 0o666 & ~umask)
+                os.replace(file.name, target)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:  # which names the temporary file, or none
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
     del frame
+    for other in _STOP_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)  # shells and systemd send several: the cleaning up is not stopped too
     raise SystemExit(128 + signum)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import errno
 import hashlib
 import os
 import tempfile
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._arguments import output_file
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
@@ -112,8 +112,7 @@ def convert(
     """
     # Before a download, which may take hours.
     check_weights(weights)
-    if not Path(output).resolve().parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "its folder does not exist: make it first", os.fspath(output))
+    output_file(output)
     with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(

@@ -33,7 +33,8 @@ class TextFidelity:
         num_tokens: tokens read; each position's logits are compared.
         mean_kl: mean of KL(lossless || quantized) over positions, in nats.
         max_kl: the largest of these.
-        lossless_perplexity: of the lossless weights, over all tokens but each window's first; None if there are none.
+        lossless_perplexity: of the lossless weights, over all tokens but each window's first; None if there are none,
+            or if it is above 1.8e308.
         perplexity: of the quantized weights.
         perplexity_change: perplexity / lossless_perplexity - 1.
         top1_agreement: share of positions where both have the same most likely token.
@@ -103,6 +104,8 @@ def read_texts(path: Path | None) -> dict[str, str]:
     bundled = importlib.resources.files("pythia_cpu") / "data" / "fidelity.txt"
     texts = {BUNDLED_TEXT: bundled.read_text(encoding="utf-8")}
     if path is not None:
+        if path.name in texts:
+            raise ValueError(f"{path} has the name that the bundled text goes by: give it another one")
         try:
             texts[path.name] = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -132,7 +135,7 @@ def _compare(models: list[_core.Model], name: str, tokens: npt.NDArray[np.int32]
         for loss, rows in zip(losses, logprobs, strict=True):
             loss.extend(-rows[np.arange(len(following)), following])
     kl = np.concatenate(kls)
-    before, after = (math.exp(math.fsum(loss) / len(loss)) if loss else None for loss in losses)
+    before, after = map(_perplexity, losses)
     return TextFidelity(
         text=name,
         num_tokens=len(tokens),
@@ -146,6 +149,14 @@ def _compare(models: list[_core.Model], name: str, tokens: npt.NDArray[np.int32]
         lossless_attention_scores=scores[0].largest.tolist(),
         attention_scores=scores[1].largest.tolist(),
     )
+
+
+def _perplexity(losses: list[float]) -> float | None:
+    """The exponential of the mean; None if there are no losses, or if it is more than a float holds."""
+    try:
+        return math.exp(math.fsum(losses) / len(losses)) if losses else None
+    except OverflowError:
+        return None
 
 
 class _LargestScores:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import re
 import time
@@ -34,7 +35,11 @@ _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 _NUM_NEAREST = 4
 # What the client raises when the hub does not answer as it should: OSErrors, and those of the HTTP library beneath it.
-_HTTP_ERRORS: tuple[type[BaseException], ...] = (OSError, errors.HfHubHTTPError.__bases__[0])
+_HTTP_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    errors.HfHubHTTPError.__bases__[0],
+    json.JSONDecodeError,  # a network that answers for the hub, with a page to log in
+)
 
 _Result = TypeVar("_Result")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -64,12 +65,13 @@ class FileBytes:
         self.size_bytes = os.fstat(self._fd).st_size
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly ``size`` bytes from ``offset``; EOFError if the file ends before."""
+        """Exactly ``size`` bytes from ``offset``; OSError if the file ends before, cut off since it was opened."""
         pieces, missing = [], size
         while missing:
             piece = os.pread(self._fd, min(missing, 1 << 30), offset + size - missing)
             if not piece:
-                raise EOFError(f"{self.path}: ends at byte {self.size_bytes}, expected {offset + size}")
+                problem = f"ends before byte {offset + size}; do not change a checkpoint while it is read"
+                raise OSError(errno.EIO, problem, str(self.path))
             pieces.append(piece)
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

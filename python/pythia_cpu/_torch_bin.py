@@ -111,7 +111,7 @@ class TorchFile:
             raise self._fail(f"entry {name} of its zip archive is compressed or encrypted, which torch never does")
         try:
             header = self._file.read(entry.header_offset, _LOCAL_HEADER_BYTES)
-        except (EOFError, OverflowError, OSError):
+        except (OverflowError, OSError):
             raise self._fail(f"entry {name} of its zip archive lies beyond the end of the file") from None
         name_size, extra_size = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
         start = entry.header_offset + _LOCAL_HEADER_BYTES + name_size + extra_size
