@@ -19,7 +19,7 @@ from lm_eval.api.model import CachingLM
 import pythia_cpu
 import pythia_cpu.eval
 from offline_tasks import CHOICE, ROLLING, WRITING, write_task
-from pythia_cpu.eval import HarnessModel, ResultCache, _harness_model
+from pythia_cpu.eval import HarnessModel, ResultCache, _harness_model, _result_cache
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
@@ -296,6 +296,22 @@ class TestResultCache:
             run(HarnessModel(model, result_cache=path), "loglikelihood", requests)
         assert run(HarnessModel(model, result_cache=path), "loglikelihood", requests) == expected
         assert sizes == [8, 5]
+
+    def test_several_processes_write_one_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_result_cache, "_LOCK_TIMEOUT_S", 0.0)
+        first, second = (ResultCache(tmp_path / "results.db", "key") for _ in range(2))
+        first.put("loglikelihood", 1, -1.5)  # and the first goes on to compute
+        second.put("loglikelihood", 2, -2.5)
+        second.commit()
+        first.commit()
+        assert [second.get("loglikelihood", number) for number in (1, 2)] == [-1.5, -2.5]
+        second._database.execute("BEGIN EXCLUSIVE")
+        first.put("loglikelihood", 3, -3.5)
+        with pytest.raises(OSError, match=r"results\.db: the cache of results cannot be written \(database is locked"):
+            first.commit()
+        second._database.rollback()
+        first.commit()
+        assert second.get("loglikelihood", 3) == -3.5
 
     def test_the_own_cache_of_the_harness_serves_one_model(
         self,

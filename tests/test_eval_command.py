@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("lm_eval")
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-from offline_tasks import ROLLING, write_task
+from offline_tasks import ROLLING, WRITING, write_task
 from pythia_cpu import _cli_eval
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
@@ -31,6 +31,7 @@ COMMAND = [sys.executable, "-m", "pythia_cpu._cli_eval"]
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     write_task(folder, TASK, ROLLING, [{"text": "It was a dark and stormy night."}])
+    write_task(folder, "offline_writing", WRITING, [{"question": "It was", "choices": ["a"], "answer": 0}])
     return folder
 
 
@@ -95,6 +96,25 @@ def test_model_args_of_config_and_command_line(evaluate: Callable[..., dict[str,
     assert report["config"]["model_weights"] == "q8"
 
 
+def test_the_seed_of_torch_is_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval._cli import HarnessCLI
+
+    seen: list[Any] = []
+    monkeypatch.setattr(HarnessCLI, "execute", lambda _, arguments: seen.append(arguments.model_args.get("seed")))
+    for config, arguments, seed in [
+        ({}, [], None),
+        ({}, ["--seed", "5"], 5),
+        ({"seed": 5}, [], 5),
+        ({"seed": 5}, ["--seed", "0,1,2,3"], 2),
+        ({"seed": [0, 1, None, 3]}, [], None),
+        ({"seed": 5}, ["--model_args", "seed=6"], 6),
+    ]:
+        (tmp_path / "e.yaml").write_text(json.dumps(config))
+        monkeypatch.setattr(sys, "argv", ["pythia-eval", "--config", str(tmp_path / "e.yaml"), *arguments])
+        assert _cli_eval.main() == 0
+        assert seen.pop() == seed, (config, arguments)
+
+
 def test_other_models_keep_their_arguments(evaluate: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     evaluate({"model": "dummy", "use_cache": "r.db"})
     assert (tmp_path / "r.db_rank0.db").exists()
@@ -111,6 +131,17 @@ def test_command(task_folder: Path, shipped_model: Path, tmp_path: Path) -> None
     (path,) = (tmp_path / "out").rglob("results_*.json")
     assert bits_per_byte(json.loads(path.read_text())) > 0
     assert [path.name for path in tmp_path.glob("results*")] == ["results.db"]
+
+
+@pytest.mark.usefixtures("no_other_tasks")
+def test_chat_templates_are_refused(
+    task_folder: Path, shipped_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["pythia-eval", "--model_args", f"pretrained={shipped_model}", "--apply_chat_template"]
+    command += ["--tasks", "offline_writing", "--include_path", str(task_folder)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert _cli_eval.main() == 1
+    assert capsys.readouterr().err.endswith("pythia-cpu has no chat templates: leave it out\n")
 
 
 @pytest.mark.usefixtures("no_other_tasks")

@@ -91,12 +91,26 @@ def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:
     if cache := arguments.use_cache or configured_cache:
         arguments.model_args["result_cache"] = cache
     arguments.use_cache = None
+    if (seed := _torch_seed(arguments.seed or configured.get("seed"))) is not None:
+        arguments.model_args.setdefault("seed", seed)  # what HFLM draws with
     if configured_cache:
         import yaml  # comes with the harness
 
         copy = scratch / Path(arguments.config).name
         copy.write_text(yaml.safe_dump(configured))
         arguments.config = str(copy)
+
+
+def _torch_seed(seeds: object) -> int | None:
+    """The one for torch of the harness's seeds; None if it is not set.
+
+    Raises:
+        ValueError: too many or too few, or something other than whole numbers.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    normalized = EvaluatorConfig(seed=seeds)._normalize_seed().seed
+    return None if normalized is None else normalized[2]
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 evaluation that was interrupted goes on where it was. (``simple_evaluate``'s own ``use_cache`` keeps
                 results by request alone: its file serves one model, and is refused for any other.)
             seed: of texts that a task asks to sample: the same seed gives the same texts. Texts for one prompt differ.
+                ``pythia-eval --seed`` gives it the seed that it has for torch.
             **others: other arguments of HFLM, where they change no number, such as ``batch_size`` and ``device``,
                 which the harness's commands pass to every model.
 
@@ -160,6 +161,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                     "name another file, or use result_cache in model_args, which tells them apart"
                 )
         super().set_cache_hook(cache_hook)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Refuses: a converted checkpoint has no template.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("apply_chat_template is set, but pythia-cpu has no chat templates: leave it out")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **_: object

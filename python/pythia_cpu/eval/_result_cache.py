@@ -17,7 +17,8 @@ class ResultCache:
 
     The model's key (``pythia_cpu._identity.model_key``) stands for checkpoint, weight format and engine, so that one
     file serves all checkpoints of a run and never answers for another one. (The harness's own ``use_cache`` keeps
-    results by request alone: EleutherAI/lm-evaluation-harness#4063.) Several processes may use a file at a time.
+    results by request alone: EleutherAI/lm-evaluation-harness#4063.) Several processes may use a file at a time: it is
+    locked only while ``commit`` writes.
     """
 
     def __init__(self, path: str | os.PathLike[str], model_key: str) -> None:
@@ -29,6 +30,7 @@ class ResultCache:
         """
         self.path = Path(path)
         self._model_key = model_key
+        self._rows: dict[str, str] = {}  # stored and not yet written
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._database = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S)
@@ -38,22 +40,30 @@ class ResultCache:
             raise ValueError(f"{self.path} cannot be used as a cache of results ({error}): name another file") from None
 
     def get(self, kind: str, request: object) -> Any:
-        """What ``put`` stored for this model, kind and request; None if nothing."""
+        """What was committed for this model, kind and request; None if nothing."""
         row = self._database.execute("SELECT value FROM results WHERE key = ?", (self._key(kind, request),)).fetchone()
         return None if row is None else json.loads(row[0])
 
     def put(self, kind: str, request: object, result: object) -> None:
         """Stores a result, which JSON can hold, until ``commit`` in memory."""
-        row = (self._key(kind, request), json.dumps(result))
-        self._database.execute("INSERT OR REPLACE INTO results VALUES (?, ?)", row)
+        self._rows[self._key(kind, request)] = json.dumps(result)
 
     def commit(self) -> None:
-        """Writes what was stored to the file."""
-        self._database.commit()
+        """Writes what was stored to the file.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            with self._database:
+                self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", self._rows.items())
+        except sqlite3.Error as error:
+            raise OSError(f"{self.path}: the cache of results cannot be written ({error})") from None
+        self._rows.clear()
 
     def close(self) -> None:
         """Writes and closes the file."""
-        self._database.commit()
+        self.commit()
         self._database.close()
 
     def _key(self, kind: str, request: object) -> str:
