@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -81,11 +83,20 @@ struct ThreadPool::Impl {
     try {
       workers.reserve(static_cast<std::size_t>(size - 1));
       for (int rank = 1; rank < size; ++rank) workers.emplace_back([this, rank, number] { work(rank, number); });
+    } catch (const std::system_error& error) {
+      const std::size_t started = workers.size();
+      give_up();
+      throw std::system_error(error.code(), "[model] the system gave " + std::to_string(started + 1) + " threads, expected " +
+                                                std::to_string(size) + "; ask for fewer, or raise its limits (ulimit -u, -v)");
     } catch (...) {
-      stop();
-      owner = 0;
+      give_up();
       throw;
     }
+  }
+
+  void give_up() noexcept {
+    stop();
+    owner = 0;
   }
 
   void stop() noexcept {
