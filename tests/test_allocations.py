@@ -53,26 +53,32 @@ print(caught, number)
 """
 
 
-# More and more address space, until a pass whose activations are shown has enough.
-INSPECTION = """
-import resource, pythia_cpu
-model = pythia_cpu.load(threads=1)
-expected = model.run([5] * 512, capture=["blocks.0.attn.hook_pattern"]).activations.popitem()[1]
+# More and more address space, until there is enough for what is asked for.
+ADDRESS_SPACE = """
+import resource, sys, pythia_cpu
+model = pythia_cpu.load(threads=2)
+prompts = [f"It was {number}" for number in range(60)]
+calls = {
+    "activations": lambda: model.run([5] * 512, capture=["blocks.0.attn.hook_pattern"]).activations.popitem()[1].sum(),
+    "samples": lambda: [result.tokens for result in model.generate(prompts, max_new_tokens=9, logprobs=3)],
+}
+call = calls[sys.argv[1]]
+model.generate("It was", max_new_tokens=1)  # makes the tokenizer
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)
 caught = 0
-for mebibytes in range(200):
+for quarter_mebibytes in range(1, 800):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (quarter_mebibytes << 18), hard))
     try:
-        found = model.run([5] * 512, capture=["blocks.0.attn.hook_pattern"]).activations.popitem()[1]
+        found = call()
     except MemoryError:
         caught += 1
     else:
         break
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-assert (found == expected).all()
-print(caught, mebibytes)
+assert found == call()
+print(caught, quarter_mebibytes)
 """
 
 
@@ -94,6 +100,7 @@ def test_a_failing_allocation(tmp_path: Path) -> None:
     assert caught > 0 and number < 1999
 
 
-def test_activations_without_memory() -> None:
-    caught, mebibytes = run_script(INSPECTION)
-    assert caught > 1 and mebibytes < 199
+@pytest.mark.parametrize("call", ["activations", "samples"])
+def test_too_little_address_space(call: str) -> None:
+    caught, quarter_mebibytes = run_script(ADDRESS_SPACE, call)
+    assert caught > 1 and quarter_mebibytes < 799

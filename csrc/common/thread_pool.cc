@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <exception>
 #include <mutex>
 #include <string>
 #include <system_error>
@@ -117,6 +118,8 @@ struct ThreadPool::Impl {
   }
 
   void work(int rank, uint32_t number) noexcept {
+    // Takes the memory that exceptions of this thread need: if there is none at the first one, glibc ends the process.
+    [[maybe_unused]] const volatile int exceptions = std::uncaught_exceptions();
     for (;;) {
       wait_while_equal(job_number, number);
       number = job_number.load(std::memory_order_acquire);
