@@ -86,7 +86,7 @@ try:
             model.logits(tokens)
             os._exit(77)
         except OSError as error:
-            assert "the system allows" in str(error) and "ask for fewer" in str(error)
+            assert "threads, expected 6; ask for fewer" in str(error)
     resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
     os._exit(0 if (model.logits(tokens) == expected).all() else 1)
 except BaseException as error:
@@ -102,4 +102,47 @@ def test_a_forked_child_that_gets_no_threads_tries_again() -> None:
     )
     if done.returncode == 77:
         pytest.skip("the system did not refuse a thread")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+FORK_DURING_PASS = """
+import os, signal, sys, threading
+import pythia_cpu
+
+model = pythia_cpu.load(threads=2)
+tokens = list(range(500))
+expected = model.logits(tokens).tobytes()
+
+
+def in_child():
+    try:
+        assert model.logits(tokens).tobytes() == expected
+        return 0
+    except OSError as error:
+        assert "this process was forked while another thread ran the model" in str(error)
+        assert pythia_cpu.load(threads=2).logits(tokens).tobytes() == expected
+        return 1
+
+
+for _ in range(50):
+    thread = threading.Thread(target=model.logits, args=([tokens] * 4,))
+    thread.start()
+    if not (pid := os.fork()):
+        signal.alarm(20)
+        status = 2
+        try:
+            status = in_child()
+        finally:
+            os._exit(status)
+    thread.join()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        break
+sys.exit(status != 1)
+"""
+
+
+def test_a_child_that_was_forked_during_a_pass_does_not_wait_for_it() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK_DURING_PASS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")

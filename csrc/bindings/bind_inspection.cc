@@ -32,7 +32,9 @@ class PythonInspector : public Inspector {
 
   bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
     const py::gil_scoped_acquire locked;
-    const py::object result = function_(name, py::array_t<float>(shape, values.data()));
+    const py::array_t<float> shown(shape, values.data());
+    if (!shown) throw py::error_already_set();  // no memory: pybind11 does not look at what NumPy's copy gives
+    const py::object result = function_(name, shown);
     if (result.is_none()) return false;
     const auto changed = result.cast<py::array_t<float, py::array::c_style>>();
     if (!std::ranges::equal(shape, std::span(changed.shape(), static_cast<std::size_t>(changed.ndim()))))

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <exception>
 #include <mutex>
 #include <string>
 #include <system_error>
@@ -84,10 +85,10 @@ struct ThreadPool::Impl {
       workers.reserve(static_cast<std::size_t>(size - 1));
       for (int rank = 1; rank < size; ++rank) workers.emplace_back([this, rank, number] { work(rank, number); });
     } catch (const std::system_error& error) {
-      const std::size_t allowed = workers.size() + 1;
+      const std::size_t started = workers.size();
       give_up();
-      throw std::system_error(error.code(), "[threads] the system allows " + std::to_string(allowed) + " of " +
-                                                std::to_string(size) + " threads, ask for fewer");
+      throw std::system_error(error.code(), "[model] the system gave " + std::to_string(started + 1) + " threads, expected " +
+                                                std::to_string(size) + "; ask for fewer, or raise its limits (ulimit -u, -v)");
     } catch (...) {
       give_up();
       throw;
@@ -117,6 +118,8 @@ struct ThreadPool::Impl {
   }
 
   void work(int rank, uint32_t number) noexcept {
+    // Takes the memory that exceptions of this thread need: if there is none at the first one, glibc ends the process.
+    [[maybe_unused]] const volatile int exceptions = std::uncaught_exceptions();
     for (;;) {
       wait_while_equal(job_number, number);
       number = job_number.load(std::memory_order_acquire);

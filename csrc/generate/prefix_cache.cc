@@ -73,9 +73,10 @@ void PrefixCache::write(std::span<const int32_t> tokens, const KvCache& cache) {
       next->tokens = block;
       next->data.reset(new std::byte[static_cast<std::size_t>(block_bytes_)]);
       cache.copy_block(begin, next->data.get());
-      recent_.push_front(next.get());
-      next->place = recent_.begin();
+      std::list<Node*> place = {next.get()};  // on its own, so that the tree and recent_ agree where memory ends
+      next->place = place.begin();
       child = node->children.emplace(block, std::move(next)).first;
+      recent_.splice(recent_.begin(), place);
       size_bytes_ += block_bytes_;
     }
     node = child->second.get();

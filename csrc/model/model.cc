@@ -1,8 +1,11 @@
 #include "model/model.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
+#include <system_error>
 
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
@@ -63,8 +66,9 @@ struct Model::Impl {
   RotaryTable rotary;
   bool quantized;
 
-  std::atomic<int> num_threads;  // the pool's, known without waiting for a pass
-  std::mutex mutex;              // guards what follows: one pass at a time
+  std::atomic<int> num_threads;      // the pool's, known without waiting for a pass
+  std::mutex mutex;                  // guards what follows: one pass at a time (Lock)
+  std::atomic<pid_t> locked_by = 0;  // process, 0: none
   std::unique_ptr<ThreadPool> pool;
   WeightPages weight_pages;
   Workspace workspace;
@@ -82,6 +86,28 @@ struct Model::Impl {
         num_threads(threads),
         pool(std::make_unique<ThreadPool>(threads)),
         weight_pages(*file) {}
+
+  // A fork copies a lock that another thread holds, and no thread that would ever give it back.
+  class Lock {
+   public:
+    explicit Lock(Impl& impl) : impl_(impl) {
+      if (const pid_t process = impl.locked_by; process != 0 && process != getpid())
+        throw std::system_error(std::make_error_code(std::errc::resource_deadlock_would_occur),
+                                "[model] this process was forked while another thread ran the model, expected no pass on its "
+                                "way; load the model in the new process, or start it by spawn");
+      impl.mutex.lock();
+      impl.locked_by = getpid();
+    }
+    ~Lock() {
+      impl_.locked_by = 0;
+      impl_.mutex.unlock();
+    }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+
+   private:
+    Impl& impl_;
+  };
 
   // Runs the segments made up so far, `rows` rows in all, of which `rows_with_logits` have logits.
   void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
@@ -130,24 +156,24 @@ int Model::threads() const { return impl_->num_threads; }
 
 void Model::set_threads(int threads) {
   checked_threads(threads);
-  const std::lock_guard lock(impl_->mutex);
+  const Impl::Lock lock(*impl_);
   if (threads == impl_->pool->size()) return;
   impl_->pool = std::make_unique<ThreadPool>(threads);
   impl_->num_threads = threads;
 }
 
 void Model::forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima) {
-  const std::lock_guard lock(impl_->mutex);
+  const Impl::Lock lock(*impl_);
   run(slices, {.logits = logits, .maxima = maxima});
 }
 
 void Model::choose(std::span<const SequenceSlice> slices, GreedyChoice* choices) {
-  const std::lock_guard lock(impl_->mutex);
+  const Impl::Lock lock(*impl_);
   run(slices, {.choices = choices});
 }
 
 void Model::parallel_for(int64_t count, const std::function<void(int64_t)>& body) {
-  const std::lock_guard lock(impl_->mutex);
+  const Impl::Lock lock(*impl_);
   impl_->pool->run([&](Team& team) { team.for_each(count, body); });
 }
 
@@ -158,7 +184,7 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
     throw std::invalid_argument("[score] found " + std::to_string(targets.size()) + " targets, expected " +
                                 std::to_string(rows) + ", one for each token with logits");
   validate_ids("target", targets, config());
-  const std::lock_guard lock(impl_->mutex);
+  const Impl::Lock lock(*impl_);
   run(slices, {.targets = targets.data(), .scores = scores});
 }
 
@@ -179,7 +205,7 @@ void Model::unembed(std::span<const float> residuals, float* logits) {
 InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector) {
   // The lock is held for one job at a time, so that the inspector may call the model.
   const auto run_job = [this](const std::function<void(Team&)>& job, int max_threads) {
-    const std::lock_guard lock(impl_->mutex);
+    const Impl::Lock lock(*impl_);
     impl_->pool->run(job, max_threads);
   };
   return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector};

@@ -53,7 +53,8 @@ class Model {
   // slices, the split into calls, the threads or the ISA. Slices must name different caches. Safe to call from several threads
   // (calls run one after the other). On an error nothing is appended.
   // Writes the logits' `maxima` too, [sum num_logits] rows, as far as there is a place for them.
-  // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice.
+  // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice; std::system_error: in a process
+  // that was forked during a call.
   void forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima = {});
 
   // As forward, but writes the token with the largest logit to `choices` [sum num_logits]. The logits never exist as a whole.
