@@ -8,6 +8,10 @@
 #include <system_error>
 #include <vector>
 
+#if defined(__APPLE__)
+#include <mach-o/dyld.h>
+#endif
+
 namespace pythia::cli {
 namespace {
 
@@ -29,13 +33,27 @@ std::vector<fs::path> python_package_folders(const fs::path& prefix) {
   return folders;
 }
 
+// This program's file; empty if the system does not say.
+fs::path program_path() {
+  std::error_code error;
+#if defined(__APPLE__)
+  uint32_t size = 0;
+  _NSGetExecutablePath(nullptr, &size);
+  std::string path(size, '\0');
+  if (_NSGetExecutablePath(path.data(), &size) != 0) return {};
+  return fs::canonical(path.c_str(), error);
+#else
+  return fs::read_symlink("/proc/self/exe", error);
+#endif
+}
+
 }  // namespace
 
 std::string shipped_model_path() {
   if (const char* named = std::getenv(kModelVariable); named != nullptr && *named != '\0') return named;
 
   std::error_code error;
-  const fs::path prefix = fs::read_symlink("/proc/self/exe", error).parent_path().parent_path();
+  const fs::path prefix = program_path().parent_path().parent_path();
   std::vector<fs::path> candidates = {prefix / "share" / "pythia-cpu" / kModelName};
   for (const fs::path& folder : python_package_folders(prefix))
     candidates.push_back(folder / "pythia_cpu" / "data" / kModelName);

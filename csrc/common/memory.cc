@@ -1,5 +1,7 @@
 #include "common/memory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -20,6 +22,10 @@ int64_t system_available_bytes() {
     if (name == "MemAvailable:") return kib * 1024;
     std::getline(file, unit);
   }
+#if defined(_SC_PHYS_PAGES)
+  const auto pages = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)), page_bytes = static_cast<int64_t>(sysconf(_SC_PAGESIZE));
+  if (pages > 0 && page_bytes > 0) return pages * page_bytes;  // all there is, where the system does not say what is free
+#endif
   return kUnknown;
 }
 

@@ -200,7 +200,7 @@ bool ScoreRow::starts_below(int32_t id, int64_t target, const Masses& all) const
     unknown -= all.chunks[chunk];
     before += chunk_total_above(chunk, chunk > own_chunk ? std::nextafter(lowest_tie, -kInfinity) : above);
     if (chunk != own_chunk) continue;
-    const size_t end = std::min((chunk + 1) * kSoftmaxChunk, scores_.size());
+    const size_t end = std::min<size_t>((chunk + 1) * kSoftmaxChunk, scores_.size());
     for (size_t i = static_cast<size_t>(id) + 1; i < end; ++i) {
       if (!(scores_[i] >= lowest_tie && scores_[i] <= above)) continue;
       float exp = 0;

@@ -37,7 +37,7 @@ float kth_largest(std::span<const float> scores, float divisor, std::span<const 
   }
   for (size_t b = 0; b < maxima.size(); ++b) {
     if (maxima[b] < bound) continue;
-    const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, scores.size());
+    const size_t begin = b * kScoreBlock, end = std::min<size_t>(begin + kScoreBlock, scores.size());
     for (size_t i = begin; i < end; ++i)
       if (const float score = scores[i] / divisor; score >= bound) scratch.push_back(score);
   }

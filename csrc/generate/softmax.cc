@@ -33,7 +33,7 @@ std::vector<TokenLogprob> LogSoftmax::top(int64_t n, std::vector<float>& scratch
   const float bound = kth_largest(logits_, 1.0f, maxima_, n, scratch);
   for (size_t b = 0; b < maxima_.size(); ++b) {
     if (maxima_[b] < bound) continue;
-    const size_t begin = b * kScoreBlock, end = std::min(begin + kScoreBlock, logits_.size());
+    const size_t begin = b * kScoreBlock, end = std::min<size_t>(begin + kScoreBlock, logits_.size());
     for (size_t i = begin; i < end; ++i)
       if (logits_[i] >= bound) best.push_back({static_cast<int32_t>(i), logits_[i]});
   }

@@ -237,11 +237,16 @@ def _metadata(checkpoint: Checkpoint, config_text: str, tokenizer_json: bytes) -
     return {key: value for key, value in entries.items() if value is not None}
 
 
+def _num_processors() -> int:
+    """Those this process may use, or all where the system does not say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class _Workers:
     """Threads that do work ahead of its use, a bounded number of items at a time, results in order."""
 
     def __init__(self, threads: int | None) -> None:
-        self._threads = min(threads or len(os.sched_getaffinity(0)), _MAX_WORKERS)
+        self._threads = min(threads or _num_processors(), _MAX_WORKERS)
         self._executor = ThreadPoolExecutor(self._threads)
 
     def map(self, function: Callable[[_Item], _Result], items: Iterator[_Item]) -> Iterator[_Result]:
