@@ -28,6 +28,7 @@ def test_forward(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokeni
     assert ours.logits.shape == theirs.logits.shape
     assert_close(ours.logits, theirs.logits)
     assert ours.loss is None and ours[0] is ours.logits is ours["logits"]
+    assert "logits" in ours and "loss" not in ours and ours.get("loss") is None and list(ours) == ["logits"]
     arrays = {name: value.numpy() for name, value in inputs.items()}
     result = hf_model(**arrays, labels=arrays["input_ids"])
     assert isinstance(result.logits, np.ndarray) and result.logits.dtype == np.float32
@@ -95,7 +96,7 @@ def test_hidden_states_and_attentions(
                     a, b = a[queries], b[queries]
                     assert (found[row][~queries] == 0).all()
                 assert_close(a, b)
-    assert model(ids, output_attentions=True).keys() == ["logits", "attentions"]
+    assert list(model(ids, output_attentions=True).keys()) == ["logits", "attentions"]
     states = model(ids.numpy(), output_hidden_states=True).hidden_states
     assert all(isinstance(state, np.ndarray) for state in states)
 
@@ -113,7 +114,9 @@ def test_the_model_itself(
     assert model.num_parameters(exclude_embeddings=True) == theirs.num_parameters(exclude_embeddings=True)
     assert model.eval().cpu().float().to("cpu").to(torch.device("cpu")).to(torch.float32) is model
     assert model.to(device=model.device, dtype=model.dtype) is model
-    assert (model.device.type, model.dtype) == (theirs.device.type, theirs.dtype)
+    assert (model.device, model.dtype) == (theirs.device, theirs.dtype)
+    with pytest.raises(AttributeError, match=r"has no 'parameters': it is no torch module.* is a pythia_cpu\.Model"):
+        model.parameters()
     assert torch.ones(2, device=model.device).to(model.device).device == theirs.device
     assert model.config.vocab_size == theirs.config.vocab_size
     for name in ("bos_token_id", "eos_token_id"):

@@ -32,6 +32,7 @@ TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x
         {"max_new_tokens": 30, "eos_token_id": 13, "min_new_tokens": 30},
         {"max_new_tokens": 30, "eos_token_id": [13, 264], "min_new_tokens": 11, "repetition_penalty": 1.1},
         {"max_length": 18, "eos_token_id": 13, "min_length": 18, "num_beams": 2},
+        {"max_new_tokens": 9, "eos_token_id": 13, "stop_strings": ["nd a", "s a", " a lit"]},  # some begin in a prompt
     ],
     ids=str,
 )
@@ -39,7 +40,8 @@ def test_generate_left_padded(
     hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, options: dict[str, Any]
 ) -> None:
     inputs = hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
-    ours, theirs = hf_model.generate(**inputs, **options), their_hf_model.generate(**inputs, **options)
+    theirs = their_hf_model.generate(**inputs, **options, tokenizer=hf_tokenizer if "stop_strings" in options else None)
+    ours = hf_model.generate(**inputs, **options)
     assert ours.dtype == theirs.dtype
     assert ours.tolist() == theirs.tolist()
     arrays = hf_model.generate(**hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="np"), **options)
@@ -100,6 +102,34 @@ def test_options_in_a_config(
     assert fewer.tolist() == [row[: fewer.shape[1]] for row in expected] and fewer.shape[1] == mask.shape[1] + 5
 
 
+def test_a_config_of_transformers_4(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    """It has a value for each option, such as a max_length of 20, which there stands for 20 new tokens."""
+    others = {"is_assistant": False, "num_assistant_tokens": 20, "assistant_lookbehind": 10, "generation_kwargs": {}}
+    config = hf.GenerationConfig(max_length=20, **others, token_healing=False, transformers_version="4.57.1")
+    expected = hf_model.generate([[817, 308]], eos_token_id=None)
+    assert hf_model.generate([[817, 308]], config, eos_token_id=None).tolist() == expected.tolist()
+    assert (
+        hf_model.generate([[817, 308]], config, max_length=19, eos_token_id=None).tolist() == expected[:, :19].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"do_sample": True, "seed": 1}, {"min_new_tokens": 4}, {"stop_strings": "s a l"}, {"stop_strings": "as a"}],
+    ids=str,
+)
+def test_streamer(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, options: dict[str, Any]) -> None:
+    inputs = hf_tokenizer("It was", return_tensors="pt")
+    options = {"max_new_tokens": 8, "eos_token_id": 13, **options}
+    expected = hf_model.generate(**inputs, **options)
+    streamer = transformers.TextIteratorStreamer(hf_tokenizer)
+    assert hf_model.generate(**inputs, **options, streamer=streamer).tolist() == expected.tolist()
+    assert "".join(streamer) == hf_tokenizer.decode(expected[0])
+    for refused in ({"num_beams": 2}, {"input_ids": inputs.input_ids.repeat(2, 1), "attention_mask": None}):
+        with pytest.raises(ValueError, match="num_beams is 2|streamer is given with 2 prompts"):
+            hf_model.generate(**{**inputs, **options, **refused}, streamer=streamer)
+
+
 def test_defaults_of_the_model(hf_model: hf.GPTNeoXForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hf_model, "generation_config", hf.GenerationConfig(**vars(hf_model.generation_config)))
     hf_model.generation_config.max_new_tokens = 3
@@ -117,6 +147,7 @@ def test_scores(
     options = {"max_new_tokens": 12, "eos_token_id": end, "return_dict_in_generate": True, "output_scores": True}
     ours = hf_model.generate(**inputs, **options, output_logits=True)
     assert ours["sequences"] is ours.sequences is ours[0] and ours.scores is ours[1] and len(ours.logits) == 12
+    assert list(ours) == ["sequences", "scores", "logits"] and "hidden_states" not in ours
     assert hf_model.generate(**inputs, max_new_tokens=2, return_dict_in_generate=True).scores is None
     if side == "left":
         theirs = their_hf_model.generate(**inputs, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,8 +20,28 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
+class ModelOutput(Mapping[str, Any]):
+    """The fields of a dataclass by name and by place; those that are None are not there, as in transformers."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the fields that are there."""
+        return (field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        """How many fields are there."""
+        return len(self.to_tuple())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields that are there."""
+        return tuple(getattr(self, name) for name in self)
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """A field by name, or by its place among those that are there."""
+        return dict(zip(self, self.to_tuple(), strict=True))[key] if isinstance(key, str) else self.to_tuple()[key]
+
+
 @dataclass(frozen=True, eq=False)
-class CausalLMOutput:
+class CausalLMOutput(ModelOutput):
     """What a forward pass gives; everything is 0 where the attention mask is 0.
 
     Attributes:
@@ -37,20 +57,6 @@ class CausalLMOutput:
     logits: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
-
-    def keys(self) -> list[str]:
-        """Names of the fields that are there."""
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are there."""
-        return tuple(getattr(self, name) for name in self.keys())
-
-    def __getitem__(self, key: str | int | slice) -> Any:
-        """A field by name, or by its place among those that are there."""
-        return (
-            dict(zip(self.keys(), self.to_tuple(), strict=True))[key] if isinstance(key, str) else self.to_tuple()[key]
-        )
 
 
 def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slice]]:

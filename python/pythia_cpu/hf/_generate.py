@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pythia_cpu._arguments import integer
+from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
 from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists, to_torch
-from pythia_cpu.hf._forward import Rows, last_logits, rows_and_spans
+from pythia_cpu.hf._forward import ModelOutput, Rows, last_logits, rows_and_spans
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
 _TOP_K = 50  # likewise
+_MAX_LENGTH_4 = 20  # of transformers 4's GenerationConfig where it is not set, which means _NEW_TOKENS
 
 # Options of transformers that pythia_cpu.Model.generate has under the same name; a filter needs do_sample.
 _FILTERS = "temperature", "top_k", "top_p", "min_p", "typical_p"
@@ -38,6 +39,15 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "encoder_repetition_penalty": (1,),
     "remove_invalid_values": (),  # there are none
     "renormalize_logits": (False,),
+    "token_healing": (False,),
+    "is_assistant": (False,),
+    # What an assistant model, which is refused, would be used with.
+    "num_assistant_tokens": (),
+    "num_assistant_tokens_schedule": (),
+    "assistant_confidence_threshold": (),
+    "assistant_lookbehind": (),
+    "target_lookbehind": (),
+    "generation_kwargs": ({},),
 }
 
 
@@ -54,7 +64,7 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class GenerateOutput:
+class GenerateOutput(ModelOutput):
     """What ``generate`` gives with ``return_dict_in_generate``.
 
     Attributes:
@@ -67,12 +77,6 @@ class GenerateOutput:
     sequences: Any
     scores: tuple[Any, ...] | None = None
     logits: tuple[Any, ...] | None = None
-
-    def __getitem__(self, key: str | int) -> Any:
-        """A field by name, or by its place among those that are there."""
-        if isinstance(key, str):
-            return {"sequences": self.sequences, "scores": self.scores, "logits": self.logits}[key]
-        return [field for field in (self.sequences, self.scores, self.logits) if field is not None][key]
 
 
 def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str, Any]) -> Any:
@@ -87,17 +91,29 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     min_new_tokens = _min_new_tokens(given, width)
     eos_token_ids = _ids("eos_token_id", given.pop("eos_token_id", None))
     fill = [*_ids("pad_token_id", given.pop("pad_token_id", None)), *eos_token_ids, 0][0]
+    streamer = given.pop("streamer", None)
     engine = _engine_options(given)
     if as_dict and (with_scores or with_logits):
         _check_scores(with_scores, engine, min_new_tokens)
 
-    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine)
+    convert = to_torch if is_torch(input_ids) else np.asarray
+    put = None
+    if streamer is not None:
+        if len(rows) > 1:
+            raise ValueError(f"streamer is given with {len(rows)} prompts, expected one")
+        streamer.put(convert(rows))
+
+        def put(token: int) -> None:
+            streamer.put(convert(np.array([token])))
+
+    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put)
+    if streamer is not None:
+        streamer.end()
     count = len(texts) // len(rows)
     output = np.full((len(texts), width + max(map(len, texts))), fill, np.int64)
     output[:, :width] = np.repeat(rows, count, axis=0)
     for i, text in enumerate(texts):
         output[i, width : width + len(text)] = text
-    convert = to_torch if is_torch(input_ids) else np.asarray
     if not as_dict:
         return convert(output)
     steps: tuple[Any, ...] | None = None
@@ -120,6 +136,8 @@ def set_options(config: object) -> dict[str, Any]:
             f"generation_config is of type {kind}, expected a GenerationConfig or a dict; give attention_mask by name"
         )
     values = config if isinstance(config, Mapping) else vars(config)
+    if str(values.get("transformers_version")).startswith("4.") and values.get("max_length") == _MAX_LENGTH_4:
+        values = {**values, "max_length": None}
     return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}
 
 
@@ -154,7 +172,7 @@ def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
     engine = {
         "do_sample": given.pop("do_sample", None),
         "num_return_sequences": given.pop("num_return_sequences", None),
-        "stop": given.pop("stop_strings", None),
+        "stop": strings("stop_strings", given.pop("stop_strings", None)) or None,
     }
     filters = {"top_k": _TOP_K} | {name: given.pop(name) for name in _FILTERS if name in given}
     if engine["do_sample"]:  # otherwise they change nothing, whatever they are
@@ -184,14 +202,28 @@ def _texts(
     min_new_tokens: int,
     eos_token_ids: list[int],
     engine: dict[str, Any],
+    put: Callable[[int], None] | None,
 ) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other."""
+    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of the only one as they come."""
+    rests = [_rests(model, prompt, engine.get("stop", [])) for prompt in prompts]
 
     def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
         ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
         arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine, **more}
+        if put is not None:
+            tokens: list[int] = []
+            for token in model.stream(prompts[0], **arguments):
+                tokens.append(token.id)
+                put(token.id)
+                if model.tokenizer.decode(tokens, skip_special_tokens=False).startswith(rests[0]):
+                    break
+            return [tokens]
         results: Any = model.generate(prompts, **arguments)
-        return [text.tokens for result in results for text in (result if isinstance(result, list) else [result])]
+        return [
+            text.tokens[: _end(model, text.tokens, rests[i])]
+            for i, result in enumerate(results)
+            for text in (result if isinstance(result, list) else [result])
+        ]
 
     if min_new_tokens == 0 or not eos_token_ids:
         return run(prompts, max_new_tokens)
@@ -210,3 +242,18 @@ def _texts(
     for i, rest in zip(going_on, rests, strict=True):
         texts[i] = texts[i] + rest
     return texts
+
+
+def _rests(model: Model, prompt: Rows, stop: list[str]) -> tuple[str, ...]:
+    """Beginnings of a new text that complete a stop string begun at the prompt's end, which ends it in transformers."""
+    most_tokens = 4 * max(map(len, stop), default=0)  # a character has at most four
+    text = model.tokenizer.decode(prompt[-most_tokens:], skip_special_tokens=False) if stop else ""
+    return tuple(string[i:] for string in stop for i in range(1, len(string)) if text.endswith(string[:i]))
+
+
+def _end(model: Model, tokens: list[int], rests: tuple[str, ...]) -> int:
+    """How many of a text's tokens there are up to the one with which the text begins with one of ``rests``."""
+    for n in range(1, 1 + min(len(tokens), 4 * max(map(len, rests), default=0))):
+        if model.tokenizer.decode(tokens[:n], skip_special_tokens=False).startswith(rests):
+            return n
+    return len(tokens)

@@ -34,22 +34,13 @@ _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
 }
 
 
-class _Device(str):
-    """A name that torch takes for a device, with its ``type``."""
-
-    type = "cpu"
-
-
 class GPTNeoXForCausalLM:
     """A model with transformers' calls around a ``pythia_cpu.Model``.
 
     Attributes:
         model: the pythia_cpu.Model, with everything that transformers has no name for.
         generation_config: the options of ``generate`` that a call leaves out; may be set and changed.
-        device: "cpu".
     """
-
-    device = _Device("cpu")
 
     def __init__(self, model: Model) -> None:
         """Wraps a model that ``pythia_cpu.load`` gave."""
@@ -101,10 +92,23 @@ class GPTNeoXForCausalLM:
             )
         return cls(model)
 
+    def __getattr__(self, name: str) -> Any:
+        """Says what this is, for what a torch module would have."""
+        raise AttributeError(
+            f"pythia_cpu's GPTNeoXForCausalLM has no {name!r}: it is no torch module and works for inference only; its "
+            "attribute 'model' is a pythia_cpu.Model, which has config, tensors, run (for activations) and more"
+        )
+
     @property
     def config(self) -> Config:
         """The checkpoint's hyperparameters."""
         return self.model.config
+
+    @property
+    def device(self) -> Any:
+        """The CPU: torch's device if torch is imported, else "cpu"."""
+        torch = sys.modules.get("torch")
+        return "cpu" if torch is None else torch.device("cpu")
 
     @property
     def dtype(self) -> Any:
@@ -206,7 +210,9 @@ class GPTNeoXForCausalLM:
                 num_return_sequences: rows for each prompt, one after the other.
                 eos_token_id: the id, or ids, that end a row; None: there is none. Not given: the checkpoint's.
                 pad_token_id: fills rows that ended early; None: the first end-of-text id.
-                stop_strings: end a row with the token that completes one of them.
+                stop_strings: end a row with the token that completes one of them, which may begin in the prompt.
+                streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
+                    TextStreamer); not with ``num_beams``.
                 return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` (of greedy
                     texts) also what each new token was chosen from, for which all rows are computed once more.
                 temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,

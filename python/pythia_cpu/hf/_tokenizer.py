@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pythia_cpu._arguments import refuse_table
 from pythia_cpu._source import revision_name
 from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists
@@ -215,6 +216,9 @@ class GPTNeoXTokenizer:
         if others.get("text_pair") is not None:
             raise ValueError("tokenizer: text_pair is not supported by pythia_cpu: join the texts")
         single = isinstance(text, str)
+        if not single and (isinstance(text, Mapping | bytes) or not hasattr(text, "__iter__")):
+            raise ValueError(f"text is of type {type(text).__name__}, expected a str or a list of str")
+        refuse_table("text", text, ".to_numpy()")
         texts = [text] if isinstance(text, str) else list(text)
         columns: Columns = {"input_ids": [self._base.encode(one) for one in texts]}
         if return_offsets_mapping:
