@@ -32,7 +32,6 @@ TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x
         {"max_new_tokens": 30, "eos_token_id": 13, "min_new_tokens": 30},
         {"max_new_tokens": 30, "eos_token_id": [13, 264], "min_new_tokens": 11, "repetition_penalty": 1.1},
         {"max_length": 18, "eos_token_id": 13, "min_length": 18, "num_beams": 2},
-        {"max_new_tokens": 9, "eos_token_id": 13, "stop_strings": ["nd a", "s a", " a lit"]},  # some begin in a prompt
     ],
     ids=str,
 )
@@ -40,8 +39,7 @@ def test_generate_left_padded(
     hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, options: dict[str, Any]
 ) -> None:
     inputs = hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
-    theirs = their_hf_model.generate(**inputs, **options, tokenizer=hf_tokenizer if "stop_strings" in options else None)
-    ours = hf_model.generate(**inputs, **options)
+    ours, theirs = hf_model.generate(**inputs, **options), their_hf_model.generate(**inputs, **options)
     assert ours.dtype == theirs.dtype
     assert ours.tolist() == theirs.tolist()
     arrays = hf_model.generate(**hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="np"), **options)
@@ -115,7 +113,7 @@ def test_a_config_of_transformers_4(hf_model: hf.GPTNeoXForCausalLM) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"do_sample": True, "seed": 1}, {"min_new_tokens": 4}, {"stop_strings": "s a l"}, {"stop_strings": "as a"}],
+    [{}, {"do_sample": True, "seed": 1}, {"min_new_tokens": 4}, {"stop_strings": "s a l"}],
     ids=str,
 )
 def test_streamer(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, options: dict[str, Any]) -> None:
@@ -126,7 +124,7 @@ def test_streamer(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXToken
     assert hf_model.generate(**inputs, **options, streamer=streamer).tolist() == expected.tolist()
     assert "".join(streamer) == hf_tokenizer.decode(expected[0])
     for refused in ({"num_beams": 2}, {"input_ids": inputs.input_ids.repeat(2, 1), "attention_mask": None}):
-        with pytest.raises(ValueError, match="num_beams is 2|streamer is given with 2 prompts"):
+        with pytest.raises(ValueError, match="num_beams|streamer is given with 2 prompts"):
             hf_model.generate(**{**inputs, **options, **refused}, streamer=streamer)
 
 

@@ -204,8 +204,7 @@ def _texts(
     engine: dict[str, Any],
     put: Callable[[int], None] | None,
 ) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of the only one as they come."""
-    rests = [_rests(model, prompt, engine.get("stop", [])) for prompt in prompts]
+    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once."""
 
     def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
         ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
@@ -215,15 +214,9 @@ def _texts(
             for token in model.stream(prompts[0], **arguments):
                 tokens.append(token.id)
                 put(token.id)
-                if model.tokenizer.decode(tokens, skip_special_tokens=False).startswith(rests[0]):
-                    break
             return [tokens]
         results: Any = model.generate(prompts, **arguments)
-        return [
-            text.tokens[: _end(model, text.tokens, rests[i])]
-            for i, result in enumerate(results)
-            for text in (result if isinstance(result, list) else [result])
-        ]
+        return [text.tokens for result in results for text in (result if isinstance(result, list) else [result])]
 
     if min_new_tokens == 0 or not eos_token_ids:
         return run(prompts, max_new_tokens)
@@ -242,18 +235,3 @@ def _texts(
     for i, rest in zip(going_on, rests, strict=True):
         texts[i] = texts[i] + rest
     return texts
-
-
-def _rests(model: Model, prompt: Rows, stop: list[str]) -> tuple[str, ...]:
-    """Beginnings of a new text that complete a stop string begun at the prompt's end, which ends it in transformers."""
-    most_tokens = 4 * max(map(len, stop), default=0)  # a character has at most four
-    text = model.tokenizer.decode(prompt[-most_tokens:], skip_special_tokens=False) if stop else ""
-    return tuple(string[i:] for string in stop for i in range(1, len(string)) if text.endswith(string[:i]))
-
-
-def _end(model: Model, tokens: list[int], rests: tuple[str, ...]) -> int:
-    """How many of a text's tokens there are up to the one with which the text begins with one of ``rests``."""
-    for n in range(1, 1 + min(len(tokens), 4 * max(map(len, rests), default=0))):
-        if model.tokenizer.decode(tokens[:n], skip_special_tokens=False).startswith(rests):
-            return n
-    return len(tokens)
