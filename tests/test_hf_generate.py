@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,16 @@ def test_generate_samples(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTN
     assert hf_tokenizer.decode(stopped[0]).endswith("other")
 
 
+@pytest.mark.parametrize("stop", [["s a"], [" a", "d a"], ["was a little"], ["s the", "as a th", " lit"]], ids=str)
+def test_stop_strings_that_begin_in_the_prompt(
+    hf_model: hf.GPTNeoXForCausalLM, mini_checkpoint: Path, their_hf_model: Any, stop: list[str]
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(mini_checkpoint, padding_side="left")
+    inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
+    options = {"max_new_tokens": 9, "eos_token_id": 13, "stop_strings": stop, "tokenizer": tokenizer}
+    assert hf_model.generate(**inputs, **options).tolist() == their_hf_model.generate(**inputs, **options).tolist()
+
+
 def test_full_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
     assert hf_model.generate(ids, eos_token_id=1).shape[1] <= 2048
@@ -113,7 +124,7 @@ def test_a_config_of_transformers_4(hf_model: hf.GPTNeoXForCausalLM) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"do_sample": True, "seed": 1}, {"min_new_tokens": 4}, {"stop_strings": "s a l"}],
+    [{}, {"do_sample": True, "seed": 1}, {"min_new_tokens": 4}, {"stop_strings": "s a l"}, {"stop_strings": "as a"}],
     ids=str,
 )
 def test_streamer(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, options: dict[str, Any]) -> None:

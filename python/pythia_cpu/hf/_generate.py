@@ -205,6 +205,7 @@ def _texts(
     put: Callable[[int], None] | None,
 ) -> list[list[int]]:
     """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once."""
+    completions = [_completions(model, prompt, engine.get("stop", [])) for prompt in prompts]
 
     def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
         ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
@@ -214,9 +215,12 @@ def _texts(
             for token in model.stream(prompts[0], **arguments):
                 tokens.append(token.id)
                 put(token.id)
+                if _end(model, tokens, completions[0]) is not None:
+                    break
             return [tokens]
         results: Any = model.generate(prompts, **arguments)
-        return [text.tokens for result in results for text in (result if isinstance(result, list) else [result])]
+        several = [result if isinstance(result, list) else [result] for result in results]
+        return [t.tokens[: _end(model, t.tokens, completions[i])] for i, row in enumerate(several) for t in row]
 
     if min_new_tokens == 0 or not eos_token_ids:
         return run(prompts, max_new_tokens)
@@ -235,3 +239,20 @@ def _texts(
     for i, rest in zip(going_on, rests, strict=True):
         texts[i] = texts[i] + rest
     return texts
+
+
+def _completions(model: Model, prompt: Rows, stop: list[str]) -> tuple[str, ...]:
+    """Beginnings of a new text that complete a stop string begun at the prompt's end, which ends it in transformers."""
+    if not stop:
+        return ()
+    most_tokens = 4 * max(map(len, stop))  # a character has at most four
+    text = model.tokenizer.decode(prompt[-most_tokens:].tolist(), skip_special_tokens=False)
+    return tuple(string[i:] for string in stop for i in range(1, len(string)) if text.endswith(string[:i]))
+
+
+def _end(model: Model, tokens: list[int], completions: tuple[str, ...]) -> int | None:
+    """How many of a text's tokens it takes until it begins with one of ``completions``; None: it does not."""
+    for n in range(1, 1 + min(len(tokens), 4 * max(map(len, completions), default=0))):
+        if model.tokenizer.decode(tokens[:n], skip_special_tokens=False).startswith(completions):
+            return n
+    return None

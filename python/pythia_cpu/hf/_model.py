@@ -210,7 +210,8 @@ class GPTNeoXForCausalLM:
                 num_return_sequences: rows for each prompt, one after the other.
                 eos_token_id: the id, or ids, that end a row; None: there is none. Not given: the checkpoint's.
                 pad_token_id: fills rows that ended early; None: the first end-of-text id.
-                stop_strings: end a row with the token that completes one of them.
+                stop_strings: end a row with the token that completes one of them, which may begin in the prompt; beams
+                    that do so are found at the end of the search only.
                 streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
                     TextStreamer); not with ``num_beams``.
                 return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` (of greedy
