@@ -140,21 +140,24 @@ class TestSummarizeLogits:
         rng = np.random.default_rng(3)
         for n in [*range(1, 70), 767, 768]:
             x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 40.0])).astype(np.float32)
-            largest, total, weighted, argmax, above = kernels.summarize_logits(x, bound=x[n // 2])
-            assert kernels.summarize_logits(x, bound=x[n // 2]) == PORTABLE.summarize_logits(x, bound=x[n // 2])
-            assert above == (x > x[n // 2]).sum()
-            assert (largest, argmax) == (x.max(), x.argmax())
-            below = x.astype(np.float64) - x.max()
-            assert total == pytest.approx(np.exp(below).sum(), rel=SUM_ERROR)
-            assert weighted == pytest.approx((np.exp(below) * below).sum(), rel=2 * SUM_ERROR, abs=1e-30)
+            for bound in (x[n // 2], x.max(), x.min(), x.max() + np.float32(3)):
+                largest, reference, total, weighted, above = kernels.summarize_logits(x, bound=bound)
+                assert kernels.summarize_logits(x, bound=bound) == PORTABLE.summarize_logits(x, bound=bound)
+                assert (largest, above) == (x.max(), (x > bound).sum())
+                assert reference == (bound if largest - bound <= 8 else largest)
+                below = reference - x.astype(np.float64)
+                assert total == pytest.approx(np.exp(-below).sum(), rel=SUM_ERROR)
+                scale = (np.exp(-below) * abs(below)).sum()
+                assert weighted == pytest.approx((np.exp(-below) * below).sum(), abs=2 * SUM_ERROR * scale + 1e-30)
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_logits_far_apart(self, isa: str) -> None:
         x = np.full(37, -3e38, np.float32)
         x[20] = 3e38
-        largest, total, weighted, argmax, above = _core.Kernels(isa).summarize_logits(x, bound=-3e38)
-        assert (largest, total, argmax, above) == (np.float32(3e38), 1.0, 20, 1)
-        assert -1e-30 < weighted <= 0
+        for bound, above in ((-3e38, 1), (3e38, 0)):
+            largest, reference, total, weighted, count = _core.Kernels(isa).summarize_logits(x, bound=bound)
+            assert (largest, reference, total, count) == (np.float32(3e38), np.float32(3e38), 1.0, above)
+            assert 0 <= weighted < 1e-30
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_count_above(self, isa: str) -> None:
@@ -166,18 +169,19 @@ class TestSummarizeLogits:
                 assert kernels.count_above(x, bound) == (x > bound).sum()
 
     @pytest.mark.parametrize("isa", ISAS)
+    def test_first_above(self, isa: str) -> None:
+        kernels = _core.Kernels(isa)
+        rng = np.random.default_rng(4)
+        for n in [*range(1, 70), 767, 768]:
+            x = rng.integers(-3, 3, n).astype(np.float32)
+            x[rng.random(n) < 0.2] = np.nan
+            for bound in (-4.0, -0.0, 1.0):
+                if (x > bound).any():
+                    assert kernels.first_above(x, bound) == (x > bound).argmax()
+
+    @pytest.mark.parametrize("isa", ISAS)
     def test_above_by_the_least_difference(self, isa: str) -> None:
         smallest = np.float32(1e-45)
         x = np.array([0.0, -0.0, smallest, -smallest, 3e38, -3e38] * 17, np.float32)
         for bound in (0.0, -0.0, smallest, -smallest, 3e38, -3e38):
             assert _core.Kernels(isa).summarize_logits(x, bound=bound)[4] == (x > np.float32(bound)).sum()
-
-    @pytest.mark.parametrize("isa", ISAS)
-    def test_the_lowest_of_equals(self, isa: str) -> None:
-        kernels = _core.Kernels(isa)
-        rng = np.random.default_rng(4)
-        for n in (1, 15, 16, 17, 40, 100):
-            for _ in range(30):
-                x = rng.integers(-3, 0, n).astype(np.float32)
-                assert kernels.summarize_logits(x)[3] == x.argmax()
-        assert kernels.summarize_logits(np.array([-0.0, 0.0, -0.0], np.float32))[3] == 0

@@ -113,13 +113,18 @@ struct Kernels {
     return py::make_tuple(out, scores);
   }
 
-  // (largest, sum of exp(logit - largest), the same times (logit - largest), index of the largest, how many are above `bound`)
-  // of one chunk.
+  // (largest, reference, sum of exp(logit - reference), the same times (reference - logit), how many are above `bound`) of one
+  // chunk.
   py::tuple summarize_logits(const Floats& logits, float bound) const {
     require(logits.size() >= 1, "[summarize_logits] needs a logit");
     const FpEnvironment environment;
     const LogitSummary summary = table->summarize_logits(logits.data(), logits.size(), bound);
-    return py::make_tuple(summary.largest, summary.sum, summary.weighted, summary.argmax, summary.above);
+    return py::make_tuple(summary.largest, summary.reference, summary.sum, summary.weighted, summary.above);
+  }
+
+  int64_t first_above(const Floats& x, float bound) const {
+    require(x.size() >= 1, "[first_above] needs a number");
+    return table->first_above(x.data(), x.size(), bound);
   }
 
   int32_t count_above(const Floats& x, float bound) const {
@@ -296,6 +301,7 @@ void bind_kernels(py::module_& m) {
            "Upper bounds of the weights in units of 2^16, int32, and their sums for each 128 scores.")
       .def("softmax_total_above", &Kernels::softmax_total_above, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            py::arg("bound"), "The sum of the weights of those of at most 1,024 scores that are above the bound.")
+      .def("first_above", &Kernels::first_above, py::arg("x"), py::arg("bound"))
       .def("count_above", &Kernels::count_above, py::arg("x"), py::arg("bound"))
       .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"))
       .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"))

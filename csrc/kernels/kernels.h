@@ -97,14 +97,17 @@ struct AttentionArgs {
   float* scratch = nullptr;  // attention_scratch_floats(head_dim), 64-byte aligned
 };
 
-// What log-softmax, its entropy and arg-max need of one chunk of a row's logits.
+// What log-softmax, its entropy, ranks and arg-max need of one chunk of a row's logits.
 struct LogitSummary {
-  float largest = 0;   // the largest logit
-  float sum = 0;       // of exp(logit - largest)
-  float weighted = 0;  // of exp(logit - largest) * (logit - largest), at most 0
-  int32_t argmax = 0;  // index of the largest in the chunk, the lowest of equals
-  int32_t above = 0;   // how many are greater than a bound
+  float largest = 0;    // the largest logit
+  float reference = 0;  // of the sums
+  float sum = 0;        // of exp(logit - reference)
+  float weighted = 0;   // of exp(logit - reference) * (reference - logit)
+  int32_t above = 0;    // how many are greater than a bound
 };
+
+// The bound is the reference, unless the largest logit is above it by more than this: then that is.
+inline constexpr float kMostAboveReference = 8.0f;
 
 // Floats of scratch that one attention call needs.
 int64_t attention_scratch_floats(int64_t head_dim) noexcept;
@@ -129,6 +132,9 @@ struct KernelTable {
   // The summary of n >= 1 finite logits, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
   // fixed tree.
   LogitSummary (*summarize_logits)(const float* logits, int64_t n, float bound) noexcept;
+
+  // The index of the first of n numbers that is greater than `bound`; NaN is not. There is one.
+  int64_t (*first_above)(const float* x, int64_t n, float bound) noexcept;
 
   // How many of n < 2^24 numbers are greater than `bound`; NaN is not.
   int32_t (*count_above)(const float* x, int64_t n, float bound) noexcept;

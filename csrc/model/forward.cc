@@ -171,6 +171,7 @@ void ForwardPass::head(Team& team) const noexcept {
 // follow each other, so that the weights are read from memory once.
 void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   const int64_t chunks = ceil_div(config_.vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
+  std::fill_n(workspace_.scores.choices(team.rank(), num_logits_), num_logits_, GreedyChoice());
   team.for_each(blocks, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row) target_logit(row, input_row, team.rank());
@@ -180,7 +181,8 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   team.for_each(blocks, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row)
-      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row));
+      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row),
+                                            workspace_.scores.choice(row, num_logits_, team.size()).id);
   });
 }
 
@@ -215,6 +217,7 @@ void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t inpu
     const int64_t target = output_.targets[row] - first;
     LogitSummary& summary = workspace_.scores.summaries(row)[static_cast<std::size_t>(chunk)];
     summary = kernels_.summarize_logits(logits, outputs, target < outputs ? limit : below_limit);
+    workspace_.scores.choices(rank, num_logits_)[row].see(kernels_, logits, first, outputs, summary.largest);
     if (target > 0 && target < outputs)
       summary.above += kernels_.count_above(logits, target, below_limit) - kernels_.count_above(logits, target, limit);
   }

@@ -11,17 +11,6 @@ constexpr int64_t kTasksPerThread = 8;
 constexpr int64_t kBlocks = kLogitChunk / kScoreBlock;
 static_assert(kLogitChunk % kScoreBlock == 0);
 
-// Takes the largest of a row's chunk, logits [first, first + n), if it beats what the thread has seen before.
-void search(const KernelTable& kernels, const float* logits, int64_t first, int64_t n, GreedyChoice& best) {
-  float maxima[kBlocks];
-  kernels.block_maxima(logits, n, maxima, nullptr);
-  const float largest = *std::max_element(maxima, maxima + ceil_div(n, kScoreBlock));
-  // A thread takes chunks in ascending order, so that of equal logits the first one stays.
-  if (largest > best.logit) best = {largest, static_cast<int32_t>(first + (std::find(logits, logits + n, largest) - logits))};
-}
-
-bool beats(const GreedyChoice& a, const GreedyChoice& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
-
 }  // namespace
 
 template <class Body>
@@ -56,18 +45,14 @@ void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
   GreedyChoice* own = workspace_.scores.choices(team.rank(), num_logits_);
   std::fill_n(own, num_logits_, GreedyChoice());
   for_each_chunk(team, input_row, nullptr, [&](int64_t row, int64_t first, int64_t n, const float* logits) {
-    search(kernels_, logits, first, n, own[row]);
+    float maxima[kBlocks];
+    kernels_.block_maxima(logits, n, maxima, nullptr);
+    own[row].see(kernels_, logits, first, n, *std::max_element(maxima, maxima + ceil_div(n, kScoreBlock)));
   });
   team.for_each(ceil_div(num_logits_, kScoreRows), [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
-    for (int64_t row = block * kScoreRows; row < end; ++row) {
-      GreedyChoice best;
-      for (int rank = 0; rank < team.size(); ++rank) {
-        const GreedyChoice& other = workspace_.scores.choices(rank, num_logits_)[row];
-        if (other.id >= 0 && beats(other, best)) best = other;
-      }
-      output_.choices[row] = best;
-    }
+    for (int64_t row = block * kScoreRows; row < end; ++row)
+      output_.choices[row] = workspace_.scores.choice(row, num_logits_, team.size());
   });
 }
 

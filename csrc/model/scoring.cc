@@ -21,32 +21,31 @@ double log_exact(double x) noexcept {
   return static_cast<double>(exponent) * kLn2 + (2.0 * s + 2.0 * s * tail);
 }
 
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < chunks.size(); ++i)
-    if (chunks[i].largest > chunks[best].largest) best = i;
-  const float largest = chunks[best].largest;
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
+                           int32_t argmax) noexcept {
+  float reference = chunks[0].reference;
+  for (const LogitSummary& chunk : chunks) reference = std::max(reference, chunk.reference);
 
-  double total = 0, weighted = 0;  // of exp(logit - largest), and that times (logit - largest)
+  double total = 0, weighted = 0;  // of exp(logit - reference), and that times (reference - logit)
   constexpr std::size_t kBlock = 64;
   float factors[kBlock];
   for (std::size_t begin = 0; begin < chunks.size(); begin += kBlock) {
     const std::span<const LogitSummary> block = chunks.subspan(begin, std::min(kBlock, chunks.size() - begin));
-    for (std::size_t i = 0; i < block.size(); ++i) factors[i] = block[i].largest - largest;
+    for (std::size_t i = 0; i < block.size(); ++i) factors[i] = block[i].reference - reference;
     kernels.exp(factors, static_cast<int64_t>(block.size()), factors);
     for (std::size_t i = 0; i < block.size(); ++i) {
       const double sum = static_cast<double>(block[i].sum), factor = static_cast<double>(factors[i]);
-      const double below = static_cast<double>(block[i].largest) - static_cast<double>(largest);
+      const double below = static_cast<double>(reference) - static_cast<double>(block[i].reference);
       total += sum * factor;
       weighted += (static_cast<double>(block[i].weighted) + sum * below) * factor;
     }
   }
-  const double difference = static_cast<double>(target_logit) - static_cast<double>(largest), log_total = log_exact(total);
+  const double difference = static_cast<double>(target_logit) - static_cast<double>(reference), log_total = log_exact(total);
   int32_t rank = 0;
   for (const LogitSummary& chunk : chunks) rank += chunk.above;
   return {.logprob = static_cast<float>(difference - log_total),
-          .entropy = static_cast<float>(log_total - weighted / total),
-          .argmax = static_cast<int32_t>(static_cast<int64_t>(best) * kLogitChunk) + chunks[best].argmax,
+          .entropy = static_cast<float>(log_total + weighted / total),
+          .argmax = argmax,
           .rank = rank};
 }
 

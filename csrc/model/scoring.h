@@ -2,6 +2,7 @@
 // of each row is summarized, and summaries are merged in order.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -15,7 +16,7 @@ namespace pythia {
 struct TokenScore {
   float logprob = 0;   // log p(token | the tokens before it), natural
   float entropy = 0;   // of the model's whole distribution in its place, in nats
-  int32_t argmax = 0;  // the most likely token in its place, the lowest id of equals
+  int32_t argmax = 0;  // the most likely token in its place, the lowest id of equals; -1 if all logits are NaN
   int32_t rank = 0;    // how many tokens come before it if all are ordered so: 0 is the most likely one
 };
 
@@ -23,6 +24,14 @@ struct TokenScore {
 struct GreedyChoice {
   float logit = -std::numeric_limits<float>::infinity();
   int32_t id = -1;  // the lowest of equals; -1 if all logits are NaN or -infinity
+
+  // Takes the largest of logits [first, first + n) if it is larger. Chunks in ascending order, so that of equals the first
+  // stays.
+  void see(const KernelTable& kernels, const float* logits, int64_t first, int64_t n, float largest) {
+    if (!(largest > logit)) return;
+    const float below = std::nextafter(largest, -std::numeric_limits<float>::infinity());
+    *this = {largest, static_cast<int32_t>(first + kernels.first_above(logits, n, below))};
+  }
 };
 
 // Rows of logits that one task computes at a time: a multiple of every kernel's register tile, and few enough that a chunk of
@@ -36,10 +45,10 @@ class ScoreWorkspace {
     chunks_ = ceil_div(vocab_size, kLogitChunk);
     summaries_.reserve(rows * chunks_);
     target_logits_.reserve(rows);
-    logits_.reserve(threads * kScoreRows * kLogitChunk);
+    reserve_choices(rows, threads);
   }
 
-  // For passes that only choose.
+  // All that passes need which only choose.
   void reserve_choices(int64_t rows, int threads) {
     choices_.reserve(threads * rows);
     logits_.reserve(threads * kScoreRows * kLogitChunk);
@@ -47,6 +56,16 @@ class ScoreWorkspace {
 
   // A thread's choices among the logits it has seen, [rows].
   GreedyChoice* choices(int rank, int64_t rows) const { return choices_.data() + rank * rows; }
+
+  // The choice of a row of all threads.
+  GreedyChoice choice(int64_t row, int64_t rows, int threads) const {
+    GreedyChoice best;
+    for (int rank = 0; rank < threads; ++rank) {
+      const GreedyChoice& own = choices(rank, rows)[row];
+      if (own.logit > best.logit || (own.logit == best.logit && own.id < best.id)) best = own;
+    }
+    return best;
+  }
 
   // One row's chunks in order; `above` is how many of a chunk's tokens come before the target.
   std::span<LogitSummary> summaries(int64_t row) const {
@@ -68,7 +87,8 @@ class ScoreWorkspace {
 // The score of a row from its chunks: exact arithmetic but for the chunks' float sums and the factors between chunks, so that
 // the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), of their exponentials, and the float result's own
 // rounding.
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept;
+TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
+                           int32_t argmax) noexcept;
 
 // log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
 double log_exact(double x) noexcept;

@@ -164,6 +164,7 @@ class Kernels:
         """
         2^x, x clamped to [-126, 1].
         """
+    def first_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
     def group_maxima(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]:
