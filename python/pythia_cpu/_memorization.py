@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -16,7 +15,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, refuse_table, token_ids
 from pythia_cpu._identity import model_key
 from pythia_cpu._progress import ProgressBar
-from pythia_cpu._record_file import Head, add_records, record_head, record_line
+from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
@@ -95,7 +94,7 @@ class MemorizationScorer:
                 yield ids, record_head(number, None, key, [ids.tolist(), *options])
 
         def lines(items: Iterator[tuple[npt.NDArray[np.int32], Head]]) -> Iterator[list[bytes]]:
-            while group := list(itertools.islice(items, self._num_caches)):
+            for group in batches(items, lambda _: 1, self._num_caches):
                 equal = self._equal(np.stack([ids for ids, _ in group]))
                 yield [self._line(head, row) for (_, head), row in zip(group, equal, strict=True)]
 
