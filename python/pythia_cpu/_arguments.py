@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt: TypeAlias = str | TokenIds
-Prompts: TypeAlias = list[str] | tuple[str, ...] | Sequence[TokenIds] | list[Prompt] | npt.NDArray[np.str_ | np.object_]
+Texts: TypeAlias = list[str] | tuple[str, ...] | npt.NDArray[np.str_ | np.object_]
+Prompts: TypeAlias = Texts | Sequence[TokenIds] | list[Prompt]
 
 _INT64_MAX = 2**63 - 1
 _TEXT_KINDS = "UTO"  # of NumPy's dtypes: str of one width, str, and objects
