@@ -80,6 +80,8 @@ def test_model_properties(model: pythia_cpu.Model, shipped_model: Path) -> None:
     assert model.config.hidden_act == "gelu"
     assert model.config.rotary_pct == 0.25
     assert model.config.eos_token_id == 0
+    with pytest.raises(KeyError, match="no 'n_layer'; it has .*num_hidden_layers"):
+        model.config["n_layer"]
     with pytest.raises(AttributeError, match="no 'hidden_sise'"):
         _ = model.config.hidden_sise
     assert model.context_length == model.config.max_position_embeddings == 2048
