@@ -112,7 +112,8 @@ def test_tokenizer(model: pythia_cpu.Model) -> None:
             tokenizer.encode(bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="surrogate at position 1"):
         tokenizer.encode("a\ud800")
-    for bad_ids in ([-1], [1.5], ["a"], [True], [2**32]):
+    assert tokenizer.decode(np.array(ids[0])) == tokenizer.decode(ids[:1]) == "H"
+    for bad_ids in ([-1], [1.5], ["a"], [True], [2**32], None, "a", np.True_, np.array([ids])):
         with pytest.raises(ValueError, match="token ids"):
             tokenizer.decode(bad_ids)  # type: ignore[arg-type]
 

@@ -132,6 +132,7 @@ def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.Mo
     for bad, message in (
         ([*rows[:16], rows[0][:63]], r"rows\[16\] has 63 tokens.*= 64"),
         (rows[0], r"rows\[0\] is of type int64, expected token ids"),
+        ([np.array(5)], r"rows\[0\] is of type ndarray, expected token ids"),
         (Table(), "rows is of type Table"),
         ("text", "not a list of rows"),
         (None, "not a list of rows"),

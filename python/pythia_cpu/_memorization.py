@@ -116,7 +116,7 @@ class MemorizationScorer:
 
     def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
         need = self._prefix + self._length
-        if not hasattr(row, "__len__"):
+        if not hasattr(row, "__len__") or getattr(row, "shape", None) == ():
             raise ValueError(f"rows[{number}] is of type {type(row).__name__}, expected token ids")
         if len(row) < need:
             raise ValueError(

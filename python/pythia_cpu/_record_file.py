@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TypeAlias, TypeVar
 
+from pythia_cpu._arguments import regular_file
 from pythia_cpu._json import json_text, read_json
 from pythia_cpu._progress import ProgressBar
 
@@ -80,9 +81,9 @@ def add_records(
 
     Raises:
         ValueError: the file has other records, or another process writes it.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is no regular file.
     """
-    target = Path(path)
+    target = regular_file(path)
     with target.open("a+b") as file, ProgressBar(total, what=target.name, unit=unit, enabled=progress) as bar:
         _lock(file, target)
         bar.update(_check_kept(file, target, items))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import refuse_table
+from pythia_cpu._arguments import iterator, refuse_table
 from pythia_cpu._identity import model_key
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 from pythia_cpu._score_run import ScoreRequest, TargetScores, all_scores
@@ -90,10 +90,9 @@ def score_to_file(
 ) -> int:
     """``Model.score_to_file``."""
     refuse_table("inputs", inputs, ".to_dict('records')")
-    if isinstance(inputs, str | Mapping):
-        raise ValueError(f"inputs is of type {type(inputs).__name__}, expected texts one after the other, e.g. a list")
+    coming = iterator("inputs", inputs, "texts one after the other, e.g. a list")
     key = model_key(encoder.core.file)
-    items = ((item, _head(number, item, key, options)) for number, item in enumerate(inputs))
+    items = ((item, _head(number, item, key, options)) for number, item in enumerate(coming))
     total = len(inputs) if isinstance(inputs, Sized) else None
 
     def lines(items: Iterator[tuple[object, Head]]) -> Iterator[list[bytes]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import Texts, integer, refuse_table
+from pythia_cpu._arguments import Texts, integer, iterator, refuse_table
 from pythia_cpu._score_run import ScoreRequest, all_scores
 from pythia_cpu._scoring import ScoringModel
 from pythia_cpu._tokenizer import Tokenizer
@@ -106,9 +106,7 @@ class MeasuresSurprisal(ABC):
             length = integer("context_length", context_length, 2, length)
         step = length // 2 if stride is None else integer("stride", stride, 1, length - 1)
         refuse_table("text", text, "its rows, one at a time")
-        if not isinstance(text, Iterable) or isinstance(text, Mapping):
-            raise ValueError(f"text is of type {type(text).__name__}, expected a str or a list of them")
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else list(iterator("text", text, "a str or a list of them"))
         requests: list[ScoreRequest] = []
         counts = []
         for i, one in enumerate(texts):
