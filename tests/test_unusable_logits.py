@@ -103,6 +103,12 @@ def test_scores_are_nan_and_null_in_json(
     )
 
 
+@pytest.mark.parametrize("suppress_eos", [False, True])
+def test_memorization_is_an_error(broken: Callable[[str], pythia_cpu.Model], suppress_eos: bool) -> None:
+    with pytest.raises(ValueError, match="no usable logits"):
+        broken("q8").memorization([[5, 6, 200, 7]], prefix_length=3, continuation_length=1, suppress_eos=suppress_eos)
+
+
 def test_the_report_is_json(broken: Callable[[str], pythia_cpu.Model], tmp_path: Path) -> None:
     checkpoint = Path(broken("q8")._file.path).parent / "checkpoint"
     report = tmp_path / "report.json"

@@ -127,10 +127,16 @@ class MemorizationScorer:
     def _choose(self, passes: list[tuple[_core.KvCache, npt.NDArray[np.int32], int]]) -> npt.NDArray[np.int32]:
         """The greedy token after each of the last tokens of each pass."""
         if self._banned is None:
-            return self._model.choose(passes)
-        logits = self._model.forward(passes)
-        logits[:, self._banned] = -np.inf
-        chosen: npt.NDArray[np.int32] = logits.argmax(axis=1).astype(np.int32)
+            chosen = self._model.choose(passes)
+        else:
+            logits = self._model.forward(passes)
+            logits[:, self._banned] = -np.inf
+            chosen = np.where(logits.max(axis=1) > -np.inf, logits.argmax(axis=1), -1).astype(np.int32)  # -1 for NaN
+        if (chosen < 0).any():
+            raise ValueError(
+                "the model gave no usable logits (all are NaN or -infinity), expected numbers: check the checkpoint's "
+                "weights"
+            )
         return chosen
 
     def _teacher_forced(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -199,7 +205,8 @@ class MeasuresMemorization(ABC):
             progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
 
         Raises:
-            ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context.
+            ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context; logits
+                that are no numbers.
         """
         if isinstance(rows, str) or not hasattr(rows, "__len__") or (len(rows) and not is_batch("rows", rows)):
             raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
