@@ -172,7 +172,8 @@ def regular_file(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if os.access(target, os.F_OK) and not target.is_file():
+    is_stream = target.is_symlink() and os.readlink(target).startswith("/proc/")  # /dev/stdout, perhaps into a file
+    if is_stream or (os.access(target, os.F_OK) and not target.is_file()):
         raise FileExistsError(errno.EEXIST, "is no regular file; give the name of a file to write", str(target))
     return target
 

@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    if options.report:
-        output_file(options.report)
+    if options.report and output_file(options.report).resolve() == Path(options.output).resolve():
+        raise ValueError(f"{options.report} is named for the model and for the report: name two files")
     report = convert(
         options.source,
         options.output,
