@@ -80,6 +80,8 @@ def test_model_properties(model: pythia_cpu.Model, shipped_model: Path) -> None:
     assert model.config.hidden_act == "gelu"
     assert model.config.rotary_pct == 0.25
     assert model.config.eos_token_id == 0
+    with pytest.raises(KeyError, match="no 'n_layer'; it has .*num_hidden_layers"):
+        model.config["n_layer"]
     with pytest.raises(AttributeError, match="no 'hidden_sise'"):
         _ = model.config.hidden_sise
     assert model.context_length == model.config.max_position_embeddings == 2048
@@ -110,7 +112,8 @@ def test_tokenizer(model: pythia_cpu.Model) -> None:
             tokenizer.encode(bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="surrogate at position 1"):
         tokenizer.encode("a\ud800")
-    for bad_ids in ([-1], [1.5], ["a"], [True], [2**32]):
+    assert tokenizer.decode(np.array(ids[0])) == tokenizer.decode(ids[:1]) == "H"
+    for bad_ids in ([-1], [1.5], ["a"], [True], [2**32], None, "a", np.True_, np.array([ids])):
         with pytest.raises(ValueError, match="token ids"):
             tokenizer.decode(bad_ids)  # type: ignore[arg-type]
 

@@ -106,6 +106,7 @@ def test_errors(binary: Path, line: str, message: str) -> None:
     assert result.returncode == 1
     assert result.stderr.decode().startswith("pythia-cpu: line 3: ") and message in result.stderr.decode()
     assert result.stderr.count(b"\n") == 1
+    assert [json.loads(one)["index"] for one in result.stdout.splitlines()] == [0]  # what comes before it
 
 
 json_values = st.recursive(

@@ -306,12 +306,21 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(
     folder = write_small(tmp_path / "c")
     output = str(tmp_path / "m.pcpu")
     os.mkfifo(tmp_path / "pipe")  # as good as /dev/null, which a rename would replace
-    for bad, problem in (("pipe", "is no regular file"), ("c", "Is a directory"), ("none/r", "folder does not exist")):
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    for bad, problem in (
+        ("pipe", "is no regular file"),
+        ("stdout", "is no regular file"),
+        ("c", "Is a directory"),
+        ("none/r", "folder does not exist"),
+    ):
         for options in (["-o", f"{tmp_path}/{bad}"], ["-o", output, "--report", f"{tmp_path}/{bad}"]):
             assert main([str(folder), *options]) == 1
             assert problem in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "pipe"]
+    assert (tmp_path / "stdout").is_symlink()
+    assert main([str(folder), "-o", output, "--report", f"{tmp_path}/c/../m.pcpu"]) == 1
+    assert "m.pcpu is named for the model and for the report" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "pipe", "stdout"]
     with pytest.raises(ValueError, match="null"):
         convert(folder, f"{output}\0")
 

@@ -79,5 +79,8 @@ def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_file(tmp_path / "bare.pcpu", source_sha256=bytes(32))
     with pytest.raises(ValueError, match=r"bare\.pcpu has no hashes"):
         find_duplicates([tmp_path / "bare.pcpu"])
+    for path in (tmp_path / "bare.pcpu", str(tmp_path / "bare.pcpu")):
+        with pytest.raises(ValueError, match="paths is of type .*, expected a list"):
+            find_duplicates(path)  # type: ignore[arg-type]
     assert main(["--duplicates", str(tmp_path / "bare.pcpu")]) == 1
     assert capsys.readouterr().err.count("\n") == 1

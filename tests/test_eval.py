@@ -160,6 +160,8 @@ GENERATION = [
     (STORY * 9, {"until": ["\n"], "max_gen_toks": 16}),
     ("Once upon", {"until": ["zzz"], "max_length": 20}),
     ("The", {"until": ["\n"], "max_gen_toks": 24, "repetition_penalty": 1.3}),
+    ("It was", {"until": ["zzz", ""], "max_gen_toks": 9}),
+    ("It was", {"until": ""}),
 ]
 
 
@@ -223,6 +225,7 @@ def test_bad_arguments(model: pythia_cpu.Model) -> None:
         ({"max_gen_toks": 2048}, "2048 new tokens, the window holds 2048"),
         ({"guidance_scale": 2}, "hold guidance_scale"),
         ({"num_beams": 3}, "num_beams"),
+        ({"until": None}, r"until is \[None, .*expected a str or a list of str"),
         ({"do_sample": True, "temperature": 0.0}, "temperature"),
     ]:
         with pytest.raises(ValueError, match=message):

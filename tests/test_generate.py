@@ -299,3 +299,10 @@ def test_length_limits(model: pythia_cpu.Model) -> None:
         assert len(generation.tokens) == room + 1
         assert generation.tokens[0] == int(model.logits(prompt)[-1].argmax())
     assert len(model.generate([0], max_new_tokens=2**62, ignore_eos=True).tokens) == model.context_length
+
+
+def test_tensors_of_torch(model: pythia_cpu.Model) -> None:
+    ids = model.tokenizer.encode("Once upon a time")
+    assert model.generate(torch.tensor(ids)) == model.generate(ids)  # type: ignore[call-overload]
+    assert model.tokenizer.decode(torch.tensor(ids)) == "Once upon a time"
+    assert model.tokenizer.decode(torch.tensor(ids[-1])) == " time"

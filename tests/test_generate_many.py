@@ -145,8 +145,11 @@ def test_results_come_as_they_are_done(model: pythia_cpu.Model) -> None:
 
 
 def test_generate_each_errors(model: pythia_cpu.Model) -> None:
-    with pytest.raises(ValueError, match="prompts is a str"):
+    with pytest.raises(ValueError, match="prompts is of type str"):
         model.generate_each("Once")
+    for bad in (None, {"Once": 1}):
+        with pytest.raises(ValueError, match=f"prompts is of type {type(bad).__name__}, expected an iterable"):
+            model.generate_each(bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature is -1"):
         list(model.generate_each(["Once"], temperature=-1.0))
     with pytest.raises(ValueError, match="prompts is of type Table"):

@@ -130,14 +130,16 @@ def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="line 14: was made from another input"):
         model.memorization_to_file([*rows[:13], rows[0]], path)
     for bad, message in (
-        ([*rows[:14], rows[0][:63]], r"rows\[14\] has 63 tokens.*= 64"),
+        ([*rows[:16], rows[0][:63]], r"rows\[16\] has 63 tokens.*= 64"),
         (rows[0], r"rows\[0\] is of type int64, expected token ids"),
+        ([np.array(5)], r"rows\[0\] is of type ndarray, expected token ids"),
         (Table(), "rows is of type Table"),
         ("text", "not a list of rows"),
         (None, "not a list of rows"),
     ):
         with pytest.raises(ValueError, match=message):
             model.memorization_to_file(bad, path)  # type: ignore[arg-type]
+    assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:16])  # those before the bad one
 
 
 def test_progress(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,9 +198,11 @@ def test_one_writer_at_a_time(model: pythia_cpu.Model, tmp_path: Path) -> None:
 
 
 def test_bad_inputs(model: pythia_cpu.Model, tmp_path: Path) -> None:
-    for inputs, message in [
+    cases: list[tuple[Any, str]] = [
         ("Once", "inputs is of type str"),
         ({"text": "Once"}, "inputs is of type dict"),
+        (None, "inputs is of type NoneType, expected texts"),
+        (Path("texts.txt"), "inputs is of type PosixPath, expected texts"),
         (Table(), r"inputs is of type Table.*pass one column, or \.to_dict\('records'\)"),
         (["Once", {"context": "a", "continuation": ""}], r"inputs\[1\]: continuation has no tokens"),
         ([{"text": "a", "context": "b"}], r"inputs\[0\] has \['context', 'text'\]"),
@@ -219,10 +221,16 @@ def test_bad_inputs(model: pythia_cpu.Model, tmp_path: Path) -> None:
                 ("\ud800", r"'\\ud800'"),
             ]
         ),
-    ]:
+    ]
+    for number, (inputs, message) in enumerate(cases):
+        path = tmp_path / f"{number}.jsonl"
         with pytest.raises(ValueError, match=message):
-            model.score_to_file(inputs, tmp_path / "scores.jsonl")
+            model.score_to_file(inputs, path)
+        written = path.read_bytes().count(b"\n") if path.exists() else 0
+        assert written == (isinstance(inputs, list) and inputs[0] == "Once")  # what comes before the bad one
     with pytest.raises(ValueError, match="per_token"):
         model.score_to_file(["Once"], tmp_path / "scores.jsonl", per_token=1)  # type: ignore[arg-type]
+    with pytest.raises(FileExistsError, match="is no regular file"):
+        model.score_to_file(["Once"], "/dev/zero")
     with pytest.raises(OSError, match=r"missing"):
         model.score_to_file(["Once"], tmp_path / "missing" / "scores.jsonl")

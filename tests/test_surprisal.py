@@ -15,6 +15,7 @@ from hypothesis import given
 import pythia_cpu
 import tokenizer_texts as texts
 from checkpoints import MINI_PYTHIA
+from frames import Column, Table
 from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
@@ -122,6 +123,8 @@ def test_lists_give_lists(model: pythia_cpu.Model) -> None:
     assert found == [model.word_surprisals(text, context_length=32) for text in several]
     assert found[3] == []
     assert model.word_surprisals([]) == []
+    for form in (tuple(several), np.array(several), Column(several), iter(several)):
+        assert model.word_surprisals(form, context_length=32) == found  # type: ignore[call-overload]
 
 
 def test_bad_arguments(model: pythia_cpu.Model) -> None:
@@ -130,6 +133,9 @@ def test_bad_arguments(model: pythia_cpu.Model) -> None:
         (["a", ""], {}, r"text\[1\] has no tokens"),
         ([1, 2], {}, r"text\[0\] is of type int, expected str"),
         (3, {}, "text is of type int, expected a str or a list"),
+        ({"a": "b"}, {}, "text is of type dict, expected a str or a list"),
+        (Column(["a", None]), {}, r"text\[1\] is of type NoneType, expected str"),
+        (Table(), {}, "text is of type Table.*: pass one column"),
         ("a", {"context_length": 1}, "context_length is 1"),
         ("a", {"context_length": 8, "stride": 8}, "stride is 8, expected 1 to 7"),
     ]

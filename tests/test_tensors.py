@@ -41,8 +41,11 @@ def test_a_tied_head_and_a_name_that_is_not_there(
     tensors = pythia_cpu.load(make_model_file(make_checkpoint(**SHAPE, tied=True))).tensors
     np.testing.assert_array_equal(tensors["embed_out.weight"], tensors["gpt_neox.embed_in.weight"])
     assert "embed_out.weight" in tensors and "lm_head.weight" not in tensors and 3 not in tensors
-    with pytest.raises(KeyError, match=r"lm_head\.weight"):
-        tensors["lm_head.weight"]
+    with pythia_cpu.open_checkpoint(make_checkpoint(**SHAPE)) as checkpoint:
+        for mapping in (tensors, checkpoint):
+            with pytest.raises(KeyError, match=r"has no tensor 'layers\.1\.mlp'; near it: gpt_neox\.layers\.1\.mlp\."):
+                mapping["layers.1.mlp"]
+            assert "x" not in mapping and mapping.get("x") is None
 
 
 def test_arrays_are_the_callers_own() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import pythia_cpu
 from checkpoints import neox_config, random_tensors, write_checkpoint
 from pythia_cpu import _core
+from pythia_cpu._cli_convert import main
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SAMPLING = [
@@ -71,3 +74,45 @@ def test_a_broken_draft_changes_nothing(
     prompts = ["Once upon a time", [5, 6], [0, 200]]
     options = {"max_new_tokens": 12, "ignore_eos": True, **options}
     assert model.generate(prompts, draft=broken(weights), **options) == model.generate(prompts, **options)
+
+
+def test_scores_are_nan_and_null_in_json(
+    broken: Callable[[str], pythia_cpu.Model], binary: Path, tmp_path: Path
+) -> None:
+    model = broken("q8")
+    score = model.score([5, 6, 200, 7, 8])
+    assert np.isnan(score.logprobs).tolist() == np.isnan(score.entropies).tolist() == [False, False, True, True]
+    assert score.ranks.min() == -1 and not score.is_greedy[2:].any()
+    model.score_to_file([[5, 6, 200, 7, 8]], tmp_path / "scores.jsonl", stride=16)
+    record = json.loads((tmp_path / "scores.jsonl").read_text(), parse_constant=pytest.fail)
+    assert record["log_likelihood"] is None and record["logprobs"][2:] == record["entropies"][2:] == [None, None]
+    text = model.tokenizer.decode([5, 6, 200, 7, 8])
+    lines = subprocess.run(
+        [binary, "score", "-m", model._file.path, "--jsonl", "-p", "-"],
+        input=json.dumps({"text": text}),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    record = json.loads(lines, parse_constant=pytest.fail)
+    assert (record["log_likelihood"], record["logprobs"][-1], record["ranks"][-1], record["is_greedy"][-1]) == (
+        None,
+        None,
+        -1,
+        False,
+    )
+
+
+@pytest.mark.parametrize("suppress_eos", [False, True])
+def test_memorization_is_an_error(broken: Callable[[str], pythia_cpu.Model], suppress_eos: bool) -> None:
+    with pytest.raises(ValueError, match="no usable logits"):
+        broken("q8").memorization([[5, 6, 200, 7]], prefix_length=3, continuation_length=1, suppress_eos=suppress_eos)
+
+
+def test_the_report_is_json(broken: Callable[[str], pythia_cpu.Model], tmp_path: Path) -> None:
+    checkpoint = Path(broken("q8")._file.path).parent / "checkpoint"
+    report = tmp_path / "report.json"
+    assert main([str(checkpoint), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8", "--report", str(report)]) == 0
+    text = json.loads(report.read_text(), parse_constant=pytest.fail)["fidelity"]["texts"][0]
+    assert text["mean_kl"] is text["max_kl"] is text["perplexity"] is text["max_logit_difference"] is None
+    assert text["top1_agreement"] < 0.5

@@ -13,6 +13,7 @@ NumPy (#25274), and no test on a machine that has AVX-512 can see it.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +35,12 @@ def findings_of(listing: str) -> list[str]:
 
 def main() -> int:
     """Prints the findings; the exit status is 1 if there are any."""
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    objects = sorted(Path(sys.argv[1]).glob("CMakeFiles/pythia_core.dir/csrc/kernels/isa_*.cc.o"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("build", type=Path, metavar="BUILD_FOLDER")
+    build = parser.parse_args().build
+    objects = sorted(build.glob("CMakeFiles/pythia_core.dir/csrc/kernels/isa_*.cc.o"))
     if not objects:
-        print(f"{sys.argv[1]}: no objects of csrc/kernels/isa_*.cc here; build first")
+        print(f"{build}: no objects of csrc/kernels/isa_*.cc here; build first")
         return 1
     failed = False
     for path in objects:

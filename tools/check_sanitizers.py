@@ -8,6 +8,7 @@ Every run must end with the exit status that its input deserves (0, 1 or 2); a r
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -126,10 +127,9 @@ def damaged_lines(binary: Path) -> list[str]:
 
 def main() -> int:
     """Prints the findings; the exit status is 1 if there are any."""
-    if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)
-        return 2
-    binary = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary", type=Path, metavar="BINARY")
+    binary = parser.parse_args().binary
     with tempfile.TemporaryDirectory() as folder:
         findings = [*sound_runs(binary), *damaged_runs(binary, Path(folder)), *damaged_lines(binary)]
     failed = [finding for finding in findings if finding]

@@ -6,7 +6,7 @@ Lloyd's algorithm on groups of 32 weights, each with the best scale of either si
     tools/fit_codebook.py tests/data/mini-pythia/step1800/model.safetensors
 """
 
-import sys
+import argparse
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -49,7 +49,9 @@ def fit(groups: np.ndarray, rounds: int = 40) -> np.ndarray:
 
 def main() -> None:
     """Fit to the matrices of a checkpoint's layers."""
-    tensors = load_file(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", metavar="SAFETENSORS")
+    tensors = load_file(parser.parse_args().weights)
     matrices = [t.astype(float) for name, t in sorted(tensors.items()) if t.ndim == 2 and ".layers." in name]
     groups = np.concatenate([m.reshape(-1, GROUP) for m in matrices])
     groups = groups[np.abs(groups).max(1) > 0]

@@ -5,6 +5,8 @@ Near-minimax fits by Lawson's iteratively reweighted least squares on a Chebyshe
 references, then rounded to float32. Needs numpy and mpmath. The committed constants came from this script.
 """
 
+import argparse
+
 import mpmath
 import numpy as np
 
@@ -38,6 +40,7 @@ def show(name, coefficients, error):
 
 def main():
     """Print every polynomial."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     half_ln2 = float(mpmath.log(2) / 2) * 1.0005
     # exp(r) = 1 + r + r^2 P(r)
     show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pythia_cpu
@@ -13,6 +14,7 @@ OUTPUT = ROOT / "python" / "pythia_cpu" / "data" / "mini-pythia.pcpu"
 
 def main() -> None:
     """Writes the file and says what it is."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     OUTPUT.parent.mkdir(exist_ok=True)
     report = pythia_cpu.convert(CHECKPOINT, OUTPUT, revision=REVISION)
     print(

@@ -247,13 +247,14 @@ void bind_format(py::module_& m) {
   py::class_<PcpuFile, std::shared_ptr<PcpuFile>>(m, "PcpuFile", "A validated, mapped .pcpu file.")
       .def_static(
           "open",
-          [](const std::string& path, int threads) {
+          [](const py::str& path, int threads) {
+            const std::string bytes = path_from_python(path);
             const py::gil_scoped_release unlocked;
-            return std::const_pointer_cast<PcpuFile>(PcpuFile::open(path, threads));
+            return std::const_pointer_cast<PcpuFile>(PcpuFile::open(bytes, threads));
           },
           py::arg("path"), py::arg("threads") = 1,
           "Maps a file and checks all of it. Raises FormatError naming the path and the field, OSError.")
-      .def_property_readonly("path", &PcpuFile::path)
+      .def_property_readonly("path", [](const PcpuFile& file) { return path_to_python(file.path()); })
       .def_property_readonly("size_bytes", &PcpuFile::size_bytes)
       .def_property_readonly("version", [](const PcpuFile& file) { return file.header().version; })
       .def_property_readonly("weights", [](const PcpuFile& file) { return std::string(name_of(file.weight_format())); })
@@ -265,12 +266,13 @@ void bind_format(py::module_& m) {
       .def("read", read_tensor, py::arg("name"),
            "The values the kernels multiply by: float32 [cols] or [rows, cols]. Raises KeyError.")
       .def("__repr__", [](const PcpuFile& file) {
-        return "PcpuFile('" + file.path() + "', weights='" + std::string(name_of(file.weight_format())) + "')";
+        return path_to_python("PcpuFile('" + file.path() + "', weights='" + std::string(name_of(file.weight_format())) + "')");
       });
 
   py::class_<PcpuWriter>(m, "PcpuWriter", "Writes a .pcpu file, tensor by tensor; nothing is left unless finish() is reached.")
-      .def(py::init([](const std::string& path, const py::dict& config, const std::string& weights) {
-             return std::make_unique<PcpuWriter>(path, config_from_dict(config), parse_format(weights, "[PcpuWriter] weights"));
+      .def(py::init([](const py::str& path, const py::dict& config, const std::string& weights) {
+             return std::make_unique<PcpuWriter>(path_from_python(path), config_from_dict(config),
+                                                 parse_format(weights, "[PcpuWriter] weights"));
            }),
            py::arg("path"), py::arg("config"), py::arg("weights"))
       .def(

@@ -103,9 +103,15 @@ void bind_model(py::module_& m) {
       .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
 
   model_class
-      .def_static("open", &Model::open, py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
-                  py::call_guard<py::gil_scoped_release>(),
-                  "Open a file; threads 0 means all physical cores, isa \"\" the environment's choice or the best.")
+      .def_static(
+          "open",
+          [](const py::str& path, int threads, const std::string& isa) {
+            const std::string bytes = path_from_python(path);
+            const py::gil_scoped_release unlocked;
+            return Model::open(bytes, threads, isa);
+          },
+          py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
+          "Open a file; threads 0 means all physical cores, isa \"\" the environment's choice or the best.")
       .def_property_readonly(
           "file", [](const Model& model) { return std::const_pointer_cast<PcpuFile>(model.file().shared_from_this()); },
           "The file, a PcpuFile.")

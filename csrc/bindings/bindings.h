@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "model/scoring.h"
 
@@ -19,5 +21,12 @@ void bind_score(pybind11::module_& m);       // scores of sequences, windows of 
 
 // (log-probabilities float32, most likely ids int32, ranks int32, entropies float32), one entry for each score.
 pybind11::tuple score_arrays(std::span<const TokenScore> scores);
+
+// A path as the system has it: Linux allows bytes that are not UTF-8, which Python holds as lone surrogates. Throws Python's
+// ValueError where no file can have the name.
+std::string path_from_python(const pybind11::str& path);
+
+// A path, or a message that may have one in it.
+pybind11::str path_to_python(std::string_view text);
 
 }  // namespace pythia

@@ -131,6 +131,7 @@ void score_lines(const LineScoring& scoring, std::string_view lines) {
     try {
       batch.push_back(read_record(scoring, index++, line));
     } catch (const std::invalid_argument& error) {
+      if (!batch.empty() && !score_batch(scoring, batch)) return;
       throw std::invalid_argument("line " + std::to_string(line_number) + ": " + error.what());
     }
     if (batch.size() < kRecordsPerBatch) continue;

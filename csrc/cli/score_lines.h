@@ -22,8 +22,8 @@ struct LineScoring {
 // Scores every record of `lines` and writes an object a line to standard output, in order, with the record's number "index",
 // its "id" if it has one, and what write_members says. Records run together, some hundreds at a time, and contexts that they
 // share are computed once. Empty lines are left out. Ends early once interrupted().
-// Throws std::invalid_argument naming the line: no JSON, no such record, or one that cannot be scored. All before it in earlier
-// batches is written.
+// Throws std::invalid_argument naming the line: no JSON, no such record, or one that cannot be scored. All before it is
+// written.
 void score_lines(const LineScoring& scoring, std::string_view lines);
 
 }  // namespace pythia::cli

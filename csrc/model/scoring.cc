@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 namespace pythia {
 
@@ -41,9 +42,11 @@ TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSumm
     }
   }
   const double difference = static_cast<double>(target_logit) - static_cast<double>(reference), log_total = log_exact(total);
+  const auto logprob = static_cast<float>(difference - log_total);
   int32_t rank = 0;
   for (const LogitSummary& chunk : chunks) rank += chunk.above;
-  return {.logprob = static_cast<float>(difference - log_total),
+  if (std::isnan(logprob)) rank = -1;  // nothing is above NaN
+  return {.logprob = logprob,
           .entropy = static_cast<float>(log_total + weighted / total),
           .argmax = argmax,
           .rank = rank};

@@ -17,7 +17,7 @@ struct TokenScore {
   float logprob = 0;   // log p(token | the tokens before it), natural
   float entropy = 0;   // of the model's whole distribution in its place, in nats
   int32_t argmax = 0;  // the most likely token in its place, the lowest id of equals; -1 if all logits are NaN
-  int32_t rank = 0;    // how many tokens come before it if all are ordered so: 0 is the most likely one
+  int32_t rank = 0;    // how many tokens come before it if all are ordered so: 0 is the most likely one; -1: logprob is NaN
 };
 
 // The token that greedy decoding takes.

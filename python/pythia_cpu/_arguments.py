@@ -4,10 +4,11 @@ OSError that names a file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +17,8 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt: TypeAlias = str | TokenIds
-Prompts: TypeAlias = list[str] | tuple[str, ...] | Sequence[TokenIds] | list[Prompt] | npt.NDArray[np.str_ | np.object_]
+Texts: TypeAlias = list[str] | tuple[str, ...] | npt.NDArray[np.str_ | np.object_]
+Prompts: TypeAlias = Texts | Sequence[TokenIds] | list[Prompt]
 
 _INT64_MAX = 2**63 - 1
 _TEXT_KINDS = "UTO"  # of NumPy's dtypes: str of one width, str, and objects
@@ -115,6 +117,16 @@ def is_batch(name: str, value: object) -> bool:
     return bool(flat) and not any(flat)
 
 
+def iterator(name: str, value: object, expected: str) -> Iterator[Any]:
+    """Over the inputs that an iterable of any kind gives; ``expected`` says what they are. A str and a mapping, which
+    give letters and keys, are refused.
+    """
+    if not isinstance(value, str | Mapping):
+        with contextlib.suppress(TypeError):
+            return iter(value)  # type: ignore[call-overload, no-any-return]
+    raise ValueError(f"{name} is of type {type(value).__name__}, expected {expected}")
+
+
 def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32]:
     """One sequence of ids as int32 [n], each in [0, vocab_size)."""
     if isinstance(value, str):
@@ -150,19 +162,31 @@ def sequence_ids(name: str, value: object, vocab_size: int, context_length: int)
     return ids
 
 
+def regular_file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file to write, which may be there.
+
+    Raises:
+        ValueError: it has a null character.
+        OSError: it is there and no regular file, but a folder, or a device such as /dev/null.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    is_stream = target.is_symlink() and os.readlink(target).startswith("/proc/")  # /dev/stdout, perhaps into a file
+    if is_stream or (os.access(target, os.F_OK) and not target.is_file()):
+        raise FileExistsError(errno.EEXIST, "is no regular file; give the name of a file to write", str(target))
+    return target
+
+
 def output_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file to write, looked at before the long work whose result it is for.
 
     Raises:
         ValueError: it has a null character.
         OSError: its folder does not exist or cannot be written to, or it is there and no regular file: a rename would
-            put a file in the place of a device such as /dev/null.
+            put a file in the place of a device.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    if os.access(target, os.F_OK) and not target.is_file():
-        raise FileExistsError(errno.EEXIST, "is no regular file; give the name of a file to write", str(target))
+    target = regular_file(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "its folder does not exist; create it", str(target))
     if not os.access(target.parent, os.W_OK):

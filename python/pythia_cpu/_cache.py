@@ -223,11 +223,12 @@ class _Entry:
 
 def _identity(source: Source) -> str:
     """Changes whenever a file of a local checkpoint does: a hash of names, sizes, times and inodes."""
-    sha256 = hashlib.sha256(str(source.folder.resolve()).encode())
+    sha256 = hashlib.sha256(os.fsencode(source.folder.resolve()))
     for path in sorted(source.folder.iterdir()):
         if path.is_file():
             s = path.stat()
-            sha256.update(f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}".encode())
+            facts = f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}"
+            sha256.update(os.fsencode(facts))
     return sha256.hexdigest()[:40]
 
 

@@ -15,6 +15,7 @@ from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, resolve_source
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
+from pythia_cpu._tensor_names import no_tensor
 from pythia_cpu._torch_bin import TorchFile
 
 _GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
@@ -38,8 +39,12 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             raise
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        info = self._where[name].tensors[name]
-        return to_numpy(info, self._where[name].read(name, 0, info.num_elements))
+        file = self._file(name)
+        info = file.tensors[name]
+        return to_numpy(info, file.read(name, 0, info.num_elements))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._where
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -49,15 +54,15 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
 
     def info(self, name: str) -> TensorInfo:
         """A tensor's dtype and shape, without reading it. Raises KeyError."""
-        return self._where[name].tensors[name]
+        return self._file(name).tensors[name]
 
     def path(self, name: str) -> Path:
         """The file that holds a tensor. Raises KeyError."""
-        return self._where[name].path
+        return self._file(name).path
 
     def read(self, name: str, begin: int, end: int) -> bytes:
         """Elements [begin, end) of a tensor in row-major order, as stored, little-endian. Safe from several threads."""
-        return self._where[name].read(name, begin, end)
+        return self._file(name).read(name, begin, end)
 
     def config_text(self) -> str:
         """The text of ``config.json``. Raises CheckpointError if there is none."""
@@ -82,6 +87,11 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.source.name!r}: {len(self)} tensors>"
+
+    def _file(self, name: str) -> TensorFile:
+        if name not in self._where:
+            raise no_tensor(name, self._where, str(self.folder))
+        return self._where[name]
 
     def _file_bytes(self, name: str, folder: Path | None = None) -> bytes:
         path = (folder or self.folder) / name

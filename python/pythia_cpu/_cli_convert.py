@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
+import io
 import os
 import signal
 import sys
@@ -22,6 +22,7 @@ from pythia_cpu._cache import cache_folder, clear_cache, list_cache, remove_cach
 from pythia_cpu._convert import ConversionReport, convert, provenance
 from pythia_cpu._duplicates import find_duplicates
 from pythia_cpu._fidelity import Fidelity, TextFidelity
+from pythia_cpu._json import json_text
 
 _EPILOG = """\
 examples:
@@ -38,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status is 0, 1 for an error (one line on standard error), 2 for wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
     if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
@@ -68,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    if options.report:
-        output_file(options.report)
+    if options.report and output_file(options.report).resolve() == Path(options.output).resolve():
+        raise ValueError(f"{options.report} is named for the model and for the report: name two files")
     report = convert(
         options.source,
         options.output,
@@ -80,7 +83,7 @@ def _convert(options: argparse.Namespace) -> None:
         fidelity_text=options.report_text,
     )
     if options.report:
-        _write_text(options.report, json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+        _write_text(options.report, json_text(dataclasses.asdict(report), indent=2) + "\n")
     if not options.quiet:
         print(_summary(report))
         if report.fidelity:
@@ -142,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         help="format of the matmul weights; auto (the default) is the smallest that holds every value exactly",
     )
     parser.add_argument(
-        "--report", metavar="FILE", help="write what was converted as JSON; for q8 and q4, also what quantization cost"
+        "--report",
+        metavar="FILE",
+        help="write what was converted as JSON; for q8 and q4, also what quantization cost (null: not a number)",
     )
     parser.add_argument("--report-text", metavar="FILE", help="measure that on this text too, beside a bundled one")
     parser.add_argument(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pythia_cpu import _core
+from pythia_cpu._arguments import iterator
 from pythia_cpu._convert import provenance
 
 
@@ -46,10 +47,11 @@ def find_duplicates(paths: Iterable[str | os.PathLike[str]]) -> list[SharedTenso
 
     Raises:
         FormatError: a damaged or foreign file.
-        ValueError: a file without hashes.
+        ValueError: a file without hashes, or ``paths`` that are one path.
         OSError: a file cannot be read.
     """
-    hashes = {Path(path): _hashes(Path(path)) for path in paths}
+    given = iterator("paths", paths, "a list of .pcpu files")
+    hashes = {path: _hashes(path) for path in map(Path, given)}
     same: dict[frozenset[tuple[str, str]], list[Path]] = {}
     for path, tensors in hashes.items():
         same.setdefault(frozenset(tensors.items()), []).append(path)

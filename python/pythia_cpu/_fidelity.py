@@ -28,6 +28,9 @@ _ELEMENTS = 1 << 18  # of a tensor compared at a time, in float64
 class TextFidelity:
     """Two models' predictions on one text, read in windows of 512 tokens (or the context, if that is shorter).
 
+    Where logits are no numbers, differences are NaN; in the JSON of ``pythia-convert --report`` they are null, and so
+    are infinities.
+
     Attributes:
         text: "bundled", or the name of the file.
         num_tokens: tokens read; each position's logits are compared.
@@ -130,8 +133,8 @@ def _compare(models: list[_core.Model], name: str, tokens: npt.NDArray[np.int32]
     for logits, following in _rows(models, scores, tokens):
         logprobs = [_log_softmax(rows) for rows in logits]
         kls.append((np.exp(logprobs[0]) * (logprobs[0] - logprobs[1])).sum(-1))
-        same += int((logits[0].argmax(-1) == logits[1].argmax(-1)).sum())
-        max_difference = max(max_difference, float(np.abs(logits[0] - logits[1]).max()))
+        same += int((np.isfinite(kls[-1]) & (logits[0].argmax(-1) == logits[1].argmax(-1))).sum())
+        max_difference = float(np.maximum(max_difference, np.abs(logits[0] - logits[1]).max()))
         for loss, rows in zip(losses, logprobs, strict=True):
             loss.extend(-rows[np.arange(len(following)), following])
     kl = np.concatenate(kls)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
-from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch, refuse_table
+from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch, iterator, refuse_table
 from pythia_cpu._generating_model import GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
@@ -153,13 +153,12 @@ class GeneratesTexts(ABC):
             ValueError: as ``generate``; for a bad prompt when its turn comes.
         """
         model, options = self._generating(), GenerationArguments(**arguments)
-        if isinstance(prompts, str):
-            raise ValueError("prompts is a str, expected an iterable of prompts: pass [prompt], or use generate")
         refuse_table("prompts", prompts, ".to_numpy()")
+        several = iterator("prompts", prompts, "an iterable of prompts: pass [prompt], or use generate")
         alone = options.num_sequences() == 1
-        checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(prompts))
-        texts = self._texts(checked, options, draft, max_kv_bytes)
-        return ((index, several[0] if alone else several) for index, several in texts)
+        checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(several))
+        results = self._texts(checked, options, draft, max_kv_bytes)
+        return ((index, texts[0] if alone else texts) for index, texts in results)
 
     def _texts(
         self, prompts: Iterable[list[int]], arguments: GenerationArguments, draft: object, max_kv_bytes: int | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -16,7 +15,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, refuse_table, token_ids
 from pythia_cpu._identity import model_key
 from pythia_cpu._progress import ProgressBar
-from pythia_cpu._record_file import Head, add_records, record_head, record_line
+from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
@@ -95,7 +94,7 @@ class MemorizationScorer:
                 yield ids, record_head(number, None, key, [ids.tolist(), *options])
 
         def lines(items: Iterator[tuple[npt.NDArray[np.int32], Head]]) -> Iterator[list[bytes]]:
-            while group := list(itertools.islice(items, self._num_caches)):
+            for group in batches(items, lambda _: 1, self._num_caches):
                 equal = self._equal(np.stack([ids for ids, _ in group]))
                 yield [self._line(head, row) for (_, head), row in zip(group, equal, strict=True)]
 
@@ -117,7 +116,7 @@ class MemorizationScorer:
 
     def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
         need = self._prefix + self._length
-        if not hasattr(row, "__len__"):
+        if not hasattr(row, "__len__") or getattr(row, "shape", None) == ():
             raise ValueError(f"rows[{number}] is of type {type(row).__name__}, expected token ids")
         if len(row) < need:
             raise ValueError(
@@ -128,10 +127,16 @@ class MemorizationScorer:
     def _choose(self, passes: list[tuple[_core.KvCache, npt.NDArray[np.int32], int]]) -> npt.NDArray[np.int32]:
         """The greedy token after each of the last tokens of each pass."""
         if self._banned is None:
-            return self._model.choose(passes)
-        logits = self._model.forward(passes)
-        logits[:, self._banned] = -np.inf
-        chosen: npt.NDArray[np.int32] = logits.argmax(axis=1).astype(np.int32)
+            chosen = self._model.choose(passes)
+        else:
+            logits = self._model.forward(passes)
+            logits[:, self._banned] = -np.inf
+            chosen = np.where(logits.max(axis=1) > -np.inf, logits.argmax(axis=1), -1).astype(np.int32)  # -1 for NaN
+        if (chosen < 0).any():
+            raise ValueError(
+                "the model gave no usable logits (all are NaN or -infinity), expected numbers: check the checkpoint's "
+                "weights"
+            )
         return chosen
 
     def _teacher_forced(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
@@ -200,7 +205,8 @@ class MeasuresMemorization(ABC):
             progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
 
         Raises:
-            ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context.
+            ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context; logits
+                that are no numbers.
         """
         if isinstance(rows, str) or not hasattr(rows, "__len__") or (len(rows) and not is_batch("rows", rows)):
             raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")

@@ -37,8 +37,12 @@ class Config(dict[str, Any]):
         """The hyperparameter called ``name``."""
         try:
             return self[name]
-        except KeyError:
-            raise AttributeError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}") from None
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+    def __missing__(self, name: object) -> Any:
+        """Raises KeyError, which names those that there are."""
+        raise KeyError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}")
 
 
 class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations, MeasuresMemorization):

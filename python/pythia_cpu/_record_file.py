@@ -6,11 +6,12 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TypeAlias, TypeVar
 
-from pythia_cpu._json import read_json
+from pythia_cpu._arguments import regular_file
+from pythia_cpu._json import json_text, read_json
 from pythia_cpu._progress import ProgressBar
 
 Head: TypeAlias = dict[str, object]
@@ -31,8 +32,29 @@ def record_head(number: int, identity: str | int | float | None, key: str, conte
 
 
 def record_line(head: Head, fields: dict[str, object]) -> bytes:
-    """A record as it is written."""
-    return json.dumps({**head, **fields}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    """A record as it is written; numbers that are not finite are null."""
+    return json_text({**head, **fields}, ensure_ascii=False).encode() + b"\n"
+
+
+def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Items in lists, each as soon as its sizes come to ``limit``. Where an input cannot be used, those before it come
+    before the error.
+    """
+    batch: list[Item] = []
+    total = 0
+    try:
+        for item in items:
+            batch.append(item)
+            total += size(item)
+            if total >= limit:
+                yield batch
+                batch, total = [], 0
+    except Exception:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def add_records(
@@ -59,9 +81,9 @@ def add_records(
 
     Raises:
         ValueError: the file has other records, or another process writes it.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is no regular file.
     """
-    target = Path(path)
+    target = regular_file(path)
     with target.open("a+b") as file, ProgressBar(total, what=target.name, unit=unit, enabled=progress) as bar:
         _lock(file, target)
         bar.update(_check_kept(file, target, items))

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import refuse_table
+from pythia_cpu._arguments import iterator, refuse_table
 from pythia_cpu._identity import model_key
-from pythia_cpu._record_file import Head, add_records, record_head, record_line
+from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 from pythia_cpu._score_run import ScoreRequest, TargetScores, all_scores
 
 # Inputs are scored and written together until they have this many tokens: what an interruption costs at most.
@@ -90,14 +90,14 @@ def score_to_file(
 ) -> int:
     """``Model.score_to_file``."""
     refuse_table("inputs", inputs, ".to_dict('records')")
-    if isinstance(inputs, str | Mapping):
-        raise ValueError(f"inputs is of type {type(inputs).__name__}, expected texts one after the other, e.g. a list")
+    coming = iterator("inputs", inputs, "texts one after the other, e.g. a list")
     key = model_key(encoder.core.file)
-    items = ((item, _head(number, item, key, options)) for number, item in enumerate(inputs))
+    items = ((item, _head(number, item, key, options)) for number, item in enumerate(coming))
     total = len(inputs) if isinstance(inputs, Sized) else None
 
     def lines(items: Iterator[tuple[object, Head]]) -> Iterator[list[bytes]]:
-        for batch in _batches(_record(encoder, item, head, options) for item, head in items):
+        records = (_record(encoder, item, head, options) for item, head in items)
+        for batch in batches(records, lambda record: max(1, record.num_inputs), _TOKENS_PER_WRITE):
             requests = [request for record in batch for request in record.requests]
             scores = iter(all_scores(encoder.core, requests, progress=False))
             yield [
@@ -154,16 +154,3 @@ def _record(encoder: Encoder, item: Any, head: Head, options: FileOptions) -> _R
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return _Record(head, requests, num_tokens, len(text.encode()) if isinstance(text, str) else None)
-
-
-def _batches(records: Iterable[_Record]) -> Iterator[list[_Record]]:
-    batch: list[_Record] = []
-    num_inputs = 0
-    for record in records:
-        batch.append(record)
-        num_inputs += max(1, record.num_inputs)
-        if num_inputs >= _TOKENS_PER_WRITE:
-            yield batch
-            batch, num_inputs = [], 0
-    if batch:
-        yield batch

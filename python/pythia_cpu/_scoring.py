@@ -30,7 +30,7 @@ class Score:
             i). Of a continuation ``[len(tokens)]``: entry i is log p(token i | the context and tokens 0 to i-1).
         is_greedy: bool, same shape: the token is the most likely one in its place (the lowest id of equals).
         ranks: int32, same shape: how many tokens are more likely in its place, or as likely with a lower id; 0 is the
-            most likely one.
+            most likely one; -1 where the log-probability is NaN, by a model whose logits are no numbers.
         entropies: float32, same shape: the entropy of the model's distribution over the tokens in its place, in nats.
     """
 
@@ -327,7 +327,8 @@ class ScoresTexts(ABC):
         Every record has ``index``, ``id`` (if the input has one), ``model`` (a key that is equal for equal checkpoints
         in equal formats only), ``input`` (a hash of the input and the options), ``num_text_tokens``, ``num_tokens``
         (those scored), ``num_bytes`` (None for token ids), ``log_likelihood``, ``num_greedy``, and with ``per_token``
-        the arrays ``tokens``, ``logprobs``, ``ranks`` and ``entropies`` of the scored tokens (see Score).
+        the arrays ``tokens``, ``logprobs``, ``ranks`` and ``entropies`` of the scored tokens (see Score). Numbers that
+        JSON lacks, NaN and infinities, are null.
         ``pandas.read_json(path, lines=True)`` reads it.
 
         Args:

@@ -49,13 +49,18 @@ def local_source(folder: Path, revision: str | None) -> Source:
         CheckpointError: the folder has no such revision.
     """
     if revision is None:
-        return Source(name=folder.resolve().name, folder=folder)
+        return Source(name=_label(folder.resolve().name), folder=folder)
     if Path(revision).name != revision or not (folder / revision).is_dir():
         found = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:20]) or "none"
         raise CheckpointError(
             f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
         )
-    return Source(name=folder.resolve().name, folder=folder / revision, revision=revision)
+    return Source(name=_label(folder.resolve().name), folder=folder / revision, revision=_label(revision))
+
+
+def _label(name: str) -> str:
+    """A folder's name as text: bytes in it that are not UTF-8 become U+FFFD."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def sorted_steps(names: Iterable[str]) -> list[str]:

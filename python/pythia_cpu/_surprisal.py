@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import integer
+from pythia_cpu._arguments import Texts, integer, iterator, refuse_table
 from pythia_cpu._score_run import ScoreRequest, all_scores
 from pythia_cpu._scoring import ScoringModel
 from pythia_cpu._tokenizer import Tokenizer
@@ -57,7 +58,7 @@ class MeasuresSurprisal(ABC):
     @overload
     def word_surprisals(
         self,
-        text: list[str] | tuple[str, ...],
+        text: Texts | Iterator[str],
         *,
         context_length: int | None = None,
         stride: int | None = None,
@@ -65,7 +66,7 @@ class MeasuresSurprisal(ABC):
     ) -> list[list[WordSurprisal]]: ...
     def word_surprisals(
         self,
-        text: str | list[str] | tuple[str, ...],
+        text: str | Texts | Iterator[str],
         *,
         context_length: int | None = None,
         stride: int | None = None,
@@ -85,7 +86,8 @@ class MeasuresSurprisal(ABC):
         after the first window, with at least ``context_length - stride`` tokens before it.
 
         Args:
-            text: a str, or a list of these, which run together; each result is, bit for bit, what it would be alone.
+            text: a str, or several in a list or another iterable, such as a pandas.Series, which run together; each
+                result is, bit for bit, what it would be alone.
             context_length: tokens of a window, 2 to the model's ``context_length``, which is the default.
             stride: tokens between the beginnings of windows, 1 to ``context_length - 1``; the default is half of
                 ``context_length``.
@@ -103,9 +105,8 @@ class MeasuresSurprisal(ABC):
         if context_length is not None:
             length = integer("context_length", context_length, 2, length)
         step = length // 2 if stride is None else integer("stride", stride, 1, length - 1)
-        texts = [text] if isinstance(text, str) else text
-        if not isinstance(texts, list | tuple):
-            raise ValueError(f"text is of type {type(text).__name__}, expected a str or a list of them")
+        refuse_table("text", text, "its rows, one at a time")
+        texts = [text] if isinstance(text, str) else list(iterator("text", text, "a str or a list of them"))
         requests: list[ScoreRequest] = []
         counts = []
         for i, one in enumerate(texts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -12,6 +13,12 @@ _BUFFER = re.compile(
     r"(gpt_neox\.)?(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
 )
 _WITHOUT_PREFIX = re.compile(r"(embed_in|layers|final_layer_norm)\.")
+
+
+def no_tensor(name: object, names: Iterable[str], where: str) -> KeyError:
+    """The error for a name that none of the tensors has."""
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.0)
+    return KeyError(f"{where} has no tensor {name!r}; near it: {', '.join(near) or 'nothing'} (all: its keys())")
 
 
 def canonical_name(name: str) -> str | None:

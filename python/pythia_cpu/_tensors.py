@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._tensor_names import no_tensor
 
 
 class Tensors(Mapping[str, npt.NDArray[np.float32]]):
@@ -23,9 +24,11 @@ class Tensors(Mapping[str, npt.NDArray[np.float32]]):
         self._names = {tensor["name"]: None for tensor in file.tensors}
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
-        """The tensor's values: float32 ``[size]`` or ``[num_outputs, num_inputs]``."""
+        """The tensor's values: float32 ``[size]`` or ``[num_outputs, num_inputs]``. Raises KeyError, which names those
+        most like it.
+        """
         if name not in self._names:
-            raise KeyError(name)
+            raise no_tensor(name, self._names, self._file.path)
         return self._file.read(name)
 
     def __contains__(self, name: object) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from pythia_cpu._arguments import boolean, iterator
 from pythia_cpu._tokenizer_export import tokenizer_json
 
 
@@ -61,16 +62,18 @@ class Tokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Text of token ids; bytes that are not UTF-8 become U+FFFD, ids without a token give no text.
+        """Text of token ids, one or several; bytes that are not UTF-8 become U+FFFD, ids without a token give no text.
 
         Raises:
             ValueError: something other than ids from 0 to 2**32 - 1.
         """
-        values = [ids] if isinstance(ids, int | np.integer) else list(ids)
+        given = np.asarray(ids).tolist() if hasattr(ids, "__array__") else ids  # of torch.Tensor, too
+        values = [given] if isinstance(given, int) else list(iterator("ids", given, "token ids"))
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
                 raise ValueError(f"ids hold {value!r}, expected token ids, whole numbers from 0 to 2**32 - 1")
-        text: str = self._tokenizer.decode([int(value) for value in values], skip_special_tokens=skip_special_tokens)
+        skip = boolean("skip_special_tokens", skip_special_tokens)
+        text: str = self._tokenizer.decode([int(value) for value in values], skip_special_tokens=skip)
         return text
 
     @property

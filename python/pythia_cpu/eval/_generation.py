@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 import pythia_cpu
+from pythia_cpu._arguments import strings
 
 # Arguments of Model.generate that a task may set under the same name.
 _SAMPLING = {"top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
@@ -56,7 +57,7 @@ class GenerationRequest:
         """
         kwargs: dict[str, Any] = dict(normalize_gen_kwargs(arguments, owner.max_gen_toks))
         eos = owner.model.tokenizer.decode([owner.eot_token_id], skip_special_tokens=False)
-        until: list[str] = handle_stop_sequences(kwargs.pop("until", None), eos=eos)
+        until = strings("a task's until", handle_stop_sequences(kwargs.pop("until", None), eos=eos))
         max_new_tokens = int(kwargs.pop("max_gen_toks"))
         room = owner.max_length - max_new_tokens
         if room < 1:
@@ -66,6 +67,8 @@ class GenerationRequest:
         ids = owner.tok_encode(context, left_truncate_len=room) or [owner.prefix_token_id]
         if (max_length := kwargs.pop("max_length", None)) is not None:  # of context and new text together
             max_new_tokens = max(0, int(max_length) - len(ids))
+        if "" in until:  # which HFLM finds in the first token
+            max_new_tokens = min(max_new_tokens, 1)
         if any(kwargs.get(name, 1) != 1 for name in ("num_beams", "num_return_sequences")):
             raise ValueError("a task asks for num_beams or num_return_sequences, expected 1 of each")
         do_sample, temperature = bool(kwargs.pop("do_sample")), float(kwargs.pop("temperature", 0.0))
