@@ -1,4 +1,4 @@
-"""Servers on 127.0.0.1 that speak as much of the hub's API as its client uses, with its redirects and bad days."""
+"""Servers on this machine that speak as much of the hub's API as its client uses, with its redirects and bad days."""
 
 from __future__ import annotations
 
@@ -145,11 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub and its storage on free ports of 127.0.0.1."""
+    """A hub and its storage, on free ports of two loopback addresses."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
-    hub.url, hub.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    # huggingface_hub 1.33 and 2.0 take two ports of one host for one host.
+    servers = [ThreadingHTTPServer((host, 0), handler) for host in ("127.0.0.1", "127.0.0.2")]
+    hub.url, hub.storage_url = ("http://{}:{}".format(*server.server_address[:2]) for server in servers)
     threads = [threading.Thread(target=server.serve_forever, args=(0.02,)) for server in servers]
     for thread in threads:
         thread.start()

@@ -135,6 +135,12 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         cache_folder()
 
 
+def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("no folder")
+    with pytest.raises(NotADirectoryError, match="; set PYTHIA_CPU_CACHE or cache_dir to a folder .*home"):
+        pythia_cpu.load(write_checkpoint(tmp_path / "my model", **SMALL), cache_dir=tmp_path / "home/.cache")
+
+
 def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: Callable[..., Path]) -> None:
     assert clear_cache(tmp_path / "none") == 0
     path = cached(write_checkpoint(tmp_path / "c", **SMALL))

@@ -299,7 +299,9 @@ void Sampler::keep_top_p(double top_p) {
     mass += to_weight(candidates_.exps[i]);
     first_kept = i;
   }
-  compact([&](size_t i) { return candidates_.scores[i] > border || (candidates_.scores[i] == border && i >= first_kept); });
+  compact([&, border = border](size_t i) {  // by its name alone not before clang 16
+    return candidates_.scores[i] > border || (candidates_.scores[i] == border && i >= first_kept);
+  });
 }
 
 // The lowest quotient of a token that is at least min_p times as likely as the most likely one, to the rounding of float32:

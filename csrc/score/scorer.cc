@@ -186,13 +186,14 @@ std::vector<std::size_t> Scorer::step() {
     finish_request(lanes_[i]);
   }
   inputs_done_ += rows;
-  const auto ended = std::ranges::stable_partition(lanes_, [](const Lane& lane) { return lane.request != lane.end; });
-  if (!ended.empty()) {
+  const auto ended =
+      std::stable_partition(lanes_.begin(), lanes_.end(), [](const Lane& lane) { return lane.request != lane.end; });
+  if (ended != lanes_.end()) {
     if (retired_) spare_.push_back(std::move(retired_->cache));
-    retired_ = std::make_unique<Lane>(std::move(ended.back()));
-    for (Lane& lane : std::span(ended.begin(), ended.size() - 1)) spare_.push_back(std::move(lane.cache));
+    retired_ = std::make_unique<Lane>(std::move(lanes_.back()));
+    for (auto lane = ended; lane != lanes_.end() - 1; ++lane) spare_.push_back(std::move(lane->cache));
   }
-  lanes_.erase(ended.begin(), ended.end());
+  lanes_.erase(ended, lanes_.end());
   if (done()) {
     retired_.reset();
     spare_.clear();

@@ -235,7 +235,6 @@ def _identity(source: Source) -> str:
 def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:
     if entry.path.exists():
         return entry.path
-    entry.path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(entry.lock_path):
         if not entry.path.exists():
             for left in entry.path.parent.glob(f"{entry.path.name}.partial-*"):
@@ -264,7 +263,12 @@ def _link(path: Path, target: str) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that other processes and threads wait for; the system lifts it if this process dies."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:  # many machines give a process a home folder that it cannot write to, or none
+        advice = f"set {CACHE_VARIABLE} or cache_dir to a folder for conversions that can be written to"
+        raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
