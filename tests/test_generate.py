@@ -269,8 +269,12 @@ def test_several_stop_strings(model: pythia_cpu.Model) -> None:
     # The one that ends first wins, even where another began before it.
     assert model.generate(PROMPTS[0], stop=["other was a", "the", "r w"]).text == ", and "
     assert model.generate(PROMPTS[0], stop=["and the other was", "he o"]).text == ", and t"
+    for stop in (["and the other", "he o"], ["he o", "and the other"]):  # likewise within a token
+        assert model.generate(PROMPTS[0], stop=stop).text == ", and t"
     # Of those that end together, the longest.
     assert model.generate(PROMPTS[0], stop=["other", "the other"]).text == ", and "
+    stopped = model.generate(PROMPTS[0], stop="the other")
+    assert model.generate(PROMPTS[0], stop="the other", max_new_tokens=len(stopped.tokens)) == stopped
     never = model.generate(PROMPTS[0], max_new_tokens=30, stop=["no such text", "a man who had beer"])
     assert never == free
 

@@ -117,6 +117,33 @@ def test_memory_limit(model: pythia_cpu.Model, prompts: list[list[int]]) -> None
             model.generate(prompts, max_kv_bytes=bad)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    ("limits", "at_once"),
+    [
+        ({}, 6),
+        ({"max_active": 2}, 2),
+        ({"max_kv_bytes": 8}, 2),
+        ({"max_kv_bytes": 7}, 1),
+        ({"max_kv_bytes": 23}, 5),
+        ({"max_kv_bytes": 16, "draft": "itself"}, 2),
+        ({"max_kv_bytes": 15, "draft": "itself"}, 1),
+    ],
+    ids=str,
+)
+def test_as_many_run_at_once_as_the_limits_allow(model: pythia_cpu.Model, limits: dict[str, Any], at_once: int) -> None:
+    """Each of six requests takes four positions for two tokens; max_kv_bytes stands for as many positions here."""
+    position_bytes = 2 * 4 * model.config.num_hidden_layers * model.config.hidden_size
+    limits = {**limits, "max_kv_bytes": limits.get("max_kv_bytes", 0) * position_bytes}
+    limits["draft"] = model._core if "draft" in limits else None
+    generator = _core.Generator(_core.GenerationEngine(model._core), **limits)
+    for i in range(6):
+        generator.add([i, i, i], _core.SamplingOptions(), max_new_tokens=2, stop=[], eos_token_ids=[], seed=0)
+    running = []
+    while not generator.done:
+        running.append([one[0] for one in generator.step()])
+    assert running == [list(range(i, min(i + at_once, 6))) for i in range(0, 6, at_once) for _ in range(2)]
+
+
 @pytest.mark.parametrize("options", [{}, {**SAMPLING, "num_return_sequences": 2}, {"num_beams": 2}], ids=str)
 def test_generate_each(model: pythia_cpu.Model, options: dict[str, Any]) -> None:
     prompts: list[Any] = ["Once upon a time", [5, 6, 7], "It was", np.array([9, 8])] * 3

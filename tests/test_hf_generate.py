@@ -33,6 +33,8 @@ TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x
         {"max_new_tokens": 30, "eos_token_id": 13, "min_new_tokens": 30},
         {"max_new_tokens": 30, "eos_token_id": [13, 264], "min_new_tokens": 11, "repetition_penalty": 1.1},
         {"max_length": 18, "eos_token_id": 13, "min_length": 18, "num_beams": 2},
+        {"max_new_tokens": 30, "eos_token_id": 13, "min_length": 1},
+        {"max_new_tokens": 30, "eos_token_id": 13, "min_length": 12},
     ],
     ids=str,
 )
@@ -48,7 +50,7 @@ def test_generate_left_padded(
     assert arrays.tolist() == theirs.tolist()
     width = inputs.input_ids.shape[1]
     for i, text in enumerate(TEXTS):
-        if "max_length" not in options:  # which counts the padding
+        if not {"max_length", "min_length"} & options.keys():  # which count the padding
             alone = hf_model.generate(**hf_tokenizer(text, return_tensors="np"), **options)[0]
             new = alone[len(hf_tokenizer.encode(text)) :]
             row = ours[i * options.get("num_return_sequences", 1)]
@@ -87,6 +89,7 @@ def test_full_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
     assert hf_model.generate(ids, eos_token_id=1).shape[1] <= 2048
     assert hf_model.generate(ids[:, :10], max_length=11).shape == (1, 11)
+    assert hf_model.generate(np.resize(ids, 2048)).shape == (1, 2049)  # one row may come without its batch
 
 
 @pytest.mark.parametrize("number", range(4))

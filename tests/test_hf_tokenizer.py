@@ -181,4 +181,6 @@ def test_pad(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any, encoded: Any,
 def test_pad_to_tensors(tokenizer: hf.GPTNeoXTokenizer) -> None:
     rows = [tokenizer(text) for text in TEXTS]
     assert_equal(tokenizer.pad(rows, return_tensors="pt"), tokenizer(TEXTS, padding=True, return_tensors="pt"))
-    assert set(tokenizer.pad(rows, return_attention_mask=False)) == {"input_ids"}
+    encoding = tokenizer.pad(rows, return_attention_mask=False)
+    assert set(encoding) == {"input_ids"}
+    assert encoding.to("cpu") is encoding and getattr(encoding, "attention_mask", None) is None
