@@ -223,10 +223,19 @@ def test_bytes_do_not_depend_on_threads_or_place(tmp_path: Path, weights: str) -
     assert results[0] == results[1] == results[2]
 
 
-def test_chunks_do_not_change_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_small(tmp_path / "c", dtype="float32")
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"dtype": "float32"},
+        {"hidden_size": 35, "num_attention_heads": 5, "rotary_pct": 0.3},  # chunks that are no multiple of 64 bytes
+    ],
+)
+def test_chunks_do_not_change_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: dict[str, Any]
+) -> None:
+    folder = write_small(tmp_path / "c", **variant)
     convert(folder, tmp_path / "whole.pcpu")
-    monkeypatch.setattr("pythia_cpu._convert._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("pythia_cpu._convert._CHUNK_BYTES", 2000)
     convert(folder, tmp_path / "chunks.pcpu")
     assert (tmp_path / "whole.pcpu").read_bytes() == (tmp_path / "chunks.pcpu").read_bytes()
 
