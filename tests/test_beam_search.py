@@ -243,6 +243,7 @@ def test_limits(model: pythia_cpu.Model) -> None:
         ({"length_penalty": 11}, "length_penalty is 11.0, expected -10 to 10"),
         ({"length_penalty": "long"}, "length_penalty is 'long'"),
         ({"early_stopping": "always"}, "early_stopping is 'always'"),
+        ({"early_stopping": 1}, "early_stopping is 1, expected True"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"eos_token_id": 5000}, "eos_token_id is 5000"),
@@ -251,6 +252,16 @@ def test_limits(model: pythia_cpu.Model) -> None:
 def test_errors(model: pythia_cpu.Model, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.generate("Once", num_beams=3, **options)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numpys_numbers_are_numbers(model: pythia_cpu.Model) -> None:
+    options: dict[str, Any] = {"num_beams": 3, "max_new_tokens": 100, "early_stopping": True}
+    narrow = {"num_beams": np.int8(3), "max_new_tokens": np.int8(100), "early_stopping": np.True_}
+    prompt = list(range(10, 70))  # with the new tokens more than an int8 holds
+    found = model.generate(prompt, eos_token_id=13, **narrow)
+    assert found == model.generate(prompt, eos_token_id=13, **options)
+    assert found != model.generate(prompt, eos_token_id=13, **{**options, "early_stopping": False})
 
 
 def test_length_factors_are_those_of_exact_powers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("\n") == 2 and "f16   step1800  " in listed and str(tmp_path / "cache") in listed
+    assert main(["--remove", str(MINI_PYTHIA.parent), "--weights", "auto"]) == 1
+    assert "weights is 'auto', expected one of f32" in capsys.readouterr().err
     assert main(["--remove", str(MINI_PYTHIA.parent), "--revision", "1800"]) == 0
     assert capsys.readouterr().out.startswith(f"removed 4.9 MB, {tmp_path}/cache/mini-pythia/")
     assert main(["--remove", str(MINI_PYTHIA.parent)]) == 1
@@ -242,13 +244,16 @@ def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert message in errors
 
 
-def test_command_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHIA_CPU_CACHE", str(tmp_path))
     for arguments in (
         [],
         ["x"],
         ["-o", "m"],
         ["x", "-o", "m", "--weights", "f8"],
         ["x", "--list"],
+        ["--list", "--weights", "q8"],
+        ["--clear", "--revision", "3"],
         ["--nonsense"],
         ["--remove"],
     ):

@@ -154,11 +154,13 @@ def test_a_small_models_q4_head_is_q8(tmp_path: Path, hidden_size: int, head: st
         np.testing.assert_array_equal(stored["q4"].read(HEAD), stored["q8"].read(HEAD))
 
 
-def test_overflow_is_refused(tmp_path: Path) -> None:
+def test_overflow_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pythia_cpu._convert._CHUNK_BYTES", 5000)
     tensors = small_tensors("float32")
-    tensors[QKV][5, 7] = -70000
+    tensors[QKV][85, 7] = -70000
     folder = write_small(tmp_path / "c", tensors=tensors)
-    with pytest.raises(CheckpointError, match=rf"model.safetensors: tensor '{QKV}': .*-70000.* too large for f16"):
+    place = rf"model.safetensors: tensor '{QKV}': .*-70000.* at row 85, column 7 is too large for f16"
+    with pytest.raises(CheckpointError, match=place):
         convert(folder, tmp_path / "m.pcpu", weights="f16")
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
     assert opened(folder, tmp_path / "m.pcpu").weights == "f32"
@@ -221,10 +223,19 @@ def test_bytes_do_not_depend_on_threads_or_place(tmp_path: Path, weights: str) -
     assert results[0] == results[1] == results[2]
 
 
-def test_chunks_do_not_change_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_small(tmp_path / "c", dtype="float32")
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"dtype": "float32"},
+        {"hidden_size": 35, "num_attention_heads": 5, "rotary_pct": 0.3},  # chunks that are no multiple of 64 bytes
+    ],
+)
+def test_chunks_do_not_change_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: dict[str, Any]
+) -> None:
+    folder = write_small(tmp_path / "c", **variant)
     convert(folder, tmp_path / "whole.pcpu")
-    monkeypatch.setattr("pythia_cpu._convert._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("pythia_cpu._convert._CHUNK_BYTES", 2000)
     convert(folder, tmp_path / "chunks.pcpu")
     assert (tmp_path / "whole.pcpu").read_bytes() == (tmp_path / "chunks.pcpu").read_bytes()
 

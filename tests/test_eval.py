@@ -211,6 +211,7 @@ def test_arguments_of_hflm(model: pythia_cpu.Model) -> None:
         ({"dtype": "float64"}, "dtype is 'float64', expected float32, float16, bfloat16 or auto"),
         ({"dtype": "float16", "weights": "q8"}, "dtype is 'float16' and weights is 'q8': give one"),
         ({"dtype": torch.float16}, "weights is 'f16', but the model holds 'f32' weights"),
+        ({"revision": "step3"}, "revision is 'step3', but the model is loaded already"),
     ]:
         with pytest.raises(ValueError, match=message):
             HarnessModel(model, **arguments)

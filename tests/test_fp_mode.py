@@ -58,7 +58,7 @@ def test_a_matrix_that_is_packed(bits: int, weights: str) -> None:
     matrix[32:48, ::3] *= np.float32(1e-39)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
-        packed = _core.pack_matrix(matrix, "f32", 64, 128, weights, threads=2)
+        packed = _core.pack_matrix(matrix, "f32", 64, 128, weights)
         return packed, _core.unpack_matrix(packed, weights, 64, 128)
 
     expected = pack()

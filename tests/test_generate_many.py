@@ -177,8 +177,10 @@ def test_generate_each_errors(model: pythia_cpu.Model) -> None:
     for bad in (None, {"Once": 1}):
         with pytest.raises(ValueError, match=f"prompts is of type {type(bad).__name__}, expected an iterable"):
             model.generate_each(bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="temperature is -1"):
-        list(model.generate_each(["Once"], temperature=-1.0))
+    for options in ({"temperature": -1}, {"seed": -1}, {"logprobs": 5000}, {"num_beams": 2, "length_penalty": 11}):
+        name = list(options)[-1]
+        with pytest.raises(ValueError, match=f"{name} is {options[name]}"):
+            model.generate_each([], **options)  # at once
     with pytest.raises(ValueError, match="prompts is of type Table"):
         model.generate_each(Table())  # type: ignore[arg-type]
     results = model.generate_each(["Once", ""], max_new_tokens=1)

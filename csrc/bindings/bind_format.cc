@@ -3,14 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -63,38 +58,15 @@ SourceMatrix make_source(const ByteView& view, const std::string& dtype, int64_t
 }
 
 py::array_t<uint8_t> pack(const py::buffer& array, const std::string& dtype, int64_t rows, int64_t cols,
-                          const std::string& format_name, int threads) {
+                          const std::string& format_name, int64_t first_row) {
   const ByteView view(array);
-  const SourceMatrix source = make_source(view, dtype, rows, cols);
+  SourceMatrix source = make_source(view, dtype, rows, cols);
+  source.first_row = first_row;
   const WeightFormat format = parse_format(format_name, "format");
-  const int64_t panels = num_panels(rows);
-  const int64_t panel_bytes = panel_size_bytes(format, cols);
-  py::array_t<uint8_t> packed(panels * panel_bytes);
+  py::array_t<uint8_t> packed(packed_size_bytes(format, rows, cols));
   auto* out = reinterpret_cast<std::byte*>(packed.mutable_data());
-
   const py::gil_scoped_release unlocked;
-  std::atomic<int64_t> next = 0;
-  std::mutex mutex;
-  int64_t failed_panel = panels;
-  std::exception_ptr error;
-  // Threads split panels; of several errors the one of the lowest panel is reported, whatever the number of threads.
-  const auto work = [&]() noexcept {
-    for (int64_t panel = next++; panel < panels; panel = next++) {
-      try {
-        pack_matrix(source, format, panel, panel + 1, out + panel * panel_bytes);
-      } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (panel < failed_panel) failed_panel = panel, error = std::current_exception();
-        next = panels;
-      }
-    }
-  };
-  {
-    std::vector<std::jthread> others;
-    for (int64_t i = 1; i < std::min<int64_t>(threads, panels); ++i) others.emplace_back(work);
-    work();
-  }
-  if (error) std::rethrow_exception(error);
+  pack_matrix(source, format, out);
   return packed;
 }
 
@@ -146,54 +118,47 @@ py::bytes to_bytes(std::span<const std::byte> bytes) {
   return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
+// Calls visit(name, field) for each field of a Config.
+template <class AnyConfig, class Visit>
+void visit_fields(AnyConfig& config, const Visit& visit) {
+  visit("vocab_size", config.vocab_size);
+  visit("hidden_size", config.hidden_size);
+  visit("num_hidden_layers", config.num_hidden_layers);
+  visit("num_attention_heads", config.num_attention_heads);
+  visit("intermediate_size", config.intermediate_size);
+  visit("max_position_embeddings", config.max_position_embeddings);
+  visit("rotary_ndims", config.rotary_ndims);
+  visit("bos_token_id", config.bos_token_id);
+  visit("eos_token_id", config.eos_token_id);
+  visit("hidden_act", config.hidden_act);
+  visit("use_parallel_residual", config.use_parallel_residual);
+  visit("tie_word_embeddings", config.tie_word_embeddings);
+  visit("attention_bias", config.attention_bias);
+  visit("rotary_emb_base", config.rotary_emb_base);
+  visit("layer_norm_eps", config.layer_norm_eps);
+}
+
+// How Python has a field: an Activation as its number.
+template <class T>
+using PythonField = std::conditional_t<std::is_same_v<T, Activation>, uint32_t, T>;
+
 py::dict config_to_dict(const Config& config) {
   py::dict d;
-  d["vocab_size"] = config.vocab_size;
-  d["hidden_size"] = config.hidden_size;
-  d["num_hidden_layers"] = config.num_hidden_layers;
-  d["num_attention_heads"] = config.num_attention_heads;
-  d["intermediate_size"] = config.intermediate_size;
-  d["max_position_embeddings"] = config.max_position_embeddings;
-  d["rotary_ndims"] = config.rotary_ndims;
-  d["bos_token_id"] = config.bos_token_id;
-  d["eos_token_id"] = config.eos_token_id;
-  d["hidden_act"] = static_cast<uint32_t>(config.hidden_act);
-  d["use_parallel_residual"] = config.use_parallel_residual;
-  d["tie_word_embeddings"] = config.tie_word_embeddings;
-  d["attention_bias"] = config.attention_bias;
-  d["rotary_emb_base"] = config.rotary_emb_base;
-  d["layer_norm_eps"] = config.layer_norm_eps;
+  visit_fields(config, [&]<class T>(const char* key, const T& value) { d[key] = static_cast<PythonField<T>>(value); });
   return d;
 }
 
 Config config_from_dict(const py::dict& d) {
-  const auto get = [&]<class T>(const char* key, T& value) {
+  Config config;
+  visit_fields(config, [&]<class T>(const char* key, T& value) {
     if (!d.contains(key)) throw std::invalid_argument(std::string("[PcpuWriter] the config has no ") + key);
     try {
-      value = d[key].cast<T>();
+      value = static_cast<T>(d[key].cast<PythonField<T>>());
     } catch (const py::cast_error&) {
       throw std::invalid_argument(std::string("[PcpuWriter] ") + key + " is " + py::repr(d[key]).cast<std::string>() +
                                   ", which is not a number of its type");
     }
-  };
-  Config config;
-  uint32_t hidden_act = 0;
-  get("vocab_size", config.vocab_size);
-  get("hidden_size", config.hidden_size);
-  get("num_hidden_layers", config.num_hidden_layers);
-  get("num_attention_heads", config.num_attention_heads);
-  get("intermediate_size", config.intermediate_size);
-  get("max_position_embeddings", config.max_position_embeddings);
-  get("rotary_ndims", config.rotary_ndims);
-  get("bos_token_id", config.bos_token_id);
-  get("eos_token_id", config.eos_token_id);
-  get("hidden_act", hidden_act);
-  get("use_parallel_residual", config.use_parallel_residual);
-  get("tie_word_embeddings", config.tie_word_embeddings);
-  get("attention_bias", config.attention_bias);
-  get("rotary_emb_base", config.rotary_emb_base);
-  get("layer_norm_eps", config.layer_norm_eps);
-  config.hidden_act = static_cast<Activation>(hidden_act);
+  });
   return config;
 }
 
@@ -332,8 +297,9 @@ void bind_format(py::module_& m) {
       },
       py::arg("config"), "(name, layout, rows, cols) of every tensor of a model, in file order. Raises ValueError.");
   m.def("pack_matrix", pack, py::arg("array"), py::arg("dtype"), py::arg("rows"), py::arg("cols"), py::arg("format"),
-        py::arg("threads") = 1,
-        "Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError.");
+        py::arg("first_row") = 0,
+        "Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError, which counts rows "
+        "from `first_row`.");
   m.def("unpack_matrix", unpack, py::arg("packed"), py::arg("format"), py::arg("rows"), py::arg("cols"),
         "The values that a packed matrix stands for, float32 [rows, cols]. Raises ValueError.");
   m.def("holds_exactly", holds, py::arg("array"), py::arg("dtype"), py::arg("format"),

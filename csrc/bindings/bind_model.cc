@@ -99,7 +99,6 @@ void bind_model(py::module_& m) {
            }),
            py::arg("model"), py::arg("capacity") = py::none(), "Room for `capacity` positions (default: the whole context).")
       .def_property_readonly("length", &KvCache::length, "Positions that hold keys and values.")
-      .def_property_readonly("capacity", &KvCache::capacity)
       .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
 
   model_class

@@ -1,6 +1,5 @@
 #include "cli/score_lines.h"
 
-#include <optional>
 #include <stdexcept>
 
 #include "cli/io.h"

@@ -3,7 +3,8 @@
 
 #include <functional>
 #include <memory>
-#include <string>
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "model/model.h"

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <stdexcept>
-#include <string>
 
 namespace pythia {
 

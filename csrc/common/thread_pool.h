@@ -1,7 +1,6 @@
 // Our own threads: a forward pass runs as one job on all of them (SPMD), with barriers between its phases.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>

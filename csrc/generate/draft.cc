@@ -1,8 +1,9 @@
 #include "generate/draft.h"
 
 #include <algorithm>
-#include <cmath>
+#include <optional>
 #include <string_view>
+#include <vector>
 
 namespace pythia {
 namespace {

@@ -11,7 +11,6 @@
 
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "generate/chooser.h"
 #include "generate/sequence.h"

@@ -184,7 +184,7 @@ struct KernelTable {
   // The sum of the weights of those of n <= kSoftmaxChunk scores that are above `bound`; `maxima` as in collect_above.
   int64_t (*softmax_total_above)(const float* scores, int64_t n, SoftmaxScale scale, const float* maxima, float bound) noexcept;
 
-  // Elementwise functions, for tests of their error and bits: y = f(x).
+  // Elementwise functions: y = f(x); exp2 and tanh stand here for tests of their error and bits.
   void (*exp)(const float* x, int64_t n, float* y) noexcept;
   void (*exp2)(const float* x, int64_t n, float* y) noexcept;  // of x in [-126, 1], to which others are clamped
   void (*log)(const float* x, int64_t n, float* y) noexcept;

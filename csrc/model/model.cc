@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <stdexcept>
 #include <system_error>
+#include <vector>
 
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"

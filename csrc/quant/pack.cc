@@ -124,18 +124,14 @@ bool holds_exactly(const SourceMatrix& source, WeightFormat format) {
   return true;
 }
 
-void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_begin, int64_t panel_end, std::byte* out) {
+void pack_matrix(const SourceMatrix& source, WeightFormat format, std::byte* out) {
   require_element_format(source.dtype, "pack_matrix", "the source");
   require_shape(source.rows, source.cols, "pack_matrix");
   const PanelPacker& packer = find_packer(format, "pack_matrix");
-  if (panel_begin < 0 || panel_begin > panel_end || panel_end > num_panels(source.rows))
-    throw std::invalid_argument("[pack_matrix] the panels are [" + std::to_string(panel_begin) + ", " +
-                                std::to_string(panel_end) + "), the matrix has " + std::to_string(num_panels(source.rows)));
-
   const int64_t panel_bytes = panel_size_bytes(format, source.cols);
   BlockValues values;
   const FpEnvironment fp_environment;
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel, out += panel_bytes) {
+  for (int64_t panel = 0; panel < num_panels(source.rows); ++panel, out += panel_bytes) {
     std::memset(out, 0, static_cast<std::size_t>(panel_bytes));
     const PanelSource rows(source, panel);
     if (packer.start) packer.start(out, source.cols, rows.largest(values).data());
@@ -144,9 +140,9 @@ void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_
       rows.read(begin, end, values);
       const Unpackable bad = packer.pack({out, source.cols, begin, end}, values.data());
       if (bad.output >= 0)
-        throw_unpackable(
-            "pack_matrix", format, values[bad.output * kBlockInputs + bad.input],
-            "row " + std::to_string(rows.first_row() + bad.output) + ", column " + std::to_string(begin + bad.input));
+        throw_unpackable("pack_matrix", format, values[bad.output * kBlockInputs + bad.input],
+                         "row " + std::to_string(source.first_row + rows.first_row() + bad.output) + ", column " +
+                             std::to_string(begin + bad.input));
     }
   }
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <span>
 
 #include "quant/weight_format.h"
 
@@ -12,17 +11,17 @@ namespace pythia {
 struct SourceMatrix {
   WeightFormat dtype = WeightFormat::kF32;
   const std::byte* data = nullptr;
-  int64_t rows = 0;  // outputs
-  int64_t cols = 0;  // inputs
+  int64_t rows = 0;       // outputs
+  int64_t cols = 0;       // inputs
+  int64_t first_row = 0;  // of the tensor that it is a part of: messages count from there
 };
 
 // True if every value of the source is held exactly by `format` (f32, f16 or bf16); NaN and infinity count as held.
 bool holds_exactly(const SourceMatrix& source, WeightFormat format);
 
-// Packs panels [panel_begin, panel_end) of the matrix into `out` (their packed_size_bytes). Rounds half to even where the
-// format is narrower. Throws std::invalid_argument if a finite value overflows the format or, for q8 and q4, a value is not
-// finite.
-void pack_matrix(const SourceMatrix& source, WeightFormat format, int64_t panel_begin, int64_t panel_end, std::byte* out);
+// Packs the matrix into `out` (packed_size_bytes). Rounds half to even where the format is narrower. Throws
+// std::invalid_argument if a finite value overflows the format or, for q8 and q4, a value is not finite.
+void pack_matrix(const SourceMatrix& source, WeightFormat format, std::byte* out);
 
 // The values that a packed matrix stands for, float32 [rows, cols] row-major: what the kernels multiply by.
 void unpack_matrix(WeightFormat format, const std::byte* packed, int64_t rows, int64_t cols, float* out);

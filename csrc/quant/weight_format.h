@@ -5,7 +5,6 @@
 // a SIMD lane and adds over the inner dimension in sequence on every machine (docs/numerics.md).
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>

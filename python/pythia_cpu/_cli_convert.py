@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
     if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
+    if options.source is None and (options.revision or options.weights):
+        parser.error("--revision and --weights go with SOURCE: leave them out")
     # So that an interrupted conversion leaves nothing behind; what is ignored (nohup) stays so.
     heeded = [signum for signum in _STOP_SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, _terminate) for signum in heeded}
@@ -77,7 +79,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.source,
         options.output,
         revision=options.revision,
-        weights=options.weights,
+        weights=options.weights or "auto",
         progress=not options.quiet,
         fidelity=options.report is not None or options.report_text is not None,
         fidelity_text=options.report_text,
@@ -104,8 +106,7 @@ def _origin(facts: dict[str, object]) -> str:
 
 
 def _remove_cached(options: argparse.Namespace) -> None:
-    weights = None if options.weights == "auto" else options.weights
-    removed = remove_cached(options.source, revision=options.revision, weights=weights)
+    removed = remove_cached(options.source, revision=options.revision, weights=options.weights)
     if not removed:
         raise ValueError(f"{cache_folder()} has no such conversion of {options.source}; --list shows what it has")
     for cached in removed:
@@ -141,7 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         choices=("auto", *_core.WEIGHT_FORMATS),
-        default="auto",
         help="format of the matmul weights; auto (the default) is the smallest that holds every value exactly",
     )
     parser.add_argument(

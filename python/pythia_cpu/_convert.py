@@ -307,7 +307,7 @@ def _write_tensor(
         begin, end = rows
         data = checkpoint.read(plan.source_name, begin * plan.cols, end * plan.cols)
         if plan.layout == PANELS:
-            packed = _core.pack_matrix(data, dtype, end - begin, plan.cols, target)
+            packed = _core.pack_matrix(data, dtype, end - begin, plan.cols, target, begin)
             if errors is not None:
                 errors.setdefault(plan.name, TensorError()).measure(data, dtype, packed, target, end - begin, plan.cols)
             return data, packed

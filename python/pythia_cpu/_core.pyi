@@ -293,8 +293,6 @@ class KvCache:
         Forget all positions from `length` on.
         """
     @property
-    def capacity(self) -> int: ...
-    @property
     def length(self) -> int:
         """
         Positions that hold keys and values.
@@ -562,10 +560,10 @@ def log_softmax(logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32])
     """
 
 def pack_matrix(
-    array: typing_extensions.Buffer, dtype: str, rows: int, cols: int, format: str, threads: int = 1
+    array: typing_extensions.Buffer, dtype: str, rows: int, cols: int, format: str, first_row: int = 0
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError.
+    Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError, which counts rows from `first_row`.
     """
 
 def philox4x32_10(

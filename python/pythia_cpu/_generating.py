@@ -150,7 +150,7 @@ class GeneratesTexts(ABC):
             them), each bit for bit what ``generate`` gives. Dropping it at any point is fine.
 
         Raises:
-            ValueError: as ``generate``; for a bad prompt when its turn comes.
+            ValueError: as ``generate``, at once; for a bad prompt when its turn comes.
         """
         model, options = self._generating(), GenerationArguments(**arguments)
         refuse_table("prompts", prompts, ".to_numpy()")
@@ -167,8 +167,7 @@ class GeneratesTexts(ABC):
         if max_kv_bytes is not None:
             kv_bytes = integer("max_kv_bytes", max_kv_bytes, 1)
         helper = self._draft(draft, arguments)
-        arguments.num_sequences()
-        arguments.request(model.tokenizer.eos_token_id)
+        model.check(arguments)
         return model.generate(prompts, arguments, draft=helper, max_kv_bytes=kv_bytes)
 
     def _draft(self, draft: object, arguments: GenerationArguments) -> GeneratingModel | None:

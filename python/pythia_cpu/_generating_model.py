@@ -62,6 +62,15 @@ class GeneratingModel:
         checked: list[int] = sequence_ids(name, ids, self._vocab_size, self._context_length).tolist()
         return checked
 
+    def check(self, arguments: GenerationArguments) -> None:
+        """Refuses arguments that fit no prompt."""
+        arguments.num_sequences()
+        request = arguments.request(self.tokenizer.eos_token_id)
+        if arguments.num_beams > 1:
+            arguments.beams(request["eos_token_ids"])
+        generator = self._generator(0, None)  # never run
+        generator.add([0], **request, seed=arguments.draw_seed(), num_logprobs=arguments.num_logprobs())
+
     def check_draft(self, draft: GeneratingModel, num_beams: int) -> None:
         """Refuses a draft that does not fit."""
         if num_beams != 1:
@@ -131,11 +140,9 @@ class GeneratingModel:
         self, prompts: Iterable[list[int]], arguments: GenerationArguments, count: int, max_kv_bytes: int
     ) -> Iterator[tuple[int, list[Generation]]]:
         """The ``count`` best texts of a beam search for each prompt, best first."""
-        request = arguments.request(self.tokenizer.eos_token_id)
-        generator = self._generator(max_kv_bytes, None)
-        generator.add([0], **request, seed=0, num_logprobs=arguments.num_logprobs())  # checks them; nothing is run
-        options = arguments.beams(request["eos_token_ids"])
-        searches = beam_search(self.core, self.tokenizer, prompts, options, generator.max_kv_bytes)
+        options = arguments.beams(arguments.eos_token_ids(self.tokenizer.eos_token_id))
+        most = self._generator(max_kv_bytes, None).max_kv_bytes
+        searches = beam_search(self.core, self.tokenizer, prompts, options, most)
         for index, prompt, hypotheses in searches:
             yield (
                 index,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from pythia_cpu import _core
 from pythia_cpu._arguments import biases, boolean, integer, number, strings
 from pythia_cpu._beam_search import BeamOptions
@@ -77,13 +79,14 @@ class GenerationArguments:
         if not abs(length_penalty) <= _MAX_LENGTH_PENALTY:
             limits = f"-{_MAX_LENGTH_PENALTY} to {_MAX_LENGTH_PENALTY}"
             raise ValueError(f"length_penalty is {length_penalty}, expected {limits}; 0 is off")
-        if self.early_stopping not in (True, False, "never"):
+        never = isinstance(self.early_stopping, str) and self.early_stopping == "never"
+        if not never and not isinstance(self.early_stopping, bool | np.bool_):
             raise ValueError(f"early_stopping is {self.early_stopping!r}, expected True, False or 'never'")
         return BeamOptions(
-            num_beams=self.num_beams,
+            num_beams=integer("num_beams", self.num_beams, 1),
             length_penalty=length_penalty,
-            early_stopping=self.early_stopping,
-            max_new_tokens=self.max_new_tokens,
+            early_stopping="never" if never else bool(self.early_stopping),
+            max_new_tokens=integer("max_new_tokens", self.max_new_tokens, 0),
             eos_token_ids=frozenset(eos_token_ids),
             logit_bias=biases("logit_bias", self.logit_bias),
             repetition_penalty=self.repetition_penalty,

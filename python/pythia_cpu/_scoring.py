@@ -172,7 +172,7 @@ class ScoringModel:
     def start_id(self) -> int:
         """The end-of-text token, for a text to begin after."""
         if self._eos_token_id is None:
-            raise ValueError("the model has no end-of-text token to begin the text with")
+            raise ValueError("the model has no end-of-text token to begin the text with: use score, which needs none")
         return self._eos_token_id
 
     def ids(self, name: str, text: object) -> list[int]:

@@ -94,6 +94,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             )
         if isinstance(pretrained, pythia_cpu.Model):
             self.model = pretrained
+            for name, value in {"revision": revision, "threads": threads, "cache_dir": cache_dir}.items():
+                if value is not None:
+                    raise ValueError(f"{name} is {value!r}, but the model is loaded already: leave it out")
             if weights not in ("auto", stored := pretrained.provenance["weights"]):
                 raise ValueError(f"weights is {weights!r}, but the model holds {stored!r} weights: load it again")
         else:

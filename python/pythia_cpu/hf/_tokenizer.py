@@ -222,7 +222,7 @@ class GPTNeoXTokenizer:
         texts = [text] if isinstance(text, str) else list(text)
         columns: Columns = {"input_ids": [self._base.encode(one) for one in texts]}
         if return_offsets_mapping:
-            columns["offset_mapping"] = [self._offsets(one) for one in texts]
+            columns["offset_mapping"] = [list(self._base._encode(one).offsets) for one in texts]
         limit = length_limit(max_length, self.model_max_length)
         if truncation is None:
             truncation = max_length is not None and padding is False
@@ -249,7 +249,8 @@ class GPTNeoXTokenizer:
 
         Args:
             encoded_inputs: an encoding of one text or several, or a list of encodings of one text each, of lists,
-                arrays or tensors; ``attention_mask`` may be missing. What is beside the two is left as it is.
+                arrays or tensors; ``attention_mask`` may be missing. What is beside these and
+                ``offset_mapping`` is left as it is.
             padding: as in a call.
             max_length: as in a call.
             pad_to_multiple_of: as in a call.
@@ -280,10 +281,6 @@ class GPTNeoXTokenizer:
         if return_attention_mask is False:
             del columns["attention_mask"]
         return _encoding(columns, single, return_tensors)
-
-    def _offsets(self, text: str) -> list[tuple[int, int]]:
-        offsets: list[tuple[int, int]] = self._base._tokenizer.encode(text, add_special_tokens=False).offsets
-        return offsets
 
     def _cut(self, columns: Columns, truncation: bool | str, limit: int) -> None:
         if truncation not in (True, "longest_first", "only_first"):
