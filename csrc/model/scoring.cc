@@ -46,10 +46,7 @@ TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSumm
   int32_t rank = 0;
   for (const LogitSummary& chunk : chunks) rank += chunk.above;
   if (std::isnan(logprob)) rank = -1;  // nothing is above NaN
-  return {.logprob = logprob,
-          .entropy = static_cast<float>(log_total + weighted / total),
-          .argmax = argmax,
-          .rank = rank};
+  return {.logprob = logprob, .entropy = static_cast<float>(log_total + weighted / total), .argmax = argmax, .rank = rank};
 }
 
 }  // namespace pythia
