@@ -30,7 +30,7 @@ TEMPLATE = {
 }
 
 MASK, RAW = {"content": "<mask>"}, {"content": "<raw>", "normalized": False}
-SPECIAL_PART = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+ADDING = TEMPLATE | {"single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, *TEMPLATE["single"]]}
 
 
 def changed(**components: Any) -> bytes:
@@ -183,7 +183,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "prefix space unsaid": (changed(pre_tokenizer={"type": "ByteLevel"}), "add_prefix_space is None"),
     "post-processor Bert": (changed(post_processor={"type": "BertProcessing"}), "post_processor is BertProcessing"),
     "template with tokens": (
-        changed(post_processor=TEMPLATE | {"single": [SPECIAL_PART, *TEMPLATE["single"]]}),
+        changed(post_processor=ADDING),
+        "post_processor is a template that adds tokens",
+    ),
+    "template with tokens in a sequence": (
+        changed(post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, ADDING]}),
         "post_processor is a template that adds tokens",
     ),
     "template of a number": (
