@@ -358,6 +358,38 @@ def test_options_out_of_range(changes: dict[str, Any], name: str) -> None:
         _core.filter_logits(random_logits(100, 0), options(**changes))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_mass_that_is_reached_exactly_is_enough(count: int) -> None:
+    """And one below it by the least difference is not. Of equal tokens top_p takes the higher ids first."""
+    for part, kept in (
+        (count / 4, count),
+        (math.nextafter(count / 4, 0), count),
+        (math.nextafter(count / 4, 1), count + 1),
+    ):
+        if part <= 1 and kept <= 4:
+            assert (
+                _core.filter_logits(np.zeros(4, np.float32), options(top_p=part))[0].tolist()
+                == [3, 2, 1, 0][:kept][::-1]
+            )
+
+
+@pytest.mark.parametrize("scores", [[0.0, 0.0, -1.0, -1.0], [-3.0, -2.0, -1.0, 0.0, -2.5]])
+@pytest.mark.parametrize("name", ["top_p", "typical_p"])
+def test_parts_between_unequal_tokens(scores: list[float], name: str) -> None:
+    logits = np.array(scores, np.float32)
+    weights = _core.filter_logits(logits, options())[2]
+    parts = weights / weights.sum()
+    information = -np.log(parts)
+    order = -logits if name == "top_p" else np.abs(information - (parts * information).sum()).round(5)
+    for border in np.unique(order)[:-1]:
+        wanted = np.flatnonzero(order <= border)
+        mass, total = int(weights[wanted].sum()), int(weights.sum())
+        exact = next(p for p in (mass / total, math.nextafter(mass / total, 0)) if math.ceil(p * total) == mass)
+        assert _core.filter_logits(logits, options(**{name: exact}))[0].tolist() == wanted.tolist()
+        more = _core.filter_logits(logits, options(**{name: (mass + 2) / total}))[0]
+        assert len(more) > len(wanted)
+
+
 def test_every_token_can_be_drawn() -> None:
     counts = Counter(_core.sample_logits(np.zeros(130, np.float32), options(), num_draws=5000).tolist())
     assert set(counts) == set(range(130))

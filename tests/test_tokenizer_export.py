@@ -30,7 +30,7 @@ TEMPLATE = {
 }
 
 MASK, RAW = {"content": "<mask>"}, {"content": "<raw>", "normalized": False}
-SPECIAL_PART = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+ADDING = TEMPLATE | {"single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, *TEMPLATE["single"]]}
 
 
 def changed(**components: Any) -> bytes:
@@ -121,6 +121,13 @@ def test_accepted_variants_are_exact(name: str) -> None:
             assert ours.decode(ids, skip) == reference.decode(ids, skip_special_tokens=skip)
 
 
+def test_a_long_piece_without_tokens() -> None:
+    data = changed(model=without_byte_tokens("x"), added_tokens=[])
+    reference, ours = tokenizers.Tokenizer.from_buffer(data), Tokenizer(compile_tokenizer(data))
+    for text in ("x" * 100, "x" * 60 + "yxy", "a " + "x" * 49):
+        assert ours.encode(text) == reference.encode(text).ids
+
+
 @pytest.mark.parametrize(
     "space", [chr(c) for c in range(0x3001) if chr(c).isspace()] + ["\u200b", "\u180e", "\x1c", "\ufeff"]
 )
@@ -176,7 +183,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "prefix space unsaid": (changed(pre_tokenizer={"type": "ByteLevel"}), "add_prefix_space is None"),
     "post-processor Bert": (changed(post_processor={"type": "BertProcessing"}), "post_processor is BertProcessing"),
     "template with tokens": (
-        changed(post_processor=TEMPLATE | {"single": [SPECIAL_PART, *TEMPLATE["single"]]}),
+        changed(post_processor=ADDING),
+        "post_processor is a template that adds tokens",
+    ),
+    "template with tokens in a sequence": (
+        changed(post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, ADDING]}),
         "post_processor is a template that adds tokens",
     ),
     "template of a number": (
@@ -294,6 +305,20 @@ def test_damage_names_the_field(name: str) -> None:
     section[offset : offset + len(data)] = data
     with pytest.raises(FormatError, match=message):
         Tokenizer(bytes(section))
+
+
+def test_padding_does_not_fit_the_section() -> None:
+    section = bytearray(compile_tokenizer(ORIGINAL_BYTES)) + b"x"
+    struct.pack_into("<Q", section, 16, len(section))
+    struct.pack_into("<Q", section, 64, -(-len(ORIGINAL_BYTES) // 8) * 8 + 1)
+    with pytest.raises(FormatError, match="padded size of tokenizer_json"):
+        Tokenizer(bytes(section))
+
+
+def test_added_content_in_no_encoding_is_damage() -> None:
+    section = compile_tokenizer(ORIGINAL_BYTES)
+    with pytest.raises(FormatError, match=r"added_tokens\[0\] is not UTF-8"):
+        Tokenizer(section.replace(b"<|endoftext|><|padding|>", b"\xff|endoftext|><|padding|>"))
 
 
 def test_merge_given_twice_is_damage() -> None:
