@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import os
 import shutil
+import signal
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,9 @@ from reference import Reference
 # A shared two-core machine has no steady clock: no deadline for one example. Derandomized: a red run is red again.
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+# A shell that runs the tests in the background has them and their children ignore Ctrl-C, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
