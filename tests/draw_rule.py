@@ -15,6 +15,12 @@ def options(**changes: Any) -> _core.SamplingOptions:
     return _core.SamplingOptions(do_sample=True, **changes)
 
 
+def random_logits(vocab_size: int, seed: int, scale: float = 3.0) -> np.ndarray:
+    """Float32 [vocab_size], long-tailed as a language model's."""
+    rng = np.random.default_rng([vocab_size, seed])
+    return (scale * rng.standard_normal(vocab_size) + rng.exponential(scale, vocab_size)).astype(np.float32)
+
+
 def uniform_bits(seed: int, sequence: int, step: int) -> Iterator[int]:
     """64 bits after the other, as docs/numerics.md says."""
     mask = 2**32 - 1
@@ -25,50 +31,61 @@ def uniform_bits(seed: int, sequence: int, step: int) -> Iterator[int]:
         yield block[2] | block[3] << 32
 
 
-def group_bounds(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """Of groups' largest scores, as docs/numerics.md says: 9 * 2^16 * (floor(2^22 l) + 1)."""
+def in_groups(values: np.ndarray, fill: Any) -> np.ndarray:
+    """[groups, 8]: values of a vocabulary, blocks of 128 in 16 groups each."""
+    padded = np.concatenate([values, np.full(-len(values) % 128, fill, values.dtype)])
+    return padded.reshape(-1, 8, 16).swapaxes(1, 2).reshape(-1, 8)
+
+
+def group_bounds(largest: np.ndarray, temperature: float) -> np.ndarray:
+    """Of groups' largest scores, as docs/numerics.md says: floor(2^22 l) + 1."""
     steepness = np.float32(math.log2(math.e) / float(np.float32(temperature)))
-    exponents = np.maximum(scores - scores.max(), np.float32(-40) / steepness) * steepness
+    exponents = np.maximum(largest - largest.max(), np.float32(-40) / steepness) * steepness
     bits = np.rint(((127 + 22) * 2.0**23 + exponents * 2.0**23).astype(np.float32)).astype(np.int32)
-    return 9 * 2**16 * (np.floor(bits.view(np.float32)).astype(np.int64) + 1)
+    return np.floor(bits.view(np.float32)).astype(np.int64) + 1
 
 
-def expected_draw_under_bounds(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
-    """The same without filters."""
-    ids, _, weights = _core.filter_logits(logits, options(**changes))
-    padding = -len(ids) % 128
-    places = np.concatenate([ids, np.full(padding, -1)]).reshape(-1, 8, 16).swapaxes(1, 2).reshape(-1, 8)
-    in_groups = np.concatenate([weights, np.zeros(padding, np.int64)])[places]
-    largest = np.concatenate([logits[ids], np.full(padding, -np.inf, np.float32)])[places].max(1)
-    bounds = group_bounds(largest, changes.get("temperature", 1.0))
-    assert (in_groups.sum(1) <= bounds).all()
-    ends = np.cumsum(bounds)
-    for tries in range(1, 33):
-        point = next(bits) * int(ends[-1]) >> 64
-        group = int(np.searchsorted(ends, point, side="right"))
-        weight_ends = np.cumsum(in_groups[group])
-        place = np.searchsorted(weight_ends, point - (ends[group] - bounds[group]), side="right")
-        if place < 8:
-            return int(places[group, place]), tries
-    ends = np.cumsum(weights)
-    return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")]), 33
+def draws_under_bounds(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> Iterator[int | None]:
+    """What 64 points fall on: tokens that min_p keeps, or nothing."""
+    temperature = changes.get("temperature", 1.0)
+    ids, _, some_weights = _core.filter_logits(logits, options(temperature=temperature))
+    kept = _core.filter_logits(logits, options(temperature=temperature, min_p=changes.get("min_p", 0.0)))[0]
+    weights, is_kept = np.zeros(len(logits), np.int64), np.zeros(len(logits), bool)
+    weights[ids], is_kept[kept] = some_weights, True
+    group_weights = in_groups(np.where(is_kept, weights, 0), 0)
+    largest = in_groups(np.nan_to_num(logits, nan=-np.inf), -np.inf).max(1)
+    bounds = np.where(in_groups(is_kept, False).any(1), group_bounds(largest, temperature), 0)
+    heavy = np.flatnonzero(bounds > bounds.sum() // 16)
+    bounds[heavy] = 0
+    heavy_weights = group_weights[heavy].ravel()
+    rooms = bounds * 8 * (2**16 + 4)
+    ends = np.cumsum(rooms)
+    assert (group_weights <= bounds[:, None] * (2**16 + 4))[rooms > 0].all()
+    for _ in range(64):
+        point = next(bits) * int(heavy_weights.sum() + ends[-1]) >> 64
+        if point < heavy_weights.sum():
+            place = int(np.searchsorted(np.cumsum(heavy_weights), point, side="right"))
+            group, place = int(heavy[place // 8]), place % 8
+        else:
+            point -= int(heavy_weights.sum())
+            group = int(np.searchsorted(ends, point, side="right"))
+            place, rest = divmod(point - int(ends[group] - rooms[group]), int(rooms[group]) // 8)
+            if rest >= group_weights[group, place]:
+                yield None
+                continue
+        yield group // 16 * 128 + group % 16 + 16 * place
 
 
 def expected_draw(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
-    """The token that docs/numerics.md says is drawn, and how many draws that took."""
-
-    if not changes.keys() & {"top_k", "top_p", "min_p", "typical_p"}:
-        return expected_draw_under_bounds(logits, changes, bits)
-
-    def draw(kept: dict[str, Any]) -> int:
-        ids, _, weights = _core.filter_logits(logits, options(**kept))
-        ends = np.cumsum(weights)
-        return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")])
-
-    kept = set(_core.filter_logits(logits, options(**changes))[0].tolist())
-    if changes.get("top_p", 1.0) < 1.0 and not changes.keys() & {"top_k", "typical_p"}:
-        for tries in range(1, 9):
-            id = draw({key: value for key, value in changes.items() if key != "top_p"})
+    """The token that docs/numerics.md says is drawn, and how many points that took; 65 where a list was made first."""
+    ids, _, weights = _core.filter_logits(logits, options(**changes))
+    if not changes.keys() & {"top_k", "typical_p"}:
+        kept, refusals = set(ids.tolist()), 0
+        for points, id in enumerate(draws_under_bounds(logits, changes, bits), 1):
             if id in kept:
-                return id, tries
-    return draw(changes), 9
+                return id, points
+            refusals += id is not None
+            if refusals == 8:
+                break
+    ends = np.cumsum(weights)
+    return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")]), 65

@@ -113,18 +113,40 @@ def test_softmax_totals(isa: str, steepness: float) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 2.0**-120, 1e30])
 def test_softmax_bounds(isa: str, steepness: float) -> None:
-    """Above the weights, seldom by more than 6%; sums of 128."""
+    """Above the weights, seldom by more than 6%; sums of 128. Nothing for scores that are not above a bound."""
     rng = np.random.default_rng(2)
     for n in SIZES:
         x, largest = random_scores(rng, n)
         x[0] = -np.inf
-        bounds, totals = _core.Kernels(isa).softmax_bounds(x, largest, steepness)
-        for part, portable in zip((bounds, totals), PORTABLE.softmax_bounds(x, largest, steepness), strict=True):
-            np.testing.assert_array_equal(part, portable)
         weights = weights_of(x, largest, steepness) / 2.0**16
-        assert (bounds * (1 + 2.0**-16) >= weights).all()
-        assert (bounds <= weights * 1.0615 + 2).all()
-        assert totals.tolist() == [bounds[i : i + 128].sum() for i in range(0, n, 128)]
+        for bound in (-np.inf, largest - 2, float(x[n // 2]), largest, np.inf):
+            bounds, totals = _core.Kernels(isa).softmax_bounds(x, largest, steepness, bound)
+            portable = PORTABLE.softmax_bounds(x, largest, steepness, bound)
+            for part, expected in zip((bounds, totals), portable, strict=True):
+                np.testing.assert_array_equal(part, expected)
+            above = x > np.float32(bound)
+            assert (bounds[above] * (1 + 2.0**-16) >= weights[above]).all()
+            assert (bounds[above] <= weights[above] * 1.0615 + 2).all()
+            assert not bounds[~above].any()
+            assert totals.tolist() == [bounds[i : i + 128].sum() for i in range(0, n, 128)]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 2.0**-120, 1e30])
+def test_softmax_estimate(isa: str, steepness: float) -> None:
+    """Within the stated distance of the sums; the same bits everywhere."""
+    rng = np.random.default_rng(3)
+    for n in [*SIZES, 65536]:
+        x, largest = random_scores(rng, n)
+        weights = weights_of(x, largest, steepness)
+        for high, low in ((largest - 1, largest - 3), (float(x[0]), float(x[n // 2])), (np.inf, -np.inf)):
+            estimates = _core.Kernels(isa).softmax_estimate(x, largest, steepness, high, low)
+            assert estimates == PORTABLE.softmax_estimate(x, largest, steepness, high, low)
+            sets = (weights, weights[x > np.float32(high)], weights[x > np.float32(low)])
+            for estimate, some in zip(estimates, sets, strict=True):
+                estimate, total = estimate * 2.0**38, int(some.sum())
+                assert total <= estimate * 1.0001 + n
+                assert estimate <= total * 1.0616 + n
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -172,11 +172,19 @@ struct Kernels {
     return totals;
   }
 
+  py::tuple softmax_estimate(const Floats& scores, float largest, float steepness, float high, float low) const {
+    require(scores.size() <= 65536, "[softmax_estimate] takes at most 65,536 scores");
+    const FpEnvironment environment;
+    const SoftmaxEstimate sums = table->softmax_estimate(scores.data(), scores.size(), {largest, steepness}, high, low);
+    return py::make_tuple(sums.all, sums.above_high, sums.above_low);
+  }
+
   // Bounds of integer weights, and their sums for each 128.
-  py::tuple softmax_bounds(const Floats& scores, float largest, float steepness) const {
+  py::tuple softmax_bounds(const Floats& scores, float largest, float steepness, float bound) const {
     py::array_t<int32_t> bounds(scores.size()), totals(ceil_div(scores.size(), kBoundsPart));
     const FpEnvironment environment;
-    table->softmax_bounds(scores.data(), scores.size(), {largest, steepness}, bounds.mutable_data(), totals.mutable_data());
+    table->softmax_bounds(scores.data(), scores.size(), {largest, steepness}, bound, bounds.mutable_data(),
+                          totals.mutable_data());
     return py::make_tuple(bounds, totals);
   }
 
@@ -297,8 +305,13 @@ void bind_kernels(py::module_& m) {
            "2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.")
       .def("softmax_totals", &Kernels::softmax_totals, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            "For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.")
+      .def("softmax_estimate", &Kernels::softmax_estimate, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           py::arg("high"), py::arg("low"),
+           "Estimates of the sums of the weights of scores, of those above high and of those above low, times 2^-38.")
       .def("softmax_bounds", &Kernels::softmax_bounds, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
-           "Upper bounds of the weights in units of 2^16, int32, and their sums for each 128 scores.")
+           py::arg("bound"),
+           "Upper bounds of the weights of scores above the bound in units of 2^16, 0 for others, int32, and their sums for "
+           "each 128 scores.")
       .def("softmax_total_above", &Kernels::softmax_total_above, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            py::arg("bound"), "The sum of the weights of those of at most 1,024 scores that are above the bound.")
       .def("first_above", &Kernels::first_above, py::arg("x"), py::arg("bound"))

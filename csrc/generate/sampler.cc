@@ -18,15 +18,18 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // How far below the best score keep_top_p looks, one try after the other.
 constexpr float kTopPDepths[] = {2, 4, 6, 8, 10, 13, 16, -kLowest};
 
-// Tokens drawn in the hope that top_p keeps them, before it is found out which ones it keeps.
-constexpr int kTopPTries = 8;
-
-int64_t mass_to_reach(double part, int64_t total) {
-  return std::clamp(static_cast<int64_t>(std::ceil(part * static_cast<double>(total))), int64_t{1}, total);
-}
+// Draws without a list of the tokens that are left end with so many points, of which at worst one in nine falls on a token, and
+// with so many tokens that top_p refuses.
+constexpr int kMaxPoints = 64;
+constexpr int kMaxRefusals = 8;
 
 bool filters_by_rank(const SamplingOptions& options, int64_t vocab_size) {
   return options.top_k > 0 && options.top_k < vocab_size;
+}
+
+// Whether one token cannot be known to be kept before it is known which ones are.
+bool needs_list(const SamplingOptions& options, int64_t vocab_size) {
+  return filters_by_rank(options, vocab_size) || options.typical_p < 1.0;
 }
 
 // Adds biases and penalties to logits, and takes them back when it goes.
@@ -87,8 +90,7 @@ TokenHistory::Entry& TokenHistory::entry(int32_t id) {
 }
 
 bool Sampler::needs_groups(const SamplingOptions& options, int64_t vocab_size) {
-  return options.do_sample && !filters_by_rank(options, vocab_size) && options.top_p >= 1.0 && options.min_p <= 0.0 &&
-         options.typical_p >= 1.0;
+  return options.do_sample && !needs_list(options, vocab_size);
 }
 
 // Makes the maxima of the blocks whose logits have been replaced.
@@ -110,8 +112,8 @@ int32_t Sampler::sample(std::span<float> logits, const ScoreMaxima& maxima, cons
   if (row_.largest() == kLowest) return kNoToken;
   if (!options.do_sample) return row_.argmax();
   UniformSequence uniforms(draw);
-  const bool needs_list = filters_by_rank(options, static_cast<int64_t>(logits.size())) || options.typical_p < 1.0;
-  if (row_.has_softmax() && !needs_list) return draw_from_row(options, uniforms);
+  if (row_.has_softmax() && !needs_list(options, static_cast<int64_t>(logits.size())))
+    if (const auto id = draw_from_row(options, uniforms)) return *id;
   apply_filters(options);
   return draw_from_candidates(uniforms);
 }
@@ -123,23 +125,23 @@ const Candidates& Sampler::filter(std::span<float> logits, const SamplingOptions
   return candidates_;
 }
 
-// A draw without a list of the tokens that are left, where top_p and min_p are all there is. What top_p keeps has at least that
-// part of the mass, so tokens are drawn from what min_p keeps until top_p keeps one; to know whether it does is much less work
-// than to find its border.
-int32_t Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& uniforms) {
-  const bool has_top_p = options.top_p < 1.0, has_min_p = options.min_p > 0.0;
-  if (!has_top_p && !has_min_p) return row_.draw(uniforms, all_masses_);
-  if (has_top_p) row_.weigh(ScoreRow::kNoBound, all_masses_);
-  if (has_min_p) row_.weigh(row_.bound_below(lowest_min_p_quotient(options.min_p)), masses_);
-  const ScoreRow::Masses& masses = has_min_p ? masses_ : all_masses_;
-  if (!has_top_p) return row_.token_at(masses, uniforms.next_below(masses.total));
-  const int64_t target = mass_to_reach(options.top_p, all_masses_.total);
-  for (int i = 0; i < kTopPTries; ++i) {
-    const int32_t id = row_.token_at(masses, uniforms.next_below(masses.total));
-    if (row_.starts_below(id, target, all_masses_)) return id;
+// A draw without a list of the tokens that are left, by the rule of docs/numerics.md; none if that takes too long. What top_p
+// keeps has at least that part of the mass, so it keeps a token soon; to know whether it does is much less work than to find
+// its border.
+std::optional<int32_t> Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& uniforms) {
+  const float bound = options.min_p > 0.0 ? row_.bound_below(lowest_min_p_quotient(options.min_p)) : kLowest;
+  const int64_t room = row_.make_room(bound);
+  float refused = kLowest;  // the largest quotient that top_p does not keep
+  for (int points = 0, refusals = 0; points < kMaxPoints && refusals < kMaxRefusals; ++points) {
+    const auto id = row_.token_at(uniforms.next_below(room));
+    if (!id) continue;
+    if (options.top_p >= 1.0) return id;
+    const float quotient = row_.quotient(row_.scores()[static_cast<size_t>(*id)]);
+    if (quotient >= refused && row_.starts_below(*id, options.top_p)) return id;
+    refused = std::max(refused, quotient);
+    ++refusals;
   }
-  apply_filters(options);
-  return draw_from_candidates(uniforms);
+  return std::nullopt;
 }
 
 // Walks the tokens in order of their ids to the one on whose weight the drawn integer falls.
@@ -271,8 +273,7 @@ void Sampler::keep_top_p(double top_p) {
   const auto listed_total = [&] {
     return total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
   };
-  if (!listed_) row_.weigh(ScoreRow::kNoBound, all_masses_);
-  const int64_t target = mass_to_reach(top_p, listed_ ? listed_total() : all_masses_.total);
+  const int64_t target = mass_to_reach(top_p, listed_ ? listed_total() : row_.total());
   float above = std::numeric_limits<float>::infinity();  // scores from here on are kept, and have a mass of
   int64_t mass_above = 0;
   if (!listed_) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -69,7 +70,7 @@ class Sampler {
 
  private:
   void update_maxima(std::span<const float> logits, const ScoreMaxima& maxima);
-  int32_t draw_from_row(const SamplingOptions& options, UniformSequence& uniforms);
+  std::optional<int32_t> draw_from_row(const SamplingOptions& options, UniformSequence& uniforms);
   int32_t draw_from_candidates(UniformSequence& uniforms) const;
   void apply_filters(const SamplingOptions& options);
   void collect(float lowest_quotient);
@@ -92,7 +93,6 @@ class Sampler {
   ScoreRow row_;
   bool listed_ = false;  // candidates_ holds what is left; otherwise all tokens are
   Candidates candidates_;
-  ScoreRow::Masses all_masses_, masses_;
   std::vector<std::pair<int32_t, float>> replaced_;  // logits that penalties have changed
   std::vector<uint8_t> is_touched_;                  // block of logits
   std::vector<float> scratch_;

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <numeric>
 
@@ -18,13 +19,16 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kPart = 4 * kSoftmaxChunk;
 constexpr int64_t kMinParts = 4;
 
-// A group has at most kGroupSize scores. No weight is above that of their maximum by more than a few units in the last place or
-// one: kBoundUnit times the bound of that weight is above their sum. The total of such products stays below 2^63.
-constexpr int64_t kGroupSize = kScoreBlock / kScoreGroups;
-constexpr int64_t kBoundUnit = (kGroupSize + 1) << (kWeightBits - kBoundBits);
+// The room of a group is that of kGroupSize scores: for each its bound times kBoundUnit. No weight is above that of the group's
+// largest score by more than a few units in the last place or one. The total stays below 2^63.
+constexpr int64_t kBoundUnit = (int64_t{1} << (kWeightBits - kBoundBits)) + 4;
 
-// One point in nine falls on a token at worst. From this many on the total is the lesser work.
-constexpr int kBoundedTries = 32;
+int64_t id_in_group(int64_t group, int64_t place) {
+  return group / kScoreGroups * kScoreBlock + group % kScoreGroups + place * kScoreGroups;
+}
+
+// Groups with more than this part of all room are weighed at once.
+constexpr int64_t kHeavyShare = 16;
 
 // One thread looks at this many blocks sooner than it would share them.
 constexpr int32_t kFewBlocks = 64;
@@ -42,12 +46,12 @@ float float_at(int64_t place) {
 }  // namespace
 
 template <class Body>
-void ScoreRow::for_parts(const ParallelFor* parallel_for, const Body& body) const {
+void ScoreRow::for_parts(const Body& body) const {
   const auto size = static_cast<int64_t>(scores_.size());
   const auto run_part = [&](int64_t part) { body(part * kPart, std::min((part + 1) * kPart, size)); };
   const int64_t num_parts = ceil_div(size, kPart);
-  if (parallel_for && num_parts >= kMinParts) {
-    (*parallel_for)(num_parts, run_part);
+  if (parallel_for_ && num_parts >= kMinParts) {
+    (*parallel_for_)(num_parts, run_part);
   } else {
     for (int64_t part = 0; part < num_parts; ++part) run_part(part);
   }
@@ -63,8 +67,7 @@ void ScoreRow::reset(std::span<const float> scores, const ScoreMaxima& maxima, f
     own_block_maxima_.resize(num_blocks_);
     own_group_maxima_.resize(num_blocks_ * kScoreGroups);
     maxima_ = {own_block_maxima_.data(), own_group_maxima_.data()};
-    for_parts(parallel_for_,
-              [&](int64_t begin, int64_t end) { maxima_.update(kernels_, scores_.data() + begin, begin, end - begin); });
+    for_parts([&](int64_t begin, int64_t end) { maxima_.update(kernels_, scores_.data() + begin, begin, end - begin); });
   }
   scale_.largest = block_maxima(kernels_, this->maxima(), maxima_of_maxima_);
   set_temperature(temperature);
@@ -114,101 +117,157 @@ void ScoreRow::collect_above(float bound, std::vector<int32_t>& ids, std::vector
   scores.assign(found_scores_.begin(), found_scores_.begin() + count);
 }
 
+size_t ScoreRow::num_chunks() const {
+  return static_cast<size_t>(ceil_div(static_cast<int64_t>(scores_.size()), kSoftmaxChunk));
+}
+
 int64_t ScoreRow::chunk_total_above(size_t chunk, float bound) const {
   const size_t begin = chunk * kSoftmaxChunk, size = std::min<size_t>(kSoftmaxChunk, scores_.size() - begin);
   return kernels_.softmax_total_above(scores_.data() + begin, static_cast<int64_t>(size), scale_,
                                       maxima_.of_blocks + begin / kScoreBlock, bound);
 }
 
-void ScoreRow::weigh(float bound, Masses& masses) const {
-  masses.bound = bound;
-  masses.chunks.resize(static_cast<size_t>(ceil_div(static_cast<int64_t>(scores_.size()), kSoftmaxChunk)));
-  const bool few = kernels_.count_above(maxima_.of_blocks, static_cast<int64_t>(num_blocks_), bound) <= kFewBlocks;
-  for_parts(few ? nullptr : parallel_for_, [&](int64_t begin, int64_t end) {
-    const auto first = static_cast<size_t>(begin / kSoftmaxChunk), last = static_cast<size_t>(ceil_div(end, kSoftmaxChunk));
-    if (bound == kNoBound) {
-      kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, masses.chunks.data() + first);
-    } else {
-      for (size_t chunk = first; chunk < last; ++chunk) masses.chunks[chunk] = chunk_total_above(chunk, bound);
-    }
+int64_t ScoreRow::total() {
+  totals_.resize(num_chunks());
+  for_parts([&](int64_t begin, int64_t end) {
+    kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, totals_.data() + begin / kSoftmaxChunk);
   });
-  masses.total = std::accumulate(masses.chunks.begin(), masses.chunks.end(), int64_t{0});
+  return std::accumulate(totals_.begin(), totals_.end(), int64_t{0});
 }
 
-int32_t ScoreRow::token_at(const Masses& masses, int64_t offset) const {
-  // The chunk, then the block, then the token.
-  size_t chunk = 0;
-  while (offset >= masses.chunks[chunk]) offset -= masses.chunks[chunk++];
-  size_t begin = chunk * kSoftmaxChunk;
-  for (;; begin += kScoreBlock) {
-    const auto size = static_cast<int64_t>(std::min<size_t>(kScoreBlock, scores_.size() - begin));
-    const int64_t mass = kernels_.softmax_total_above(scores_.data() + begin, size, scale_,
-                                                      maxima_.of_blocks + begin / kScoreBlock, masses.bound);
-    if (offset < mass) break;
-    offset -= mass;
-  }
-  std::array<float, kScoreBlock> exps;
-  exps_of(scores_.subspan(begin, std::min<size_t>(kScoreBlock, scores_.size() - begin)), exps.data());
-  for (size_t i = 0;; ++i) {
-    if (!(scores_[begin + i] > masses.bound)) continue;
-    const int64_t weight = to_weight(exps[i]);
-    if (offset < weight) return static_cast<int32_t>(begin + i);
-    offset -= weight;
-  }
-}
-
-int32_t ScoreRow::draw(UniformSequence& uniforms, Masses& masses) {
+int64_t ScoreRow::make_room(float bound) {
   const auto num_groups = static_cast<int64_t>(num_blocks_) * kScoreGroups;
+  bound_ = bound;
   bounds_.resize(static_cast<size_t>(num_groups));
   bounds_of_parts_.resize(static_cast<size_t>(ceil_div(num_groups, kBoundsPart)));
-  kernels_.softmax_bounds(maxima_.of_groups, num_groups, scale_, bounds_.data(), bounds_of_parts_.data());
-  const int64_t total = kBoundUnit * std::accumulate(bounds_of_parts_.begin(), bounds_of_parts_.end(), int64_t{0});
-  for (int i = 0; i < kBoundedTries; ++i)
-    if (const auto id = token_under_bounds(uniforms.next_below(total))) return *id;
-  weigh(kNoBound, masses);
-  return token_at(masses, uniforms.next_below(masses.total));
+  kernels_.softmax_bounds(maxima_.of_groups, num_groups, scale_, bound, bounds_.data(), bounds_of_parts_.data());
+  weigh_heavy_groups();
+  const int64_t bounds = std::accumulate(bounds_of_parts_.begin(), bounds_of_parts_.end(), int64_t{0});
+  // The weights of the other groups' largest scores alone (kernels.h).
+  const auto least = static_cast<int64_t>(static_cast<double>(bounds - 2 * num_groups) / 1.0616);
+  least_total_ = heavy_mass_ + (std::max(least, int64_t{0}) << (kWeightBits - kBoundBits));
+  return heavy_mass_ + kGroupSize * kBoundUnit * bounds;
 }
 
-// The token on whose weight `point` falls, each group's weights at the beginning of its bound; none if it falls behind them.
-std::optional<int32_t> ScoreRow::token_under_bounds(int64_t point) const {
-  int64_t offset = point / kBoundUnit, group = 0;
-  for (size_t part = 0; offset >= bounds_of_parts_[part]; group += kBoundsPart) offset -= bounds_of_parts_[part++];
-  for (; offset >= bounds_[static_cast<size_t>(group)]; ++group) offset -= bounds_[static_cast<size_t>(group)];
-  offset = offset * kBoundUnit + point % kBoundUnit;
-
-  const auto first = static_cast<size_t>(group / kScoreGroups * kScoreBlock + group % kScoreGroups);
-  std::array<float, kGroupSize> scores, exps;
-  size_t size = 0;
-  for (size_t id = first; size < kGroupSize && id < scores_.size(); id += kScoreGroups) scores[size++] = scores_[id];
-  exps_of({scores.data(), size}, exps.data());
-  for (size_t k = 0; k < size; ++k) {
-    const int64_t weight = to_weight(exps[k]);
-    if (offset < weight) return static_cast<int32_t>(first + k * kScoreGroups);
-    offset -= weight;
-  }
-  return std::nullopt;
-}
-
-bool ScoreRow::starts_below(int32_t id, int64_t target, const Masses& all) const {
-  // Scores above `above` come before the token, those from `lowest_tie` up to it do where their ids are higher.
-  const float own = quotient(scores_[static_cast<size_t>(id)]);
-  const float lowest_tie = lowest_with(own), above = bound_below(std::nextafter(own, kInfinity));
-  const auto own_chunk = static_cast<size_t>(id / kSoftmaxChunk);
-  int64_t before = 0, unknown = all.total;  // of the chunks looked at and of the others
-  for (size_t chunk = 0; chunk < all.chunks.size(); ++chunk) {
-    if (before >= target || before + unknown < target) break;
-    unknown -= all.chunks[chunk];
-    before += chunk_total_above(chunk, chunk > own_chunk ? std::nextafter(lowest_tie, -kInfinity) : above);
-    if (chunk != own_chunk) continue;
-    const size_t end = std::min<size_t>((chunk + 1) * kSoftmaxChunk, scores_.size());
-    for (size_t i = static_cast<size_t>(id) + 1; i < end; ++i) {
-      if (!(scores_[i] >= lowest_tie && scores_[i] <= above)) continue;
-      float exp = 0;
-      exps_of(scores_.subspan(i, 1), &exp);
-      before += to_weight(exp);
+// Takes groups with much of all room out of it, and gives them what their weights need.
+void ScoreRow::weigh_heavy_groups() {
+  heavy_groups_.clear();
+  heavy_mass_ = 0;
+  const int64_t all = std::accumulate(bounds_of_parts_.begin(), bounds_of_parts_.end(), int64_t{0});
+  const auto limit = static_cast<int32_t>(std::min<int64_t>(all / kHeavyShare, std::numeric_limits<int32_t>::max()));
+  for (size_t first = 0; first < bounds_.size(); first += kScoreGroups) {
+    int32_t& bound_of_part = bounds_of_parts_[first / kBoundsPart];
+    if (bound_of_part <= limit) continue;
+    bool has_heavy = false;
+    for (size_t i = first; i < first + kScoreGroups; ++i) has_heavy |= bounds_[i] > limit;
+    for (size_t i = first; has_heavy && i < first + kScoreGroups; ++i) {
+      if (bounds_[i] <= limit) continue;
+      const GroupWeights weights = weights_of_group(static_cast<int64_t>(i));
+      const int64_t mass = std::accumulate(weights.begin(), weights.end(), int64_t{0});
+      heavy_groups_.push_back({static_cast<int64_t>(i), mass});
+      heavy_mass_ += mass;
+      bound_of_part -= bounds_[i];
+      bounds_[i] = 0;
     }
   }
-  return before + unknown < target;
+}
+
+// Of the scores above the bound of make_room, 0 for others.
+ScoreRow::GroupWeights ScoreRow::weights_of_group(int64_t group) const {
+  std::array<float, kGroupSize> scores, exps;
+  scores.fill(-kInfinity);
+  for (int64_t i = 0; i < kGroupSize && id_in_group(group, i) < static_cast<int64_t>(scores_.size()); ++i)
+    scores[static_cast<size_t>(i)] = scores_[static_cast<size_t>(id_in_group(group, i))];
+  exps_of(scores, exps.data());
+  GroupWeights weights{};
+  for (size_t i = 0; i < kGroupSize; ++i)
+    if (scores[i] > bound_) weights[i] = to_weight(exps[i]);
+  return weights;
+}
+
+std::optional<int32_t> ScoreRow::token_at(int64_t point) const {
+  if (point < heavy_mass_) return token_of_heavy_group(point);
+  point -= heavy_mass_;
+  constexpr int64_t kGroupUnit = kGroupSize * kBoundUnit;
+  int64_t offset = point / kGroupUnit, group = 0;
+  for (size_t part = 0; offset >= bounds_of_parts_[part]; group += kBoundsPart) offset -= bounds_of_parts_[part++];
+  for (; offset >= bounds_[static_cast<size_t>(group)]; ++group) offset -= bounds_[static_cast<size_t>(group)];
+  offset = offset * kGroupUnit + point % kGroupUnit;
+
+  // Each weight lies at the beginning of its part of the group's room.
+  const int64_t room = kBoundUnit * bounds_[static_cast<size_t>(group)], id = id_in_group(group, offset / room);
+  if (id >= static_cast<int64_t>(scores_.size())) return std::nullopt;
+  const float score = scores_[static_cast<size_t>(id)];
+  if (!(score > bound_) || offset % room >= weight_of(score)) return std::nullopt;
+  return static_cast<int32_t>(id);
+}
+
+int32_t ScoreRow::token_of_heavy_group(int64_t offset) const {
+  auto heavy = heavy_groups_.begin();
+  for (; offset >= heavy->mass; ++heavy) offset -= heavy->mass;
+  const GroupWeights weights = weights_of_group(heavy->group);
+  int64_t place = 0;
+  for (; offset >= weights[static_cast<size_t>(place)]; ++place) offset -= weights[static_cast<size_t>(place)];
+  return static_cast<int32_t>(id_in_group(heavy->group, place));
+}
+
+int64_t ScoreRow::weight_of(float score) const {
+  float exp = 0;
+  exps_of({&score, 1}, &exp);
+  return to_weight(exp);
+}
+
+// The mass of the scores above a bound, by one thread.
+int64_t ScoreRow::mass_of_few(float bound) const {
+  int64_t mass = 0;
+  for (size_t i = 0; i < num_chunks(); ++i) mass += chunk_total_above(i, bound);
+  return mass;
+}
+
+bool ScoreRow::starts_below(int32_t id, double part) {
+  // Scores above `above` come before the token; those above `below_ties` do where their ids are higher.
+  const float score = scores_[static_cast<size_t>(id)], own = quotient(score);
+  const float above = bound_below(std::nextafter(own, kInfinity)), below_ties = bound_below(own);
+  if (kernels_.count_above(maxima_.of_blocks, static_cast<int64_t>(num_blocks_), below_ties) <= kFewBlocks &&
+      mass_of_few(below_ties) - weight_of(score) < mass_to_reach(part, least_total_))
+    return true;
+  if (const auto answer = starts_below_by_estimate(above, below_ties, weight_of(score), part)) return *answer;
+
+  const auto own_chunk = static_cast<size_t>(id) / kSoftmaxChunk;
+  totals_above_.resize(num_chunks());
+  for_parts([&](int64_t begin, int64_t end) {
+    for (size_t i = static_cast<size_t>(begin) / kSoftmaxChunk; i * kSoftmaxChunk < static_cast<size_t>(end); ++i)
+      totals_above_[i] = chunk_total_above(i, i > own_chunk ? below_ties : above);
+  });
+  int64_t before = std::accumulate(totals_above_.begin(), totals_above_.end(), int64_t{0});
+  const size_t end_of_own = std::min((own_chunk + 1) * kSoftmaxChunk, scores_.size());
+  for (size_t i = static_cast<size_t>(id) + 1; i < end_of_own; ++i)
+    if (scores_[i] > below_ties && !(scores_[i] > above)) before += weight_of(scores_[i]);
+  return before < mass_to_reach(part, total());
+}
+
+// What starts_below says, unless the answer is too near.
+std::optional<bool> ScoreRow::starts_below_by_estimate(float above, float below_ties, int64_t own_weight, double part) {
+  estimates_.resize(static_cast<size_t>(ceil_div(static_cast<int64_t>(scores_.size()), kPart)));
+  for_parts([&](int64_t begin, int64_t end) {
+    estimates_[static_cast<size_t>(begin / kPart)] =
+        kernels_.softmax_estimate(scores_.data() + begin, end - begin, scale_, above, below_ties);
+  });
+  double all = 0, before = 0, with_ties = 0;
+  for (const SoftmaxEstimate& estimate : estimates_) {
+    all += static_cast<double>(estimate.all);
+    before += static_cast<double>(estimate.above_high);
+    with_ties += static_cast<double>(estimate.above_low);
+  }
+  // kernels.h
+  const auto n = static_cast<int64_t>(scores_.size());
+  const auto most = [n](double x) { return static_cast<int64_t>(std::ldexp(x * 1.0001, kWeightBits)) + n; };
+  const auto least = [n](double x) {
+    return std::max(static_cast<int64_t>(std::ldexp(x / 1.0616, kWeightBits)) - n, int64_t{1});
+  };
+  if (most(with_ties) - own_weight < mass_to_reach(part, least(all))) return true;
+  if (least(before) >= mass_to_reach(part, most(all))) return false;
+  return std::nullopt;
 }
 
 }  // namespace pythia

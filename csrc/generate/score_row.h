@@ -5,14 +5,13 @@
 // some equal, so that a bound on quotients is one on scores.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <optional>
 #include <span>
 #include <vector>
 
-#include "generate/philox.h"
 #include "kernels/kernels.h"
 #include "kernels/score_maxima.h"
 
@@ -24,8 +23,6 @@ using ParallelFor = std::function<void(int64_t count, const std::function<void(i
 // Holds scratch memory; one user at a time. Results do not depend on the threads.
 class ScoreRow {
  public:
-  static constexpr float kNoBound = -std::numeric_limits<float>::infinity();
-
   explicit ScoreRow(const KernelTable& kernels) : kernels_(kernels) {}
 
   // What follows is about these scores, which must stay, as must their maxima, which are made here if they are not given. NaN
@@ -54,30 +51,38 @@ class ScoreRow {
   // The ids, ascending, and the values of the scores above the bound.
   void collect_above(float bound, std::vector<int32_t>& ids, std::vector<float>& scores);
 
-  // The weights of the scores above a bound.
-  struct Masses {
-    float bound = kNoBound;
-    std::vector<int64_t> chunks;  // by chunk of kSoftmaxChunk scores
-    int64_t total = 0;
-  };
-  void weigh(float bound, Masses& masses) const;
+  // The sum of all weights.
+  int64_t total();
 
-  // The token on whose weight `offset` in [0, masses.total) falls, the tokens in order of ids.
-  int32_t token_at(const Masses& masses, int64_t offset) const;
+  // Gives room to the weights of the scores above a bound, group by group (docs/numerics.md), which is much less work than to
+  // know them. Returns how much. Needs the maxima of groups.
+  int64_t make_room(float bound);
 
-  // Draws a token by its weight, in a way that seldom needs the total (docs/numerics.md). Needs the maxima of groups; `masses`
-  // is scratch.
-  int32_t draw(UniformSequence& uniforms, Masses& masses);
+  // The token on whose weight `point` in that room falls; none if it falls on none.
+  std::optional<int32_t> token_at(int64_t point) const;
 
-  // Whether less than `target` is the mass of all tokens that come before `id` when they are sorted by quotients, the largest
-  // first, and by ids, the highest first. `all` are the masses without a bound.
-  bool starts_below(int32_t id, int64_t target, const Masses& all) const;
+  // Whether less than `part` of the mass is that of all tokens that come before `id` when they are sorted by quotients, the
+  // largest first, and by ids, the highest first. After make_room.
+  bool starts_below(int32_t id, double part);
 
  private:
+  static constexpr int64_t kGroupSize = kScoreBlock / kScoreGroups;
+  using GroupWeights = std::array<int64_t, kGroupSize>;
+  struct HeavyGroup {
+    int64_t group;
+    int64_t mass;
+  };
+
   template <class Body>
-  void for_parts(const ParallelFor* parallel_for, const Body& body) const;
-  std::optional<int32_t> token_under_bounds(int64_t point) const;
+  void for_parts(const Body& body) const;
+  size_t num_chunks() const;
   int64_t chunk_total_above(size_t chunk, float bound) const;
+  int64_t weight_of(float score) const;
+  GroupWeights weights_of_group(int64_t group) const;
+  void weigh_heavy_groups();
+  int32_t token_of_heavy_group(int64_t offset) const;
+  int64_t mass_of_few(float bound) const;
+  std::optional<bool> starts_below_by_estimate(float above, float below_ties, int64_t own_weight, double part);
 
   const KernelTable& kernels_;
   std::span<const float> scores_;
@@ -87,6 +92,12 @@ class ScoreRow {
   ScoreMaxima maxima_;
   size_t num_blocks_ = 0;
   std::vector<int32_t> bounds_, bounds_of_parts_;  // of the groups and of kBoundsPart of them together
+  std::vector<HeavyGroup> heavy_groups_;           // in order; their bounds are 0
+  int64_t heavy_mass_ = 0;
+  float bound_ = 0;                             // of make_room
+  int64_t least_total_ = 0;                     // a lower bound of the sum of all weights
+  std::vector<int64_t> totals_, totals_above_;  // by chunk
+  std::vector<SoftmaxEstimate> estimates_;      // by part
   std::vector<float> own_block_maxima_, own_group_maxima_, maxima_of_maxima_;
   std::vector<int32_t> found_ids_;  // [vocab_size], what collect_above writes to
   std::vector<float> found_scores_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -47,6 +48,10 @@ float kth_largest(std::span<const float> scores, float divisor, std::span<const 
 }
 
 int64_t to_weight(float e) { return shifted_bits(e) - std::bit_cast<int64_t>(kWeightShift); }
+
+int64_t mass_to_reach(double part, int64_t total) {
+  return std::clamp(static_cast<int64_t>(std::ceil(part * static_cast<double>(total))), int64_t{1}, total);
+}
 
 int64_t total_weight(const float* e, int64_t n) {
   // Unsigned: the bits of 2^14 are taken off once at the end, and the sum may wrap around before that.

@@ -24,6 +24,9 @@ float kth_largest(std::span<const float> scores, float divisor, std::span<const 
 // round_half_even(2^38 e) for e in [0, 1].
 int64_t to_weight(float e);
 
+// ceil(part * total) in float64, within [1, total]: the mass that a part in (0, 1] of a total means.
+int64_t mass_to_reach(double part, int64_t total);
+
 // The sum of to_weight over e[0..n).
 int64_t total_weight(const float* e, int64_t n);
 

@@ -41,6 +41,14 @@ struct SoftmaxScale {
   float steepness = 0;  // finite, at least kMinSteepness
 };
 
+// Estimates of sums of weights, divided by 2^kWeightBits: of some scores, and of those of them that are above either of two
+// bounds. For a sum S of n weights: S <= estimate * 1.0001 + n, and estimate <= S * 1.0616 + n, both times 2^-kWeightBits.
+struct SoftmaxEstimate {
+  float all = 0;
+  float above_high = 0;
+  float above_low = 0;
+};
+
 // A weight matrix as it lies in the file, [outputs, inputs] in panels of 16 outputs.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;
@@ -177,9 +185,14 @@ struct KernelTable {
   // kSoftmaxChunk, rounded up].
   void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
 
-  // Bounds of the weights of n scores, and their sums for every kBoundsPart: a weight is at most 2^(kWeightBits - kBoundBits)
-  // times its bound, times 1 + 2^-16; a bound is at most 1.0615 times that, and 2.
-  void (*softmax_bounds)(const float* scores, int64_t n, SoftmaxScale scale, int32_t* bounds, int32_t* totals) noexcept;
+  // Estimates for n <= 2^16 scores.
+  SoftmaxEstimate (*softmax_estimate)(const float* scores, int64_t n, SoftmaxScale scale, float high, float low) noexcept;
+
+  // Bounds of the weights of those of n scores that are above `bound`, 0 for the others, and their sums for every kBoundsPart:
+  // a weight is at most 2^(kWeightBits - kBoundBits) times its bound, times 1 + 2^-16; a bound is at most 1.0615 times that,
+  // and 2.
+  void (*softmax_bounds)(const float* scores, int64_t n, SoftmaxScale scale, float bound, int32_t* bounds,
+                         int32_t* totals) noexcept;
 
   // The sum of the weights of those of n <= kSoftmaxChunk scores that are above `bound`; `maxima` as in collect_above.
   int64_t (*softmax_total_above)(const float* scores, int64_t n, SoftmaxScale scale, const float* maxima, float bound) noexcept;

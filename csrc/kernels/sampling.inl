@@ -131,20 +131,20 @@ class WeightSum {
   uint32_t additions_ = 0;
 };
 
-// Adds the weights of n scores to `sum`; keep(score, term) is the term, or zero for scores that do not count.
-template <class Keep>
-inline void add_weights(const float* scores, int64_t n, const SoftmaxTerm<WeightSum::kShift>& term, Keep keep, WeightSum& sum) {
+// Calls body(score, term) for all of n scores; what is no score of them has the term zero.
+template <class Body>
+inline void for_terms(const float* scores, int64_t n, const SoftmaxTerm<WeightSum::kShift>& term, Body body) {
   constexpr int kCount = kTilePanels;  // as many as registers hold
   int64_t i = 0;
   for (; i + kCount * kLanes <= n; i += kCount * kLanes) {
     Vec x[kCount];
     for (int k = 0; k < kCount; ++k) x[k] = load(scores + i + k * kLanes);
     term.replace(x);
-    for (int k = 0; k < kCount; ++k) sum.add(keep(load(scores + i + k * kLanes), x[k]));
+    for (int k = 0; k < kCount; ++k) body(load(scores + i + k * kLanes), x[k]);
   }
   for (; i < n; i += kLanes) {
     const Vec score = load_n(scores + i, n - i);
-    sum.add(select(first_lanes(n - i), keep(score, term(score)), zero()));
+    body(score, select(first_lanes(n - i), term(score), zero()));
   }
 }
 
@@ -152,19 +152,53 @@ void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, i
   const SoftmaxTerm<WeightSum::kShift> term(scale);
   for (; n > 0; scores += kSoftmaxChunk, n -= kSoftmaxChunk) {
     WeightSum sum;
-    add_weights(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [](Vec, Vec scaled) { return scaled; }, sum);
+    for_terms(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [&](Vec, Vec scaled) { sum.add(scaled); });
     *totals++ = sum.total();
   }
 }
 
-// Between powers of two the exponential runs below its chord, which is what a float's bits give when they are a linear function
-// of the exponent.
-void softmax_bounds_kernel(const float* scores, int64_t n, SoftmaxScale scale, int32_t* bounds, int32_t* totals) noexcept {
-  const Vec largest = set1(scale.largest), steepness = set1(scale.steepness), lowest = set1(-40.0f / scale.steepness);
-  const Vec mantissa = set1(0x1p23f), one = set1(static_cast<float>(127 + kBoundBits) * 0x1p23f);
-  const auto bound = [&](Vec score) {
-    const Vec exponent = max(score - largest, lowest) * steepness;
-    return to_int(from_bits(round_to_int(fma(exponent, mantissa, one)))) + set1_i(1);
+// 2^((score - largest) steepness + kShift) for scores up to the largest, or up to 6.15% more: between powers of two the
+// exponential runs below its chord, which is what a float's bits give when they are a linear function of the exponent.
+template <int kShift>
+class SoftmaxChord {
+ public:
+  explicit SoftmaxChord(SoftmaxScale scale)
+      : largest_(set1(scale.largest)), steepness_(set1(scale.steepness)), lowest_(set1(-40.0f / scale.steepness)) {}
+
+  Vec operator()(Vec score) const {
+    const Vec exponent = max(score - largest_, lowest_) * steepness_;
+    return from_bits(round_to_int(fma(exponent, set1(0x1p23f), set1(static_cast<float>(127 + kShift) * 0x1p23f))));
+  }
+
+ private:
+  Vec largest_, steepness_, lowest_;
+};
+
+SoftmaxEstimate softmax_estimate_kernel(const float* scores, int64_t n, SoftmaxScale scale, float high, float low) noexcept {
+  const SoftmaxChord<0> chord(scale);
+  const Vec high_limit = set1(high), low_limit = set1(low);
+  Vec all = zero(), above_high = zero(), above_low = zero();
+  const auto add = [&](Vec score, Vec estimate) {
+    all = all + estimate;
+    above_high = above_high + select(less(high_limit, score), estimate, zero());
+    above_low = above_low + select(less(low_limit, score), estimate, zero());
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) add(load(scores + i), chord(load(scores + i)));
+  if (i < n) {
+    const Vec score = load_n(scores + i, n - i);
+    add(score, select(first_lanes(n - i), chord(score), zero()));
+  }
+  return {reduce_add(all), reduce_add(above_high), reduce_add(above_low)};
+}
+
+void softmax_bounds_kernel(const float* scores, int64_t n, SoftmaxScale scale, float bound, int32_t* bounds,
+                           int32_t* totals) noexcept {
+  const Vec limit = set1(bound);
+  const SoftmaxChord<kBoundBits> chord(scale);
+  const auto bound_of = [&](Vec score) {
+    const IVec some = to_int(chord(score)) + set1_i(1);
+    return bits(select(less(limit, score), from_bits(some), zero()));
   };
   for (; n > 0; n -= kBoundsPart, scores += kBoundsPart, bounds += kBoundsPart) {
     static_assert(kBoundsPart % kLanes == 0 && (kBoundsPart << kBoundBits) + kBoundsPart <= INT32_MAX);
@@ -172,14 +206,14 @@ void softmax_bounds_kernel(const float* scores, int64_t n, SoftmaxScale scale, i
     IVec sum = set1_i(0);
     int64_t i = 0;
     for (; i < whole; i += kLanes) {
-      const IVec some = bound(load(scores + i));
+      const IVec some = bound_of(load(scores + i));
       store_i(bounds + i, some);
       sum = sum + some;
     }
     int32_t total = reduce_add_i(sum);
     if (i < kBoundsPart && i < n) {
       int32_t last[kLanes];
-      store_i(last, bound(load_n(scores + i, n - i)));
+      store_i(last, bound_of(load_n(scores + i, n - i)));
       for (int lane = 0; lane < kLanes && i + lane < n; ++lane) total += bounds[i + lane] = last[lane];
     }
     *totals++ = total;
@@ -190,11 +224,11 @@ int64_t softmax_total_above_kernel(const float* scores, int64_t n, SoftmaxScale 
                                    float bound) noexcept {
   const SoftmaxTerm<WeightSum::kShift> term(scale);
   const Vec limit = set1(bound);
-  const auto keep = [limit](Vec score, Vec scaled) { return select(less(limit, score), scaled, zero()); };
   WeightSum sum;
+  const auto add = [&](Vec score, Vec scaled) { sum.add(select(less(limit, score), scaled, zero())); };
   for (int64_t begin = 0; begin < n; begin += kScoreBlock) {
     if (!(maxima[begin / kScoreBlock] > bound)) continue;
-    add_weights(scores + begin, n - begin < kScoreBlock ? n - begin : kScoreBlock, term, keep, sum);
+    for_terms(scores + begin, n - begin < kScoreBlock ? n - begin : kScoreBlock, term, add);
   }
   return sum.total();
 }
