@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from checkpoints import (
     MINI_PYTHIA,
@@ -19,6 +22,7 @@ from checkpoints import (
     write_safetensors,
 )
 from pythia_cpu import CheckpointError, convert, open_checkpoint
+from pythia_cpu._safetensors import SafetensorsFile
 
 SMALL: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 70}
 HEAD, EMBEDDING = "embed_out.weight", "gpt_neox.embed_in.weight"
@@ -179,45 +183,73 @@ def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
         convert(MINI_PYTHIA, tmp_path / "m.pcpu", weights="f8")
 
 
-HEADERS: list[tuple[Any, str]] = [
-    (b"", "has 0 bytes, expected a safetensors file"),
-    (b"1234567", "has 7 bytes"),
-    ((2**63).to_bytes(8, "little") + b"{}", "its header is said to have 9223372036854775808 bytes"),
-    ((3).to_bytes(8, "little") + b"{}", "its header is said to have 3 bytes"),
-    ((2).to_bytes(8, "little") + b"{]", "its header is not JSON"),
-    ((2).to_bytes(8, "little") + b"\xff\xff", "its header is not JSON"),
-    (len(DEEP).to_bytes(8, "little") + DEEP.encode(), r"its header is not JSON \(it is nested more than 64 times\)"),
-    ({"a": {"dtype": "F32", "shape": [json.loads("[" * 70 + "]" * 70)], "data_offsets": [0, 4]}}, "nested more than"),
-    ([], "its header is a list"),
-    ({"a": 1}, "tensor 'a' has no dtype, shape and data_offsets"),
-    ({"a": {"dtype": "F8", "shape": [], "data_offsets": [0, 1]}}, "has dtype 'F8'"),
-    ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, r"has shape \[-1\]"),
-    ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "has shape"),
-    ({"a": {"dtype": "F32", "shape": [2**40, 2**40, 2**40], "data_offsets": [0, 4]}}, "expected 5316911983139663"),
-    ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "has 8 bytes, expected 4 for its shape"),
-    ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, "has -4 bytes"),
-    ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "begins at byte 4 of the data, expected 0"),
-    ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, "has data_offsets"),
-    ({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, "its header describes"),
-    (
-        {
-            "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
-            "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
-        },
-        "tensor 'b' begins at byte 4 of the data, expected 8",
-    ),
+F32 = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HEADERS: list[Any] = [
+    b"",
+    b"1234567",
+    (2**63).to_bytes(8, "little") + b"{}",
+    (3).to_bytes(8, "little") + b"{}",
+    (2).to_bytes(8, "little") + b"{]",
+    (2).to_bytes(8, "little") + b"\xff\xff",
+    len(DEEP).to_bytes(8, "little") + DEEP.encode(),
+    {"a": {**F32, "more": json.loads("[" * 70 + "]" * 70)}},
+    [],
+    {"a": 1},
+    {"a": {"dtype": "F32", "shape": [1]}},
+    {"a": {**F32, "dtype": "F9"}},
+    {"a": {**F32, "dtype": 4}},
+    {"a": {**F32, "shape": [-1]}},
+    {"a": {**F32, "shape": [True]}},
+    {"a": {**F32, "shape": [1.0]}},
+    {"a": {**F32, "shape": [2**40, 2**40, 2**40]}},
+    {"a": {**F32, "data_offsets": [0, 8]}},
+    {"a": {**F32, "data_offsets": [4, 0]}},
+    {"a": {**F32, "data_offsets": [4, 8]}},
+    {"a": {**F32, "data_offsets": [0]}},
+    {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}},
+    {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, "b": {**F32, "data_offsets": [4, 8]}},
 ]
 
 
-@pytest.mark.parametrize(("header", "pattern"), HEADERS, ids=lambda v: str(v)[:40])
-def test_bad_safetensors(tmp_path: Path, header: Any, pattern: str) -> None:
+def write_header(path: Path, header: Any) -> None:
+    """A safetensors file with this header, or its first bytes, and 8 bytes of data."""
     if not isinstance(header, bytes):
         text = json.dumps(header).encode()
         header = len(text).to_bytes(8, "little") + text + bytes(8)
-    (tmp_path / "model.safetensors").write_bytes(header)
-    with pytest.raises(CheckpointError, match=pattern) as caught:
+    path.write_bytes(header)
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda v: str(v)[:40])
+def test_bad_safetensors(tmp_path: Path, header: Any) -> None:
+    path = tmp_path / "model.safetensors"
+    write_header(path, header)
+    size = path.stat().st_size
+    message = rf"has {size} bytes, expected a whole safetensors file \(.+\); download the file again"
+    with pytest.raises(CheckpointError, match=message) as caught:
         open_checkpoint(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path / 'model.safetensors'}: ")
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_safetensors_of_a_dtype_that_is_not_read(tmp_path: Path) -> None:
+    write_header(tmp_path / "model.safetensors", {"a": {"dtype": "F8_E5M2", "shape": [8], "data_offsets": [0, 8]}})
+    with pytest.raises(CheckpointError, match=r"tensor 'a' has dtype F8_E5M2, expected one of F64, F32, F16, BF16"):
+        open_checkpoint(tmp_path)
+
+
+@given(at=st.integers(0, 120), insert=st.binary(max_size=4), removed=st.integers(0, 4))
+def test_any_safetensors_file_is_read_or_refused(at: int, insert: bytes, removed: int) -> None:
+    text = json.dumps({"a": F32, "b": {"dtype": "BF16", "shape": [2], "data_offsets": [4, 8]}}).encode()
+    text = text[:at] + insert + text[at + removed :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+        try:
+            file = SafetensorsFile(path)
+        except CheckpointError:
+            return
+        for name, info in file.tensors.items():
+            assert file.read(name, 0, info.num_elements) == bytes(info.size_bytes)
+        file.close()
 
 
 def test_truncated_safetensors(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ DTYPE_SIZES: dict[str, int] = {
 }
 # The dtypes that weights may have, and their names in the core.
 WEIGHT_DTYPES: dict[str, str] = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-MAX_TENSOR_BYTES = 1 << 42
 
 
 @dataclass(frozen=True)
