@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pythia_cpu
-from checkpoints import neox_config, random_tensors
+from checkpoints import MINI_PYTHIA, neox_config, random_tensors
 from frames import Table
 from pythia_cpu import _core
 
@@ -115,6 +115,17 @@ def test_memory_limit(model: pythia_cpu.Model, prompts: list[list[int]]) -> None
     for bad in (0, -1, 1.5, "1G"):
         with pytest.raises(ValueError, match="max_kv_bytes is"):
             model.generate(prompts, max_kv_bytes=bad)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("weights", ["q8", "f32"])
+def test_memory_of_finished_sequences_serves_again(tmp_path: Path, weights: str) -> None:
+    """What lay in a slab of 4 MiB changes nothing for those who take pieces of it later."""
+    pythia_cpu.convert(MINI_PYTHIA, tmp_path / "m.pcpu", weights=weights, progress=False)
+    model = pythia_cpu.load(tmp_path / "m.pcpu")
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(1, 4096, (96, 70)).tolist()
+    alone = [model.generate(prompt, max_new_tokens=3) for prompt in prompts]
+    assert model.generate(prompts, max_new_tokens=3, max_kv_bytes=8 << 20) == alone
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <new>
+#include <utility>
 
 #include "quant/weight_format.h"
 
@@ -37,13 +39,16 @@ std::shared_ptr<std::byte> map_zeros(int64_t size_bytes) { return map(size_bytes
 std::shared_ptr<std::byte> KvMemory::take(int64_t size_bytes) {
   const int64_t piece_bytes = round_up(size_bytes, kPieceAlignment);
   if (piece_bytes > kMaxPieceBytes) return map_zeros(piece_bytes);
-  if (!slab_ || used_bytes_ + piece_bytes > kSlabBytes) {
-    slab_ = map_slab();
-    used_bytes_ = 0;
-  }
-  std::byte* piece = slab_.get() + used_bytes_;
+  if (slabs_.empty() || used_bytes_ + piece_bytes > kSlabBytes) next_slab();
+  std::byte* piece = slabs_.back().get() + used_bytes_;
   used_bytes_ += piece_bytes;
-  return {slab_, piece};
+  return {slabs_.back(), piece};
+}
+
+void KvMemory::next_slab() {
+  const auto unused = std::ranges::find_if(slabs_, [](const auto& slab) { return slab.use_count() == 1; });
+  unused == slabs_.end() ? slabs_.push_back(map_slab()) : std::swap(*unused, slabs_.back());
+  used_bytes_ = 0;
 }
 
 }  // namespace pythia

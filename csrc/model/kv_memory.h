@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace pythia {
 
@@ -11,16 +12,18 @@ namespace pythia {
 std::shared_ptr<std::byte> map_zeros(int64_t size_bytes);
 
 // Lays small pieces side by side in slabs, for which it asks for huge pages: a step over many sequences touches all their
-// caches, and would spend much of its time on looking up small pages. A slab is given back with the last of its pieces. Not
-// thread-safe.
+// caches, and would spend much of its time on looking up small pages. A slab whose pieces have all been given back serves
+// again: the system would clear its pages anew. Not thread-safe.
 class KvMemory {
  public:
-  // Zeros at a 64-byte boundary. Throws std::bad_alloc.
+  // Memory at a 64-byte boundary, with anything in it. Throws std::bad_alloc.
   std::shared_ptr<std::byte> take(int64_t size_bytes);
 
  private:
-  std::shared_ptr<std::byte> slab_;
-  int64_t used_bytes_ = 0;
+  void next_slab();
+
+  std::vector<std::shared_ptr<std::byte>> slabs_;  // the last is the one that pieces are taken from
+  int64_t used_bytes_ = 0;                         // of that one
 };
 
 }  // namespace pythia
