@@ -213,7 +213,7 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
     ("arguments", "part"),
     [
         ((), "no command"),
-        (("sing",), "unknown command 'sing'"),
+        (("sing",), "unknown command 'sing', expected one of generate, score, tokenize, info, verify, bench; see"),
         (("generate",), "no prompt"),
         (("generate", "a", "b"), "2 prompts"),
         (("generate", "--no-such-option", "a"), "'--no-such-option'"),

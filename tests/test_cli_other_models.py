@@ -84,6 +84,7 @@ def test_info_for_programs(binary: Path, path: Path) -> None:
     assert (found["tokenizer_vocab_size"], found["revision"], found["commit"]) == (4096, None, None)
     tensors = _core.PcpuFile.open(str(path)).tensors
     for mine, stored in zip(found["tensors"], tensors, strict=True):
+        assert mine["source_dtype"] == "f16"
         for name in ("name", "layout", "format", "source_dtype", "rows", "cols", "size_bytes"):
             assert mine[name] == stored[name]
         assert mine["source_sha256"] == (None if stored["derived"] else stored["source_sha256"].hex())

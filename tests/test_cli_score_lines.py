@@ -119,6 +119,11 @@ def test_errors(binary: Path, line: str, message: str) -> None:
     assert [json.loads(one)["index"] for one in result.stdout.splitlines()] == [0]  # what comes before it
 
 
+def test_escapes_of_any_case(binary: Path) -> None:
+    line = b'{"id": "\\u00E9\\u00e9\\uD83D\\uDe00\\uFFff\\b\\f\\n\\r\\t\\/\\\\\\"", "text": "x"}'
+    assert [record["id"] for record in records(binary, line)] == ['éé\U0001f600\uffff\b\f\n\r\t/\\"']
+
+
 def test_space_where_json_allows_it(binary: Path) -> None:
     line = b' \t{ "a" : [ ] , "b" : { } , "c" : [ [ 1 , { "d" : 2 } ] , -0.5e+1 ] , "id" : 7 , "text" : "x" } \r'
     assert [record["id"] for record in records(binary, line)] == [7]

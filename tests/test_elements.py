@@ -21,6 +21,7 @@ def test_every_half_and_what_lies_between() -> None:
     values = np.concatenate(
         [halves[:-1], middle[:-1], np.nextafter(middle, F(0)), np.nextafter(middle[:-1], F(np.inf))]
     )
+    values = np.append(values, np.ldexp(F(1), -np.arange(20, 150)))  # and what is far too small for one
     for sign in (F(1), F(-1)):
         np.testing.assert_array_equal(
             narrowed(sign * values, "f16"), (sign * values).astype(np.float16).view(np.uint16)
@@ -44,15 +45,23 @@ def test_the_largest_values(form: str, infinity: int, too_large: float) -> None:
     assert (bits & 0x7FFF > infinity).all() and (bits >> 15).tolist() == [0, 1, 0, 0]
     values = np.array([np.inf, -np.inf, np.nextafter(F(too_large), F(0))], F)
     assert narrowed(values, form).tolist() == [infinity, infinity | 0x8000, infinity - 1]
-    for sign in (1, -1):
+    for sign, first in ((1, 0), (-1, 250), (1, 550)):
         x = np.zeros(600, F)
-        x[550:] = sign * too_large
+        x[first:] = sign * too_large
         with pytest.raises(
-            ValueError, match=rf"value {sign * too_large:f} at element 550 is too large for {form}; choose"
+            ValueError, match=rf"value {sign * too_large:f} at element {first} is too large for {form}; choose"
         ):
             _core.convert_elements(x, "f32", form)
-        with pytest.raises(ValueError, match=rf"at row 1, column 250 is too large for {form}; choose"):
+        with pytest.raises(
+            ValueError, match=rf"at row {first // 300}, column {first % 300} is too large for {form}; choose"
+        ):
             _core.pack_matrix(x, "f32", 2, 300, form)
+
+
+@pytest.mark.parametrize("form", ["f32", "f16", "bf16"])
+def test_matrices_keep_what_is_not_finite(form: str) -> None:
+    x = np.array([[np.inf, 1, np.nan], [-np.inf, -0.0, 2]], F)
+    np.testing.assert_array_equal(_core.unpack_matrix(_core.pack_matrix(x, "f32", 2, 3, form), form, 2, 3), x)
 
 
 @pytest.mark.parametrize(
