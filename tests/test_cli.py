@@ -159,6 +159,7 @@ def test_tokenize(run: Run, model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert got["tokens"] == ids
     assert got["pieces"] == [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
     assert output(run("tokenize", "")) == ""
+    assert output(run("tokenize", "--", "--help")).split() == [str(id) for id in model.tokenizer.encode("--help")]
 
 
 def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path) -> None:
@@ -228,6 +229,8 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
         (("generate", "--seed", str(2**64), "a"), str(2**64)),
         (("generate", "-n", "-5", "a"), "-5"),
         (("generate", "-n", "many", "a"), "'many'"),
+        (("generate", "-n", "5x", "a"), "--max-new-tokens is '5x', expected a whole number"),
+        (("generate", "--top-p", "0.5 ", "a"), "--top-p is '0.5 ', expected a number"),
         (("generate", "-t", "0", "a"), "--threads is 0"),
         *(
             ((command, "-t", "1025", "a"), "--threads is 1025, expected 1 to 1024")
