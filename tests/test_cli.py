@@ -162,8 +162,11 @@ def test_tokenize(run: Run, model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert output(run("tokenize", "--", "--help")).split() == [str(id) for id in model.tokenizer.encode("--help")]
 
 
-def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path) -> None:
+def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path, tmp_path: Path) -> None:
     text = output(run("info", shipped_model))
+    assert output(run("info", PYTHIA_CPU_MODEL="")).splitlines()[1:] == text.splitlines()[1:]
+    (tmp_path / "any-name").symlink_to(shipped_model)
+    assert output(run("info", tmp_path / "any-name")).splitlines()[1:] == text.splitlines()[1:]
     assert "f16, 2,238,464 parameters" in text
     got = json.loads(output(run("info", "--json", "-m", shipped_model)))
     assert got == json.loads(output(run("info", "--json", shipped_model)))
@@ -240,6 +243,7 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
         (("generate", "--logit-bias", "7", "a"), "ID:BIAS"),
         (("generate", "--logit-bias", "7:+-1", "a"), "'+-1'"),
         (("generate", "--logit-bias=-1:5", "a"), "--logit-bias names token -1, expected an id of 0 or more"),
+        (("generate", "--logit-bias=4294967296:5", "a"), "--logit-bias names token 4294967296"),
         (("generate", "--stop", "", "a"), "empty"),
         (("generate", "--stop", "\udcff", "a"), "a stop string is not valid UTF-8"),
         (("generate", "--batch", "--echo", "a"), "--echo makes no sense with --batch"),
