@@ -99,8 +99,14 @@ def test_files_and_batches(binary: Path, model: pythia_cpu.Model, tmp_path: Path
         ('{"text": "\\ud800"}', "half of a surrogate pair at byte 11"),
         ('{"text": "\\ud83d\\n"}', "half of a surrogate pair at byte 11"),
         ("[" * 100, "deeper nesting than 64"),
-        ('{"text": "\x01"}', "a control character in a string at byte 11"),
+        ('{"a":' * 100, "deeper nesting than 64"),
+        ('{"text": "ab\x01"}', "a control character in a string at byte 13"),
+        ('{"text": "a', "found the end of the text in a string at byte 12, expected a quote"),
+        ('{"text": "a\\', "an escape that JSON does not have at byte 12"),
         ('{"text": "\\u12G4"}', "an escape that JSON does not have at byte 11"),
+        ('{"id": tru}', "found 't' at byte 8, expected a value"),
+        ('{"id": 01}', "found '1' at byte 9, expected ',' or '}'"),
+        ('{"id": 1.}', "found '}' at byte 10, expected a digit"),
         ('{"id": -}', "found '}' at byte 9, expected a digit"),
         ('{text": "a"}', "found 't' at byte 2, expected a name in quotes"),
         ('{"é" "a"}', "found '\"' at byte 7, expected ':'"),
@@ -125,7 +131,7 @@ def test_escapes_of_any_case(binary: Path) -> None:
 
 
 def test_space_where_json_allows_it(binary: Path) -> None:
-    line = b' \t{ "a" : [ ] , "b" : { } , "c" : [ [ 1 , { "d" : 2 } ] , -0.5e+1 ] , "id" : 7 , "text" : "x" } \r'
+    line = b' \t{ "a" : [ ] , "b" : { } , "c" : [ [ 1 , { "d" : 2 } ] , -0.5e+1 , 2E-3 ] , "id" : 7 , "text" : "x" } \r'
     assert [record["id"] for record in records(binary, line)] == [7]
 
 
