@@ -41,6 +41,7 @@ def interrupted(binary: Path, *arguments: str) -> bytes:
     )
     status = Path(f"/proc/{process.pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGINT - 1) & 1:
+        assert process.poll() is None
         time.sleep(0.001)
     process.send_signal(signal.SIGINT)
     written, errors = process.communicate(timeout=60)
