@@ -74,6 +74,9 @@ def test_version_1(tmp_path: Path, folder: str) -> None:
         f"{memory}stat": "inactive_file 1\ntotal_inactive_file 200",
         f"{cpu}quota_us": 300000,
         f"{cpu}period_us": 100000,
+        "sys/fs/cgroup/memory/x/memory.limit_in_bytes": 1,  # where the process is in another hierarchy
+        "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": 1,
+        "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": 100000,
     }
     assert limits(tmp_path, files) == (500, 3.0)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +74,8 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
         ),
         (("--logit-bias=282:+3",), {"logit_bias": {282: 3.0}, "do_sample": False}),
         (("--stop", " man", "--stop", "xyz"), {"stop": [" man", "xyz"], "do_sample": False}),
-        (("--ignore-eos",), {"ignore_eos": True, "do_sample": False}),
+        (("--logit-bias=0:100",), {"logit_bias": {0: 100.0}, "do_sample": False}),  # of the end-of-text token
+        (("--logit-bias=0:100", "--ignore-eos"), {"logit_bias": {0: 100.0}, "ignore_eos": True, "do_sample": False}),
         (("--temperature", "0", "--top-k", "5", "--seed", "1"), {"do_sample": False}),
     ],
     ids=str,
@@ -120,6 +118,7 @@ def test_where_prompts_come_from(run: Run, tmp_path: Path) -> None:
     assert output(run("generate", "-n", "8", "-", stdin="Once upon a time\n\n")) != expected
     assert output(run("generate", "-n", "8", "--echo", "Once upon a time")) == "Once upon a time" + expected
     assert output(run("generate", "-n", "0", "Once upon a time")) == "\n"
+    assert json.loads(output(run("generate", "-n", "0", "--json", "Once")))["tokens"] == []
     assert output(run("generate", "-n", "8", "--", "--json")) != ""
 
 
@@ -132,6 +131,15 @@ def test_batch(run: Run, model: pythia_cpu.Model) -> None:
     got = [json.loads(line) for line in lines]
     assert [one["prompt"] for one in got] == prompts
     assert [one["text"] for one in got] == [generation.text for generation in model.generate(prompts, **options)]
+    stopped = output(run("generate", "--batch", "-n", "30", "--stop", ",", "-", stdin="\n".join(prompts[:20])))
+    expected = model.generate(prompts[:20], max_new_tokens=30, stop=",")
+    assert len({len(generation.tokens) for generation in expected}) > 5  # they end at different times
+    for line, prompt, generation in zip(stopped.splitlines(), prompts, expected, strict=False):
+        one = json.loads(line)
+        assert (one["prompt"], one["text"]) == (prompt, generation.text)
+        assert (one["tokens"], one["finish_reason"]) == (generation.tokens, generation.finish_reason)
+    crlf = output(run("generate", "--batch", "-n", "1", "-", stdin="one\r\ntwo\rthree\r\n")).splitlines()
+    assert [json.loads(line)["prompt"] for line in crlf] == ["one", "two\rthree"]
     assert output(run("generate", "--batch", "-", stdin="")) == ""
     assert_fails(run("generate", "--batch", "-", stdin="a\n\nb\n"), 1, "line 2")
     assert_fails(run("generate", "--batch", "-", stdin="a\nb\n" + "word " * 3000), 1, "line 3", "2048")
@@ -151,10 +159,14 @@ def test_tokenize(run: Run, model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert got["tokens"] == ids
     assert got["pieces"] == [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
     assert output(run("tokenize", "")) == ""
+    assert output(run("tokenize", "--", "--help")).split() == [str(id) for id in model.tokenizer.encode("--help")]
 
 
-def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path) -> None:
+def test_info(run: Run, model: pythia_cpu.Model, shipped_model: Path, tmp_path: Path) -> None:
     text = output(run("info", shipped_model))
+    assert output(run("info", PYTHIA_CPU_MODEL="")).splitlines()[1:] == text.splitlines()[1:]
+    (tmp_path / "any-name").symlink_to(shipped_model)
+    assert output(run("info", tmp_path / "any-name")).splitlines()[1:] == text.splitlines()[1:]
     assert "f16, 2,238,464 parameters" in text
     got = json.loads(output(run("info", "--json", "-m", shipped_model)))
     assert got == json.loads(output(run("info", "--json", shipped_model)))
@@ -171,12 +183,26 @@ def test_help_for_everything(run: Run) -> None:
     overview = output(run("--help"))
     assert output(run("-h")) == output(run("help")) == overview
     assert output(run("--version")) == f"pythia-cpu {pythia_cpu.__version__}\n"
-    for command in ("generate", "tokenize", "info", "bench"):
-        assert f"  {command}" in overview
+    for command in ("generate", "score", "tokenize", "info", "verify", "bench"):
+        assert f"\n  {command:12}" in overview
         text = output(run(command, "--help"))
         assert text.startswith(f"usage: pythia-cpu {command} ")
         assert f"pythia-cpu {command} " in text.split("\n", 1)[1]  # an example
         assert max(map(len, text.splitlines())) <= 110
+
+
+def test_help_lists_the_options(run: Run) -> None:
+    assert output(run("tokenize", "--help")).partition("\nOptions:\n")[2].splitlines() == [
+        "  -m, --model FILE          the .pcpu file to use",
+        "  -f, --file FILE           read the text from FILE",
+        "      --json                print a JSON object: tokens, and pieces, the text of each token",
+        "  -h, --help                show this help",
+    ]
+    lines = output(run("generate", "--help")).splitlines()
+    long = lines.index("      --repetition-penalty X")  # too long for its column
+    assert lines[long + 1] == " " * 28 + "divide scores of tokens seen before by X"
+    seed = next(i for i, line in enumerate(lines) if line.startswith("      --seed S              seed of the draws"))
+    assert lines[seed + 1] == " " * 28 + "seed gives the same text"
 
 
 def test_an_options_value_asks_for_no_help(run: Run) -> None:
@@ -191,7 +217,7 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
     ("arguments", "part"),
     [
         ((), "no command"),
-        (("sing",), "unknown command 'sing'"),
+        (("sing",), "unknown command 'sing', expected one of generate, score, tokenize, info, verify, bench; see"),
         (("generate",), "no prompt"),
         (("generate", "a", "b"), "2 prompts"),
         (("generate", "--no-such-option", "a"), "'--no-such-option'"),
@@ -206,6 +232,8 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
         (("generate", "--seed", str(2**64), "a"), str(2**64)),
         (("generate", "-n", "-5", "a"), "-5"),
         (("generate", "-n", "many", "a"), "'many'"),
+        (("generate", "-n", "5x", "a"), "--max-new-tokens is '5x', expected a whole number"),
+        (("generate", "--top-p", "0.5 ", "a"), "--top-p is '0.5 ', expected a number"),
         (("generate", "-t", "0", "a"), "--threads is 0"),
         *(
             ((command, "-t", "1025", "a"), "--threads is 1025, expected 1 to 1024")
@@ -214,7 +242,12 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
         (("generate", "--json=yes", "a"), "takes no value"),
         (("generate", "--logit-bias", "7", "a"), "ID:BIAS"),
         (("generate", "--logit-bias", "7:+-1", "a"), "'+-1'"),
+        (("generate", "--logit-bias=-1:5", "a"), "--logit-bias names token -1, expected an id of 0 or more"),
+        (("generate", "--logit-bias=4294967296:5", "a"), "--logit-bias names token 4294967296"),
         (("generate", "--stop", "", "a"), "empty"),
+        (("generate", "--stop", "\udcff", "a"), "a stop string is not valid UTF-8"),
+        (("generate", "--batch", "--echo", "a"), "--echo makes no sense with --batch"),
+        (("generate", "--json", "--echo", "a"), "--echo makes no sense with --json"),
         (("generate", "--logprobs", "2", "a"), "needs --json or --batch"),
         (("generate", "--prompt-file", "p.txt", "a"), "--prompt-file"),
         (("tokenize",), "0 texts"),
@@ -251,6 +284,8 @@ def test_errors(run: Run, tmp_path: Path, shipped_model: Path) -> None:
     latin.write_bytes(b"caf\xe9")
     for to_read in ("generate -f", "generate --batch -f", "tokenize -f", "score", "score --jsonl"):
         assert_fails(run(*to_read.split(), latin), 1, f"{latin}: ", "UTF-8")
+    assert_fails(run("tokenize", "-f", tmp_path), 1, f"{tmp_path}: Is a directory")
+    assert_fails(run("info", "two\nlines"), 1, "two lines: No such file")
     assert_fails(run("generate", "a", PYTHIA_CPU_ISA="mmx"), 1, "mmx")
     assert_fails(run("generate", "--logit-bias", "4096:1", "a"), 1, "4096")
 
@@ -285,102 +320,3 @@ def test_a_copy_finds_the_model_beside_it(run: Run, binary: Path, shipped_model:
         place.mkdir(parents=True)
         (place / "mini-pythia.pcpu").symlink_to(shipped_model)
         assert str(place) in output(info())
-
-
-def start(binary: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [binary, "generate", "-n", "2000", "--ignore-eos", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,  # communicate() does not see what a buffered read took beyond its own bytes
-        **options,
-    )
-
-
-def test_text_streams_and_ctrl_c_ends_it(binary: Path, model: pythia_cpu.Model) -> None:
-    process = start(binary, "Once upon a time")
-    assert process.stdout is not None
-    # The pipe holds less than the whole text: the process cannot have ended before it is read.
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-    seen = process.stdout.read(20)
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
-    text = (seen + rest).decode()
-    assert (process.returncode, errors) == (130, b"")
-    whole = model.generate("Once upon a time", max_new_tokens=2000, ignore_eos=True).text
-    assert len(whole) > 5000
-    assert text.endswith("\n") and whole.startswith(text[:-1])
-    assert len(text) < len(whole)
-
-
-def test_an_ignored_ctrl_c_stays_ignored(binary: Path, model: pythia_cpu.Model) -> None:
-    """As shells start the background jobs of scripts."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        process = start(binary, "-n", "1500", "Once upon a time")
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    assert process.stdout is not None
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-    seen = process.stdout.read(20)
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, b"")
-    whole = model.generate("Once upon a time", max_new_tokens=1500, ignore_eos=True).text
-    assert (seen + rest).decode() == whole + "\n"
-
-
-def test_ctrl_c_ends_a_batch_between_lines(binary: Path, tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("".join(f"Chapter {i}\n" for i in range(2000)))
-    process = start(binary, "-n", "30", "--batch", "--prompt-file", str(path))
-    assert process.stdout is not None
-    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
-    first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    rest, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, b"")
-    got = [json.loads(line) for line in (first + rest).decode().splitlines()]
-    assert 1 <= len(got) < 2000
-    assert [one["prompt"] for one in got] == [f"Chapter {i}" for i in range(len(got))]
-    assert {one["finish_reason"] for one in got} == {"length"}
-
-
-def test_closed_pipe_and_full_disk(binary: Path) -> None:
-    process = start(binary, "Once")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(5)
-    process.stdout.close()
-    assert process.wait(timeout=60) == 0
-    assert process.stderr.read() == b""
-    process.stderr.close()
-    with open("/dev/full", "wb") as full:
-        result = subprocess.run(
-            [binary, "generate", "Once"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
-        )
-    assert result.returncode == 1
-    assert result.stderr == b"pythia-cpu: standard output: No space left on device\n"
-
-
-def test_streams_that_do_not_block(binary: Path, model: pythia_cpu.Model) -> None:
-    """Another process that shares them may have made them so: the binary waits for what it reads and writes."""
-    text = "a b c d " * 1000
-    input_end, text_end = os.pipe()
-    lines_end, output_end = os.pipe()
-    fcntl.fcntl(output_end, fcntl.F_SETPIPE_SZ, 4096)
-    for end in (input_end, output_end):
-        os.set_blocking(end, False)
-    process = subprocess.Popen(
-        [binary, "tokenize", "-"], stdin=input_end, stdout=output_end, stderr=subprocess.PIPE, bufsize=0
-    )
-    os.close(input_end)
-    os.close(output_end)
-    time.sleep(0.2)  # it finds nothing to read
-    with open(text_end, "w") as source:
-        source.write(text)
-    time.sleep(0.2)  # it finds no room to write
-    with open(lines_end) as lines:
-        ids = [int(line) for line in lines]
-    errors = process.communicate(timeout=60)[1]
-    assert (process.returncode, errors) == (0, b"")
-    assert ids == model.tokenizer.encode(text)

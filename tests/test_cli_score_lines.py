@@ -97,8 +97,24 @@ def test_files_and_batches(binary: Path, model: pythia_cpu.Model, tmp_path: Path
         ('{"context": "Th", "continuation": "e"}', '"continuation" adds no token to the 1 of "context"'),
         ('{"context": "%s", "continuation": "a"}' % ("word " * 2100), "expected at most 2049"),
         ('{"text": "\\ud800"}', "half of a surrogate pair at byte 11"),
+        ('{"text": "\\ud83d\\n"}', "half of a surrogate pair at byte 11"),
         ("[" * 100, "deeper nesting than 64"),
-        ('{"text": "\x01"}', "a control character in a string at byte 11"),
+        ('{"a":' * 100, "deeper nesting than 64"),
+        ('{"text": "ab\x01"}', "a control character in a string at byte 13"),
+        ('{"text": "a', "found the end of the text in a string at byte 12, expected a quote"),
+        ('{"text": "a\\', "an escape that JSON does not have at byte 12"),
+        ('{"text": "\\u12G4"}', "an escape that JSON does not have at byte 11"),
+        ('{"id": tru}', "found 't' at byte 8, expected a value"),
+        ('{"id": 01}', "found '1' at byte 9, expected ',' or '}'"),
+        ('{"id": 1.}', "found '}' at byte 10, expected a digit"),
+        ('{"id": -}', "found '}' at byte 9, expected a digit"),
+        ('{text": "a"}', "found 't' at byte 2, expected a name in quotes"),
+        ('{"é" "a"}', "found '\"' at byte 7, expected ':'"),
+        ('{"a": é}', "found 'é' at byte 7, expected a value"),
+        ("[\x7f", "found a control character at byte 2, expected a value"),
+        ("[\x1f", "found a control character at byte 2, expected a value"),
+        ("[1", "found the end at byte 3, expected ',' or ']'"),
+        ("{} x", "found 'x' at byte 4, expected the end"),
     ],
 )
 def test_errors(binary: Path, line: str, message: str) -> None:
@@ -107,6 +123,16 @@ def test_errors(binary: Path, line: str, message: str) -> None:
     assert result.stderr.decode().startswith("pythia-cpu: line 3: ") and message in result.stderr.decode()
     assert result.stderr.count(b"\n") == 1
     assert [json.loads(one)["index"] for one in result.stdout.splitlines()] == [0]  # what comes before it
+
+
+def test_escapes_of_any_case(binary: Path) -> None:
+    line = b'{"id": "\\u00E9\\u00e9\\uD83D\\uDe00\\uFFff\\b\\f\\n\\r\\t\\/\\\\\\"", "text": "x"}'
+    assert [record["id"] for record in records(binary, line)] == ['éé\U0001f600\uffff\b\f\n\r\t/\\"']
+
+
+def test_space_where_json_allows_it(binary: Path) -> None:
+    line = b' \t{ "a" : [ ] , "b" : { } , "c" : [ [ 1 , { "d" : 2 } ] , -0.5e+1 , 2E-3 ] , "id" : 7 , "text" : "x" } \r'
+    assert [record["id"] for record in records(binary, line)] == [7]
 
 
 json_values = st.recursive(

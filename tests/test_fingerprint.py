@@ -73,10 +73,13 @@ def test_another_fingerprint_fails(tmp_path: Path, binary: Path) -> None:
     assert verify(path, wrong).returncode == 2
 
 
-def test_a_file_without_a_fingerprint(tmp_path: Path) -> None:
+def test_a_file_without_a_fingerprint(tmp_path: Path, binary: Path) -> None:
     path = with_fingerprint(small_file(tmp_path), 0)
     with pytest.raises(ValueError, match=r"other.pcpu has no fingerprint"):
         pythia_cpu.load(path).verify()
+    failed = subprocess.run([binary, "verify", path], capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == f"pythia-cpu: {path}: no fingerprint is stored; convert the checkpoint again\n"
 
 
 def test_the_shipped_model() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import safetensors.numpy
 from checkpoints import MINI_PYTHIA
 from pcpu_file import checksum, parse, read_tensor
 from pythia_cpu import FormatError, _core, load
-from tiny_pcpu import CONFIG, METADATA, TOKENIZER, refuser, tiny_bytes, write_file
+from tiny_pcpu import CONFIG, METADATA, PANELS, TOKENIZER, refuser, tiny_bytes, write_file
 
 
 @pytest.fixture
@@ -237,6 +238,48 @@ def test_writer_refuses_wrong_calls(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="finished or discarded before"):
             writer.append(b"")
     assert not list(tmp_path.iterdir())
+
+
+def test_tensors_in_pieces_of_any_size(tmp_path: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checksums do not depend on how the bytes came."""
+    append, sizes = _core.PcpuWriter.append, itertools.cycle([1, 62, 64, 0, 3, 130, 63])
+
+    def append_pieces(writer: _core.PcpuWriter, packed: np.ndarray) -> None:
+        rest = packed.tobytes()
+        while rest:
+            size = next(sizes)
+            append(writer, rest[:size])
+            rest = rest[size:]
+
+    monkeypatch.setattr(_core.PcpuWriter, "append", append_pieces)
+    write_file(tmp_path / "a.pcpu")
+    assert (tmp_path / "a.pcpu").read_bytes() == tiny
+
+
+def test_writer_refuses_to_finish_too_early(tmp_path: Path) -> None:
+    with _core.PcpuWriter(str(tmp_path / "a.pcpu"), CONFIG, "f32") as writer:
+        for name, layout, rows, cols in _core.expected_tensors(CONFIG):
+            writer.begin_tensor(name, "f32", "f32")
+            writer.append(bytes(4 * cols * (-(-rows // 16) * 16 if layout == PANELS else rows)))
+            if name == "embed_out.weight":
+                with pytest.raises(ValueError, match=f"tensor '{name}' is missing"):
+                    writer.finish()
+            writer.end_tensor(bytes(32))
+        with pytest.raises(ValueError, match="tensor 'another' is one more than the config has"):
+            writer.begin_tensor("another", "f32", "f32")
+        with pytest.raises(ValueError, match="the tokenizer is missing"):
+            writer.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_have_the_permissions_of_other_new_files(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o007, 0o660), (0, 0o666)):
+        before = os.umask(mask)
+        try:
+            write_file(tmp_path / "a.pcpu")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a.pcpu").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 100_000], ids=lambda v: v[:5])

@@ -98,9 +98,35 @@ def test_scales_are_the_searched_ones(weights: str) -> None:
 
 
 @pytest.mark.parametrize("weights", ["q8", "q4"])
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 2.0**101])
-def test_values_without_a_scale_are_refused(weights: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (float("nan"), "cannot be stored in {}, which holds finite values only"),
+        (float("-inf"), "cannot be stored in {}, which holds finite values only"),
+        (2.0**101, "is too large for {}; choose a wider format such as f32"),
+    ],
+)
+def test_values_without_a_scale_are_refused(weights: str, value: float, reason: str) -> None:
     x = np.zeros((20, 300), F)
     x[17, 290], x[18, 270] = value, value
-    with pytest.raises(ValueError, match=rf"at row 17, column 290 .*{weights}"):
+    with pytest.raises(ValueError, match=rf"at row 17, column 290 {reason.format(weights)}$"):
         _core.pack_matrix(x, "f32", 20, 300, weights)
+
+
+@pytest.mark.parametrize("weights", _core.WEIGHT_FORMATS)
+def test_what_is_beyond_the_matrix_is_zeros(weights: str) -> None:
+    """So that files are the same: outputs up to sixteen, inputs up to a group, bytes up to 64."""
+    rows, cols = 18, 287 if weights in ("q8", "q4") else 257
+    x = np.random.default_rng(1).standard_normal((rows, cols)).astype(F)
+    padded = np.zeros((32, 288 if weights in ("q8", "q4") else cols), F)
+    padded[:rows, :cols] = x
+    expected = _core.pack_matrix(padded, "f32", *padded.shape, weights)
+    np.testing.assert_array_equal(_core.pack_matrix(x, "f32", rows, cols, weights), expected)
+    few = np.ascontiguousarray(x[:16, :3])
+    expected = _core.pack_matrix(few, "f32", 16, 3, weights)
+    for _ in range(8):
+        used = np.full(expected.size, 0xFF, np.uint8)
+        del used  # its memory may be what the next array gets
+        np.testing.assert_array_equal(_core.pack_matrix(few, "f32", 16, 3, weights), expected)
+    filling = {"f16": expected[96:], "bf16": expected[96:], "q8": expected[16:64], "q4": expected[16:64]}
+    assert not filling.get(weights, expected[:0]).any()

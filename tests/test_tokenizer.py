@@ -198,6 +198,17 @@ def test_decode_of_any_bytes(pair: Pair, byte_ids: dict[int, int], data: bytes) 
     assert pair.ours.decode(ids) == known.decode("utf-8", "replace")
 
 
+def test_decode_of_all_that_is_nearly_utf8(pair: Pair, byte_ids: dict[int, int]) -> None:
+    """Every first byte, and after it those at the borders of what may follow one."""
+    borders = (0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0)
+    ends = (b"", b"\x80", b"\xbf\x80", b"\x80\x7f", b"\x80\xbf\x80", b"\xc0\x80")
+    data = b"".join(bytes([lead, second]) + end + b"." for lead in range(256) for second in borders for end in ends)
+    known = bytes(b for b in data if b in byte_ids)
+    assert pair.ours.decode([byte_ids[b] for b in known]) == known.decode("utf-8", "replace")
+    decoder = IncrementalDecoder(pair.ours)
+    assert "".join(decoder.push(byte_ids[b]) for b in known) == known.decode("utf-8", "replace")
+
+
 def test_incremental_decode_never_splits_a_character(pair: Pair, byte_ids: dict[int, int]) -> None:
     decoder = IncrementalDecoder(pair.ours)
     pieces = [decoder.push(byte_ids[b]) for b in "a😀é".encode()]

@@ -159,7 +159,8 @@ class Parser {
     uint32_t unit = parse_unit(start);
     const auto is_high = [](uint32_t u) { return u >= 0xD800 && u < 0xDC00; };
     const auto is_low = [](uint32_t u) { return u >= 0xDC00 && u < 0xE000; };
-    if (is_high(unit) && take('\\')) {
+    if (is_high(unit) && text_.substr(position_, 2) == "\\u") {
+      take('\\');
       const uint32_t low = parse_unit(start);
       if (is_low(low)) unit = 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00);
     }
