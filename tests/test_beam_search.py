@@ -110,6 +110,43 @@ def test_penalties(
         )
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"presence_penalty": 0.7},
+        {"frequency_penalty": 0.9},
+        {"presence_penalty": -0.6, "frequency_penalty": 1.1, "repetition_penalty": 1.4},
+        {"repetition_penalty": 1.7, "logit_bias": {1: 4.0, 3: -1.5}},
+    ],
+    ids=str,
+)
+def test_all_texts_of_a_small_vocabulary(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], options: dict[str, Any]
+) -> None:
+    """With a beam for each text of two tokens, the search ranks all of three, by scores that are summed up here."""
+    checkpoint = make_checkpoint(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=5)
+    model = pythia_cpu.load(make_model_file(checkpoint))
+    prompt, scores = [2, 2, 4], {}
+    for text in itertools.product(range(5), repeat=3):
+        scores[text] = 0.0
+        for i, id in enumerate(text):
+            before = text[:i]
+            logprobs = _core.log_softmax(model.logits([*prompt, *before])[-1:])[0].astype(float)
+            for other, bias in options.get("logit_bias", {}).items():
+                logprobs[other] += bias
+            for other in {*prompt, *before}:
+                factor = options.get("repetition_penalty", 1.0)
+                logprobs[other] *= factor if logprobs[other] < 0 else 1 / factor
+            for other in before:
+                logprobs[other] -= options.get("frequency_penalty", 0.0)
+            for other in set(before):
+                logprobs[other] -= options.get("presence_penalty", 0.0)
+            scores[text] += logprobs[id]
+    texts = model.generate(prompt, num_beams=25, num_return_sequences=25, max_new_tokens=3, ignore_eos=True, **options)
+    assert [tuple(text.tokens) for text in texts] == sorted(scores, key=lambda text: -scores[text])[:25]
+
+
 @pytest.mark.parametrize("parallel", [True, False])
 def test_random_models(
     make_checkpoint: Callable[..., Path],
@@ -170,7 +207,10 @@ def test_logprobs(model: pythia_cpu.Model) -> None:
             np.testing.assert_allclose(text.logprobs, expected[np.arange(len(text.tokens)), text.tokens], atol=3e-6)
             for row, top in zip(expected, text.top_logprobs, strict=True):
                 assert [id for id, _ in top] == np.argsort(-row, kind="stable")[:2].tolist()
-    assert model.generate(PROMPTS[0], num_beams=2, logprobs=0).top_logprobs is None
+    options = {"num_beams": 2, "repetition_penalty": 1.5}
+    chosen, more = (model.generate(PROMPTS[0], **options, logprobs=count) for count in (0, 1))
+    assert chosen.top_logprobs is None and more.top_logprobs is not None
+    np.testing.assert_array_equal(chosen.logprobs, more.logprobs)
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
