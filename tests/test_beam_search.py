@@ -246,6 +246,11 @@ def test_prompts_are_taken_as_there_is_room(model: pythia_cpu.Model) -> None:
         found = dict(itertools.islice(results, 100))
         assert (len(found), taken <= most) == (100, True)
         assert found[7] == model.generate([8], **options)
+    cache = 2 * 4 * model.config.num_hidden_layers * model.config.hidden_size * 3  # of two tokens and the last one
+    for limit, together in ((None, 32), (12 * cache, 3), (12 * cache - 1, 2), (4 * cache, 1)):
+        taken = 0
+        next(model.generate_each(endless(), max_kv_bytes=limit, **options))
+        assert taken == together + 1
     with pytest.raises(ValueError, match=r"prompts\[1\] has no tokens"):
         list(model.generate_each(["Once", ""], **options))
     assert list(model.generate_each([], **options)) == []
@@ -311,6 +316,14 @@ def test_length_factors_are_those_of_exact_powers(monkeypatch: pytest.MonkeyPatc
             with mpmath.workdps(80):
                 exact = np.float32(float(mpmath.power(length, mpmath.mpf(penalty))))
             assert length_factor(length, penalty) == exact
+
+
+def test_the_largest_come_in_order_and_ties_by_place() -> None:
+    values = np.random.default_rng(0).integers(0, 9, 300).astype(np.float32)
+    values[::7] = -np.inf
+    expected = sorted(range(300), key=lambda i: (-values[i], i))
+    for count in (1, 2, 40, 299, 300, 400):
+        assert _beam_search._largest(values, count).tolist() == expected[:count]
 
 
 def test_streams_have_no_beams(model: pythia_cpu.Model) -> None:
