@@ -32,6 +32,15 @@ def test_a_sound_one(tmp_path: Path) -> None:
     assert TorchFile(legacy(tmp_path / "t.bin")).read("a", 1, 3) == bytes(range(2, 6))
 
 
+@pytest.mark.parametrize("shape", [(0,), (5, 0), (0, 5), (2, 0, 3)])
+def test_tensors_without_elements(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    state = state_pickle(a=tensor(0, shape, (1,) * len(shape), of=storage("k", count=0)))
+    old = TorchFile(legacy(tmp_path / "old.bin", state=state, counts=(0,), data=b""))
+    new = TorchFile(torch_zip(tmp_path / "new.bin", state, {"k": b""}))
+    for file in (old, new):
+        assert file.tensors["a"].shape == shape and file.read("a", 0, 0) == b""
+
+
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
