@@ -17,6 +17,7 @@ from lm_eval.api.instance import Instance
 
 import pythia_cpu
 from pythia_cpu.eval import HarnessModel, ResultCache, _harness_model
+from pythia_cpu.eval._generation import GenerationRequest
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
 
@@ -55,6 +56,7 @@ def test_load_gets_its_arguments(model: pythia_cpu.Model, monkeypatch: pytest.Mo
         (3, 4, {"prefix_token_id": 0}, 0, 4, []),
         (None, None, {"prefix_token_id": 49}, 49, 49, []),
         (3, 4, {"add_bos_token": True}, 3, 4, [3]),
+        (3, 4, {"add_bos_token": True, "prefix_token_id": 0}, 0, 4, [3]),
         (None, None, {}, None, None, "neither bos_token_id nor eos_token_id: pass prefix_token_id"),
         (None, 4, {"add_bos_token": True}, None, None, "add_bos_token is True, but the checkpoint has no bos_token_id"),
         (3, 4, {"prefix_token_id": 50}, None, None, "prefix_token_id is 50, expected 0 to 49"),
@@ -82,6 +84,9 @@ def test_special_tokens(
     assert ours.tok_encode("1, 2") == first + ids
     assert ours.tok_encode("1, 2", add_special_tokens=False) == ids
     assert ours.tok_encode("1, 2", left_truncate_len=2) == ids[-2:]
+    begun = model.tokenizer.decode([prefix], skip_special_tokens=False) + "1"
+    assert ours.tok_encode(begun) == model.tokenizer.encode(begun)
+    assert ours.tok_encode(begun, add_special_tokens=True) == first + model.tokenizer.encode(begun)
     empty, full = ours._loglikelihood_tokens([(None, [], [5, 6]), (None, [prefix], [5, 6])], disable_tqdm=True)
     assert empty == full
 
@@ -129,6 +134,20 @@ def test_the_harness_gets_each_result(model: pythia_cpu.Model) -> None:
     assert told == []
 
 
+def test_texts_are_those_of_the_model(model: pythia_cpu.Model) -> None:
+    drawn = {"do_sample": True, "temperature": 0.8}
+    for ours, seed in ((HarnessModel(model), 1234), (HarnessModel(model, seed=5), 5)):
+        expected = [model.generate("It was", max_new_tokens=6, top_k=50, seed=seed + i, **drawn).text for i in (0, 1)]
+        assert run(ours, "generate_until", [("It was", {"max_gen_toks": 6, **drawn})] * 2) == expected
+    ours = HarnessModel(model, prefix_token_id=7)
+    assert run(ours, "generate_until", [("", {"max_gen_toks": 6})]) == [model.generate([7], max_new_tokens=6).text]
+    with pytest.raises(ValueError, match="temperature is 0"):
+        run(ours, "generate_until", [("Once", {"do_sample": True})])
+    options = {"do_sample": True, "top_k": 3, "top_p": 0.5}
+    backwards = dict(reversed(options.items()))  # as another process may have them
+    assert GenerationRequest([5], options, []).key == GenerationRequest([5], backwards, []).key
+
+
 def test_facts_for_the_harness(model: pythia_cpu.Model) -> None:
     ours = HarnessModel(model)
     assert ours.tokenizer_name == str(model.provenance["source"]).replace("/", "__")
@@ -154,11 +173,19 @@ def test_results_are_saved_as_time_goes_by(
         ours._score("loglikelihood", windows, False, on_result)
         assert found[-1] == kept
         assert all(reader.get("loglikelihood", one) for one in windows)
+    monkeypatch.setattr(_harness_model, "_SAVE_PERIOD_S", 0.0)
+    HarnessModel(model)._score("loglikelihood", windows, False, lambda *_: None)  # and nowhere without a file
+    reader.put("loglikelihood", "last", 1)
+    reader.close()
+    assert ResultCache(path, "key").get("loglikelihood", "last") == 1
 
 
-def test_interrupted_texts_are_kept(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_texts_are_kept(
+    model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     requests = [(f"Once upon {n}", {"max_gen_toks": 2}) for n in range(5)]
     expected = run(HarnessModel(model), "generate_until", requests)
+    assert capsys.readouterr() == ("", "")  # no bar where none is asked for
     sizes: list[int] = []
     generate = pythia_cpu.Model.generate
 
