@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pythia_cpu._torch_bin import TorchFile
-from torch_files import refused, state_pickle, storage, tensor, torch_zip
+from torch_files import ORDERED_DICT, numbers, refused, state_pickle, storage, tensor, torch_zip
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 MACHINE = {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}
@@ -30,6 +31,12 @@ def legacy(
 
 def test_a_sound_one(tmp_path: Path) -> None:
     assert TorchFile(legacy(tmp_path / "t.bin")).read("a", 1, 3) == bytes(range(2, 6))
+    transposed = tensor(0, (3, 2), (1, 3), of=storage("k"))  # up to the file's last byte
+    file = TorchFile(legacy(tmp_path / "t.bin", state=state_pickle(a=transposed)))
+    assert file.read("a", 0, 6) == bytes([0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11])
+    num_open = len(os.listdir("/proc/self/fd"))
+    file.close()
+    assert len(os.listdir("/proc/self/fd")) == num_open - 1
 
 
 @pytest.mark.parametrize("shape", [(0,), (5, 0), (0, 5), (2, 0, 3)])
@@ -66,6 +73,21 @@ def test_tensors_without_elements(tmp_path: Path, shape: tuple[int, ...]) -> Non
 )
 def test_damaged_ones(tmp_path: Path, options: dict[str, Any], pattern: str) -> None:
     refused(legacy(tmp_path / "t.bin", **options), pattern)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        tensor()[:-2] + b"}tR",  # with metadata
+        tensor(0, (1,) * 7 + (6,), (9,) * 7 + (1,)),
+        tensor()
+        .replace(numbers((3, 1)), numbers((3, 1)) + b"q\x09")
+        .replace(ORDERED_DICT + b")R", b"h\x09"),  # memo of any number
+    ],
+)
+def test_unusual_tensors(tmp_path: Path, pickled: bytes) -> None:
+    file = TorchFile(torch_zip(tmp_path / "t.bin", state_pickle(a=pickled)))
+    assert file.read("a", 1, 3) == bytes(range(2, 6))
 
 
 def test_a_view_of_a_storage(tmp_path: Path) -> None:
