@@ -98,6 +98,29 @@ def test_ends_of_text(
         assert "eos" in reasons
 
 
+@pytest.mark.parametrize("num_beams", [2, 3])
+def test_all_of_the_likeliest_end(
+    model: pythia_cpu.Model, mini_checkpoint: Path, reference: Callable[[Path], Reference], num_beams: int
+) -> None:
+    """Of more ends of text than two for each beam, and yet some beams go on."""
+    for prompt in PROMPTS[:2]:
+        ids = model.tokenizer.encode(prompt)
+        ends = np.argsort(-model.logits(ids)[-1])[:12].tolist()
+        texts = check(
+            model,
+            reference(mini_checkpoint),
+            ids,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_new_tokens=10,
+            eos_token_id=ends,
+            logit_bias=dict.fromkeys(ends, 2.0),
+            length_penalty=2.0,
+            early_stopping="never",
+        )
+        assert sorted({len(text.tokens) for text in texts}) == [1, 10]
+
+
 @pytest.mark.parametrize(
     "options", [{"repetition_penalty": 1.3}, {"logit_bias": {13: -2.0, 264: 1.0}}, {"repetition_penalty": 0.8}], ids=str
 )
