@@ -19,7 +19,7 @@ from checkpoints import neox_config, random_tensors, write_checkpoint, write_saf
 from hub_server import Hub, running_hub
 from pythia_cpu import CheckpointError, _core, convert
 from pythia_cpu._convert import CONVERTER_VERSION, provenance
-from pythia_cpu._hub import _patiently, nearest_revisions, repo_id_of
+from pythia_cpu._hub import Revision, _patiently, _remember, nearest_revisions, repo_id_of
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 REPO = "EleutherAI/pythia-14m"
@@ -340,3 +340,12 @@ def test_how_long_the_hub_is_waited_for(
     with pytest.raises(type(error)):
         _patiently(call)
     assert waited_s == waits_s
+
+
+def test_what_a_revision_was_is_noted_in_its_place_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("../../../x", "a" * 40):
+        _remember(Revision(REPO, name, "a" * 40))
+    assert list(tmp_path.iterdir()) == []
+    _remember(Revision(REPO, None, "a" * 40))
+    assert (tmp_path / "hub/models--EleutherAI--pythia-14m/refs/main").read_text() == "a" * 40
