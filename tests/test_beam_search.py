@@ -98,6 +98,29 @@ def test_ends_of_text(
         assert "eos" in reasons
 
 
+@pytest.mark.parametrize("num_beams", [2, 3])
+def test_all_of_the_likeliest_end(
+    model: pythia_cpu.Model, mini_checkpoint: Path, reference: Callable[[Path], Reference], num_beams: int
+) -> None:
+    """Of more ends of text than two for each beam, and yet some beams go on."""
+    for prompt in PROMPTS[:2]:
+        ids = model.tokenizer.encode(prompt)
+        ends = np.argsort(-model.logits(ids)[-1])[:12].tolist()
+        texts = check(
+            model,
+            reference(mini_checkpoint),
+            ids,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_new_tokens=10,
+            eos_token_id=ends,
+            logit_bias=dict.fromkeys(ends, 2.0),
+            length_penalty=2.0,
+            early_stopping="never",
+        )
+        assert sorted({len(text.tokens) for text in texts}) == [1, 10]
+
+
 @pytest.mark.parametrize(
     "options", [{"repetition_penalty": 1.3}, {"logit_bias": {13: -2.0, 264: 1.0}}, {"repetition_penalty": 0.8}], ids=str
 )
@@ -108,6 +131,43 @@ def test_penalties(
         check(
             model, reference(mini_checkpoint), model.tokenizer.encode(prompt), num_beams=4, max_new_tokens=20, **options
         )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"presence_penalty": 0.7},
+        {"frequency_penalty": 0.9},
+        {"presence_penalty": -0.6, "frequency_penalty": 1.1, "repetition_penalty": 1.4},
+        {"repetition_penalty": 1.7, "logit_bias": {1: 4.0, 3: -1.5}},
+    ],
+    ids=str,
+)
+def test_all_texts_of_a_small_vocabulary(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], options: dict[str, Any]
+) -> None:
+    """With a beam for each text of two tokens, the search ranks all of three, by scores that are summed up here."""
+    checkpoint = make_checkpoint(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=5)
+    model = pythia_cpu.load(make_model_file(checkpoint))
+    prompt, scores = [2, 2, 4], {}
+    for text in itertools.product(range(5), repeat=3):
+        scores[text] = 0.0
+        for i, id in enumerate(text):
+            before = text[:i]
+            logprobs = _core.log_softmax(model.logits([*prompt, *before])[-1:])[0].astype(float)
+            for other, bias in options.get("logit_bias", {}).items():
+                logprobs[other] += bias
+            for other in {*prompt, *before}:
+                factor = options.get("repetition_penalty", 1.0)
+                logprobs[other] *= factor if logprobs[other] < 0 else 1 / factor
+            for other in before:
+                logprobs[other] -= options.get("frequency_penalty", 0.0)
+            for other in set(before):
+                logprobs[other] -= options.get("presence_penalty", 0.0)
+            scores[text] += logprobs[id]
+    texts = model.generate(prompt, num_beams=25, num_return_sequences=25, max_new_tokens=3, ignore_eos=True, **options)
+    assert [tuple(text.tokens) for text in texts] == sorted(scores, key=lambda text: -scores[text])[:25]
 
 
 @pytest.mark.parametrize("parallel", [True, False])
@@ -170,7 +230,10 @@ def test_logprobs(model: pythia_cpu.Model) -> None:
             np.testing.assert_allclose(text.logprobs, expected[np.arange(len(text.tokens)), text.tokens], atol=3e-6)
             for row, top in zip(expected, text.top_logprobs, strict=True):
                 assert [id for id, _ in top] == np.argsort(-row, kind="stable")[:2].tolist()
-    assert model.generate(PROMPTS[0], num_beams=2, logprobs=0).top_logprobs is None
+    options = {"num_beams": 2, "repetition_penalty": 1.5}
+    chosen, more = (model.generate(PROMPTS[0], **options, logprobs=count) for count in (0, 1))
+    assert chosen.top_logprobs is None and more.top_logprobs is not None
+    np.testing.assert_array_equal(chosen.logprobs, more.logprobs)
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +269,11 @@ def test_prompts_are_taken_as_there_is_room(model: pythia_cpu.Model) -> None:
         found = dict(itertools.islice(results, 100))
         assert (len(found), taken <= most) == (100, True)
         assert found[7] == model.generate([8], **options)
+    cache = 2 * 4 * model.config.num_hidden_layers * model.config.hidden_size * 3  # of two tokens and the last one
+    for limit, together in ((None, 32), (12 * cache, 3), (12 * cache - 1, 2), (4 * cache, 1)):
+        taken = 0
+        next(model.generate_each(endless(), max_kv_bytes=limit, **options))
+        assert taken == together + 1
     with pytest.raises(ValueError, match=r"prompts\[1\] has no tokens"):
         list(model.generate_each(["Once", ""], **options))
     assert list(model.generate_each([], **options)) == []
@@ -271,6 +339,14 @@ def test_length_factors_are_those_of_exact_powers(monkeypatch: pytest.MonkeyPatc
             with mpmath.workdps(80):
                 exact = np.float32(float(mpmath.power(length, mpmath.mpf(penalty))))
             assert length_factor(length, penalty) == exact
+
+
+def test_the_largest_come_in_order_and_ties_by_place() -> None:
+    values = np.random.default_rng(0).integers(0, 9, 300).astype(np.float32)
+    values[::7] = -np.inf
+    expected = sorted(range(300), key=lambda i: (-values[i], i))
+    for count in (1, 2, 40, 299, 300, 400):
+        assert _beam_search._largest(values, count).tolist() == expected[:count]
 
 
 def test_streams_have_no_beams(model: pythia_cpu.Model) -> None:

@@ -175,8 +175,14 @@ def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]
 
     assert remove(mini, revision=5) == remove(mini, weights="q4") == remove("pythia-14m") == []
     model = pythia_cpu.load(q8)
+    auto = cached(mini, 1800)
     assert remove(mini, revision=1800, weights="q8") == [q8]
     assert model.verify()  # still mapped
+    assert auto.is_symlink() and auto.resolve() == f16
+    unknown = f16.with_name("x-v0-q8.pcpu")
+    unknown.write_bytes(b"of another version")
+    assert remove(mini, revision="step5") == []
+    assert remove(mini, weights="q8") == [unknown]
     assert remove(mini, revision="step1800") == [f16]
     assert not f16.parent.exists()  # with the link that "auto" is, and the locks
     assert remove(MINI_PYTHIA, revision="main") == [whole]

@@ -15,6 +15,7 @@ import pythia_cpu
 from checkpoints import MINI_PYTHIA
 from pythia_cpu import _core, convert, open_checkpoint
 from pythia_cpu._cli_convert import main
+from pythia_cpu._fidelity import TensorError
 
 TEXT = "It was a dark and stormy night; the rain fell in torrents, except at occasional intervals. " * 40
 
@@ -92,6 +93,21 @@ def test_the_numbers_are_those_of_the_two_models(tmp_path: Path, text_file: Path
             assert fidelity["relative_errors"][name] == pytest.approx(error, rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 0.0])
+def test_the_error_of_a_tensor_in_pieces(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    monkeypatch.setattr("pythia_cpu._fidelity._ELEMENTS", 100)
+    pieces = np.random.default_rng(0).standard_normal((3, 4, 64)).astype(np.float32) * np.float32(scale)
+    error, stored = TensorError(), []
+    for piece in pieces:
+        packed = _core.pack_matrix(piece.tobytes(), "f32", 4, 64, "q8")
+        stored.append(_core.unpack_matrix(packed, "q8", 4, 64))
+        error.measure(piece.tobytes(), "f32", packed, "q8", 4, 64)
+    difference = np.linalg.norm(np.stack(stored).astype(float) - pieces)
+    expected = difference / np.linalg.norm(pieces.astype(float)) if scale else 0.0
+    assert error.relative_error == pytest.approx(expected, rel=1e-12)
+    assert (error.relative_error > 0) == (scale > 0)
+
+
 def test_large_models_have_tensors_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +147,9 @@ def test_a_text_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     arguments = [str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8"]
     assert main([*arguments, "--report-text", str(text)]) == 1
     assert "latin.txt is not UTF-8 (byte 3)" in capsys.readouterr().err
+    (tmp_path / "nothing.txt").write_text("")
+    assert main([*arguments, "--report-text", str(tmp_path / "nothing.txt")]) == 1
+    assert "nothing.txt is empty, expected a text" in capsys.readouterr().err
     assert main([*arguments, "--report-text", str(tmp_path / "missing.txt")]) == 1
     assert "missing.txt" in capsys.readouterr().err
     (tmp_path / "bundled").write_text(TEXT)

@@ -81,9 +81,10 @@ def test_prefix_cache(model: pythia_cpu.Model, prompts: list[list[int]]) -> None
         model.generate(longer, max_new_tokens=1)
         assert cache.tokens_found - before == (len(longer) - 1) // 16 * 16
         assert str(cache.size_bytes) in repr(cache)
-    size = cache.size_bytes
+    size, found = cache.size_bytes, cache.tokens_found
     assert model.generate(prompts[0], max_new_tokens=40, **SAMPLING) == plain[0]
-    assert cache.size_bytes == size  # closed: nothing comes in
+    model.generate([7] * 50, max_new_tokens=40)
+    assert (cache.size_bytes, cache.tokens_found) == (size, found)  # closed: nothing comes in or out
     with pytest.raises(ValueError, match="max_bytes is 0"):
         model.prefix_cache(0)
 

@@ -189,6 +189,8 @@ def test_dtypes(mini_checkpoint: Path, cache: Path) -> None:
         (lambda m, t: m.generate([[1, 2]], do_sample=True, temperature=0.0), "temperature is 0"),
         (lambda m, t: m.generate([[1, 2]], do_sample=True, min_new_tokens=5), "min_new_tokens is 5"),
         (lambda m, t: m.generate([[1, 2]], stop_strings="a", min_length=5), "min_new_tokens is 3"),
+        (lambda m, t: m.generate([[1, 2]], num_beams=2, min_new_tokens=5), "min_new_tokens is 5"),
+        (lambda m, t: m.generate([[1]], output_scores=True, min_new_tokens=2, **AS_DICT), "output_logits"),
         (lambda m, t: m.generate([[1, 2]], stop_strings=5), "stop_strings is 5, expected a str"),
         (lambda m, t: m.generate([[1]], output_scores=True, do_sample=True, **AS_DICT), "output_logits"),
         (lambda m, t: m.generate([[1]], output_logits=True, num_beams=2, **AS_DICT), "with num_beams"),

@@ -40,6 +40,22 @@ def test_forward(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokeni
     np.testing.assert_allclose(hf_model(**arrays, labels=labels).loss, expected, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+def test_loss_of_rows(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    """Of all labels together, the first and the last id and rows without labels too."""
+    ids = np.random.default_rng(0).integers(0, 4096, (3, 7))
+    labels = ids.copy()
+    labels[0, :] = -100
+    labels[1, 1:4] = [0, 4095, -100]
+    expected = their_hf_model(torch.from_numpy(ids), labels=torch.from_numpy(labels)).loss.item()
+    np.testing.assert_allclose(hf_model(ids, labels=labels).loss, expected, rtol=1e-5)
+    assert np.isnan(hf_model(ids, labels=np.full_like(ids, -100)).loss)
+    for bad in (-1, 4096):
+        labels[2, 3] = bad
+        with pytest.raises(ValueError, match="labels holds ids outside 0 to 4095 that are not -100"):
+            hf_model(ids, labels=labels)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_forward_of_padded_rows(
     hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, side: str
@@ -96,7 +112,10 @@ def test_hidden_states_and_attentions(
                     a, b = a[queries], b[queries]
                     assert (found[row][~queries] == 0).all()
                 assert_close(a, b)
-    assert list(model(ids, output_attentions=True).keys()) == ["logits", "attentions"]
+    for name in ("hidden_states", "attentions"):
+        alone = model(ids, mask, **{f"output_{name}": True})
+        assert list(alone.keys()) == ["logits", name] and torch.equal(alone.logits, ours.logits)
+        assert all(torch.equal(a, b) for a, b in zip(alone[name], ours[name], strict=True))
     states = model(ids.numpy(), output_hidden_states=True).hidden_states
     assert all(isinstance(state, np.ndarray) for state in states)
 

@@ -35,6 +35,7 @@ TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x
         {"max_length": 18, "eos_token_id": 13, "min_length": 18, "num_beams": 2},
         {"max_new_tokens": 30, "eos_token_id": 13, "min_length": 1},
         {"max_new_tokens": 30, "eos_token_id": 13, "min_length": 12},
+        {"max_new_tokens": 9, "eos_token_id": 13, "min_length": 0, "min_new_tokens": 0},
     ],
     ids=str,
 )
@@ -75,7 +76,17 @@ def test_generate_samples(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTN
     assert hf_tokenizer.decode(stopped[0]).endswith("other")
 
 
-@pytest.mark.parametrize("stop", [["s a"], [" a", "d a"], ["was a little"], ["s the", "as a th", " lit"]], ids=str)
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ["s a"],
+        [" a", "d a"],
+        ["was a little"],
+        ["s the", "as a th", " lit"],
+        ["q", "man looked at the door, and the d"],
+    ],
+    ids=str,
+)
 def test_stop_strings_that_begin_in_the_prompt(
     hf_model: hf.GPTNeoXForCausalLM, mini_checkpoint: Path, their_hf_model: Any, stop: list[str]
 ) -> None:
@@ -120,6 +131,13 @@ def test_a_config_of_transformers_4(hf_model: hf.GPTNeoXForCausalLM) -> None:
     config = hf.GenerationConfig(max_length=20, **others, token_healing=False, transformers_version="4.57.1")
     expected = hf_model.generate([[817, 308]], eos_token_id=None)
     assert hf_model.generate([[817, 308]], config, eos_token_id=None).tolist() == expected.tolist()
+    for length, other in (
+        (19, hf.GenerationConfig(**{**vars(config), "min_length": 0, "max_length": 19})),
+        (20, hf.GenerationConfig(max_length=20)),
+        (20, hf.GenerationConfig(max_length=20, transformers_version="5.0.0")),
+    ):
+        found = hf_model.generate([[817, 308]], other, eos_token_id=None)
+        assert found.tolist() == expected[:, :length].tolist()
     assert (
         hf_model.generate([[817, 308]], config, max_length=19, eos_token_id=None).tolist() == expected[:, :19].tolist()
     )
@@ -180,8 +198,20 @@ def test_scores(
 
 def test_min_new_tokens_and_the_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
-    whole = hf_model.generate(ids, max_new_tokens=20, eos_token_id=None)
-    for length in (8, 9, 12):
-        assert hf_model.generate(ids, max_new_tokens=20, min_new_tokens=length).shape[1] >= min(
-            2040 + length, whole.shape[1]
-        )
+    whole = hf_model.generate(ids, max_new_tokens=20, eos_token_id=1)
+    assert whole.shape == (1, 2049)
+    for length in (7, 8, 9, 12):
+        found = hf_model.generate(ids, max_new_tokens=20, min_new_tokens=length, eos_token_id=1)
+        assert found.tolist() == whole.tolist()
+
+
+def test_options_that_change_nothing_here(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    """A least length where no token ends a text, and scores that are not given."""
+    for options, others in (
+        ({"do_sample": True, "seed": 3}, {"min_new_tokens": 5}),
+        ({"num_beams": 2}, {"min_length": 5}),
+        ({"num_beams": 2}, {"output_scores": True, "output_logits": True}),
+    ):
+        options |= {"max_new_tokens": 8, "eos_token_id": None}
+        expected = hf_model.generate([[817, 308]], **options)
+        assert hf_model.generate([[817, 308]], **options, **others).tolist() == expected.tolist()

@@ -51,6 +51,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         {"padding": "longest", "padding_side": "left"},
         {"padding": "max_length", "max_length": 12},
         {"truncation": True, "max_length": 3},
+        {"truncation": True, "max_length": 0, "padding": "max_length"},
         {"truncation": True, "padding": "max_length", "max_length": 6, "return_tensors": "np"},
         {"padding": True, "return_tensors": "pt"},
         {"return_attention_mask": False},
@@ -100,6 +101,13 @@ def test_tokenizer_properties(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: A
                 form, skip_special_tokens=skip
             )
         assert tokenizer.batch_decode(form) == their_tokenizer.batch_decode(form)
+
+
+def test_tokenizers_without_a_longest_text(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:
+    for limit in (int(1e30), int(1e20) + 1):
+        tokenizer.model_max_length = their_tokenizer.model_max_length = limit
+        for options in ({"padding": "max_length"}, {"truncation": True}, {"truncation": True, "padding": "max_length"}):
+            assert_equal(tokenizer(TEXTS, **options), their_tokenizer(TEXTS, **options))
 
 
 def test_settings_may_change(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:

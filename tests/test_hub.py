@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import errors
 
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
 from hub_server import Hub, running_hub
 from pythia_cpu import CheckpointError, _core, convert
 from pythia_cpu._convert import CONVERTER_VERSION, provenance
-from pythia_cpu._hub import nearest_revisions, repo_id_of
+from pythia_cpu._hub import Revision, _patiently, _remember, nearest_revisions, repo_id_of
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 REPO = "EleutherAI/pythia-14m"
@@ -300,3 +303,49 @@ def test_nearest_revisions() -> None:
     assert nearest_revisions("step2100", names) == ["step4", "step1000", "step2000", "step3000"]
     assert nearest_revisions("step9", ["main"]) == ["main"]
     assert nearest_revisions("step9", []) == []
+
+
+def http_error(status: int, **headers: str) -> Exception:
+    """As the client makes it with any of the HTTP libraries beneath it."""
+    error = errors.HfHubHTTPError.__new__(errors.HfHubHTTPError)
+    error.response = SimpleNamespace(status_code=status, headers=headers)  # type: ignore[assignment]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "waits_s"),
+    [
+        (errors.OfflineModeIsEnabled("offline"), []),
+        (errors.LocalEntryNotFoundError("not in the cache"), []),
+        (http_error(404), []),
+        (http_error(401), []),
+        (ConnectionError("cut"), [0.5, 1.0]),
+        (http_error(500), [0.5, 1.0, 2.0, 4.0, 8.0]),
+        (http_error(429), [0.5, 1.0, 2.0, 4.0, 8.0]),
+        (http_error(429, **{"Retry-After": "7"}), [7.0] * 5),
+        (http_error(503, **{"Retry-After": "3600"}), [60.0] * 5),
+        (http_error(503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), [0.5, 1.0, 2.0, 4.0, 8.0]),
+    ],
+    ids=repr,
+)
+def test_how_long_the_hub_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, waits_s: list[float]
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited_s.append)
+
+    def call() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        _patiently(call)
+    assert waited_s == waits_s
+
+
+def test_what_a_revision_was_is_noted_in_its_place_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("../../../x", "a" * 40):
+        _remember(Revision(REPO, name, "a" * 40))
+    assert list(tmp_path.iterdir()) == []
+    _remember(Revision(REPO, None, "a" * 40))
+    assert (tmp_path / "hub/models--EleutherAI--pythia-14m/refs/main").read_text() == "a" * 40

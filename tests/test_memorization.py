@@ -132,6 +132,7 @@ def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.Mo
     for bad, message in (
         ([*rows[:16], rows[0][:63]], r"rows\[16\] has 63 tokens.*= 64"),
         (rows[0], r"rows\[0\] is of type int64, expected token ids"),
+        ([5, 6], r"rows\[0\] is of type int, expected token ids"),
         ([np.array(5)], r"rows\[0\] is of type ndarray, expected token ids"),
         (Table(), "rows is of type Table"),
         ("text", "not a list of rows"),
@@ -157,6 +158,14 @@ def test_progress(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(_record_file, "ProgressBar", Bar)
     monkeypatch.setattr(_memorization, "_MAX_ROWS", 2)
     rows = np.ones((3, 64), int)
+    row_bytes = (
+        2 * 4 * model.config.num_hidden_layers * model.config.hidden_size * 63
+    )  # the last token is compared only
+    for limit, groups in ((3 * row_bytes, [2, 1]), (2 * row_bytes, [2, 1]), (2 * row_bytes - 1, [1, 1, 1])):
+        with monkeypatch.context() as patch:
+            patch.setattr(_memorization, "_MAX_KV_BYTES", limit)
+            model.memorization(rows)
+        assert shown.pop() == [3, True, *groups]
     model.memorization(rows)
     model.memorization(rows, progress=False)
     model.memorization_to_file(rows[:1], tmp_path / "rows.jsonl")
@@ -204,3 +213,10 @@ def test_full_context(model: pythia_cpu.Model) -> None:
 def test_errors(model: pythia_cpu.Model, rows: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.memorization(rows, **options)
+
+
+def test_no_end_of_text_to_suppress(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]) -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    checkpoint = make_checkpoint(config_updates={"eos_token_id": None}, **small)
+    with pytest.raises(ValueError, match="suppress_eos is True, but the checkpoint has no end-of-text token"):
+        pythia_cpu.load(make_model_file(checkpoint)).memorization([[1] * 64], suppress_eos=True)

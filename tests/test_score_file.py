@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import pythia_cpu
 from frames import Table
-from pythia_cpu import _score_file
+from pythia_cpu import _progress, _record_file, _score_file, _score_run
 
 STORY = "It was a dark and stormy night, and the old man who sat by the fire said that he would not go. "
 
@@ -34,7 +34,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 INPUTS: list[Any] = [
     STORY,
     STORY * 3,
-    {"id": "a", "text": "Once upon a time"},
+    {"id": "“ä”", "text": "Once upon a time"},
     {"id": 7, "context": STORY, "continuation": "The end."},
     {"context": "", "continuation": "Naïve “quotes”"},
     {"context": [5, 6], "continuation": [7]},
@@ -52,7 +52,7 @@ def test_records(model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert model.score_to_file(INPUTS, path, context_length=16) == len(INPUTS)
     records = read(path)
     assert [record["index"] for record in records] == list(range(len(INPUTS)))
-    assert [record.get("id") for record in records] == [None, None, "a", 7, None, None, None, None]
+    assert [record.get("id") for record in records] == [None, None, "“ä”", 7, None, None, None, None]
     assert len({record["model"] for record in records}) == 1
     assert len({record["input"] for record in records}) == len(INPUTS)
     for record, one in zip(records, INPUTS, strict=True):
@@ -99,7 +99,9 @@ def test_interrupted(model: pythia_cpu.Model, tmp_path: Path) -> None:
             if stop and number == 5:
                 raise KeyboardInterrupt
             yield one
+            written.append(path.read_bytes().count(b"\n"))  # a process that is killed leaves as much
 
+    written: list[int] = []
     path, whole = tmp_path / "scores.jsonl", tmp_path / "whole.jsonl"
     with pytest.raises(KeyboardInterrupt):
         model.score_to_file(inputs(True), path)
@@ -108,6 +110,29 @@ def test_interrupted(model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert model.score_to_file(inputs(False), path) == len(INPUTS) - kept
     model.score_to_file(INPUTS, whole)
     assert path.read_bytes() == whole.read_bytes()
+    assert written == [0, 2, 2, 2, 5, 5, 5, 5, 5, 5, 5, 7, 7]
+
+
+def test_bars(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int | None, bool]] = []
+
+    class Bar(_progress.ProgressBar):
+        def __init__(self, total: int | None, *, what: str, unit: str, enabled: bool) -> None:
+            shown.append((unit, total, enabled))
+            super().__init__(total, what=what, unit=unit, enabled=False)
+
+    monkeypatch.setattr(_record_file, "ProgressBar", Bar)
+    monkeypatch.setattr(_score_run, "ProgressBar", Bar)
+    for options in ({}, {"progress": False}):
+        model.score([5, 6, 7], **options)  # type: ignore[call-overload]
+        model.perplexity([5, 6, 7], **options)  # type: ignore[arg-type]
+        model.word_surprisals("the", **options)  # type: ignore[call-overload]
+        model.score_to_file([[5]], tmp_path / f"{options}.jsonl", **options)  # type: ignore[arg-type]
+        model.score_to_file(iter([[5]]), tmp_path / f"{options}.jsonl", **options)  # type: ignore[arg-type]
+        enabled = not options
+        texts = [(" texts", 1, enabled), (" tokens", 1, False), (" texts", None, enabled)]
+        assert shown == [(" tokens", 2, enabled), (" tokens", 3, enabled), (" tokens", 1, enabled), *texts]
+        shown.clear()
 
 
 def test_foreign_files(
@@ -127,14 +152,26 @@ def test_foreign_files(
         ),
         (lambda: model.score_to_file(texts, path, context_length=9), "other options"),
         (lambda: model.score_to_file(texts[:1], path), "more records than there are inputs, 1"),
+        (
+            lambda: model.score_to_file([{"id": 1, "text": texts[0]}], path),
+            "line 1: was made from an input with another id",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
         assert path.read_bytes() == content
-    path.write_text("notes\n")
-    with pytest.raises(ValueError, match="line 1: is no record of scores"):
-        model.score_to_file(texts, path)
-    assert path.read_text() == "notes\n"
+    moved = content.replace(b'{"index": 0', b'{"index": 1')
+    other_spacing = content.replace(b": ", b":")
+    for changed, message in [
+        (moved, "line 1: was made from an input in another place"),
+        (other_spacing, "line 1: is no record of scores"),
+        (b"notes\n", "line 1: is no record of scores"),
+        (b"[]\n", "line 1: is no record of scores"),
+    ]:
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=message):
+            model.score_to_file(texts, path)
+        assert path.read_bytes() == changed
 
 
 def test_other_members_and_ids(model: pythia_cpu.Model, tmp_path: Path) -> None:

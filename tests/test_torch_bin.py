@@ -49,6 +49,17 @@ def test_files_saved_by_torch(tmp_path: Path, dtype: str, legacy: bool) -> None:
             assert checkpoint.read(name, 0, info.num_elements) == tensor.view(torch.uint8).numpy().tobytes()
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_protocols_of_pickle(tmp_path: Path, protocol: int) -> None:
+    torch = pytest.importorskip("torch")
+    state = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
+    state["c"] = state["b"].T
+    torch.save(state, tmp_path / "t.bin", pickle_protocol=protocol)
+    file = TorchFile(tmp_path / "t.bin")
+    for name, tensor in state.items():
+        assert file.read(name, 0, 6) == tensor.contiguous().numpy().tobytes()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_every_layout_gives_the_same_model(tmp_path: Path, dtype: str) -> None:
     torch = pytest.importorskip("torch")

@@ -94,6 +94,17 @@ def test_bombs(tmp_path: Path, data: bytes, pattern: str, legacy: bool) -> None:
         tracemalloc.stop()
 
 
+def test_a_pickle_has_a_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"\x80\x02}(" + text("a") + tensor() + b"u."
+    for limit in (len(data), len(data) - 1, len(data) // 2):
+        monkeypatch.setattr("pythia_cpu._pickle_machine._MAX_PICKLE_BYTES", limit)
+        if limit == len(data):
+            assert list(load_pickle(io.BytesIO(data + b"more"), "t.bin")) == ["a"]
+        else:
+            with pytest.raises(CheckpointError, match=f"damaged .it is longer than {limit} bytes"):
+                load_pickle(io.BytesIO(data), "t.bin")
+
+
 def test_too_many_instructions(tmp_path: Path) -> None:
     refused(torch_zip(tmp_path / "t.bin", b"\x80\x02" + b"]" * (1 << 20) + b"."), "more than 1048576 instructions")
 

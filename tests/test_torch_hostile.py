@@ -18,6 +18,8 @@ from torch_files import (
     HALF,
     ORDERED_DICT,
     REBUILD,
+    number,
+    numbers,
     refused,
     state_pickle,
     storage,
@@ -83,6 +85,10 @@ def hostile_pickles(mark: str) -> dict[str, tuple[bytes, str]]:
             "imports builtins.getattr",
         ),
         "call of a storage": (b"\x80\x02" + HALF + b"(K\x01tR.", r"calls torch\.HalfStorage with 1 arguments"),
+        "call of a storage without arguments": (
+            b"\x80\x02" + HALF + b")R.",
+            r"calls torch\.HalfStorage with 0 arguments",
+        ),
         "call of a string": (b"\x80\x02" + text("system") + touch + b".", "calls an object"),
         "call of a call's result": (b"\x80\x02" + ORDERED_DICT + b")R" + touch + b".", "calls an object"),
         "memo trick": (
@@ -104,6 +110,10 @@ def hostile_pickles(mark: str) -> dict[str, tuple[bytes, str]]:
         "extension registry": (b"\x80\x02\x82\x01.", "uses the instruction EXT1"),
         "text persistent id": (b"\x80\x02Pstorage\n.", "uses the instruction PERSID"),
         "persistent id of another kind": (b"\x80\x02(" + text("module") + text(mark) + b"tQ.", "not a storage"),
+        "persistent id of five things": (
+            b"\x80\x02(" + text("module") + HALF + text("0") + text("cpu") + b"K\x06tQ.",
+            "not a storage",
+        ),
         "storage of no type": (b"\x80\x02" + storage(kind=text("HalfStorage")) + b".", "a storage of no known type"),
         "storage of a function": (b"\x80\x02" + storage(kind=REBUILD) + b".", "a storage of no known type"),
         "ordered dict of a call": (b"\x80\x02" + ORDERED_DICT + b"(K\x01tR.", "with 1 arguments"),
@@ -152,6 +162,17 @@ DAMAGED_PICKLES: dict[str, bytes] = {
     "name of no string": b"\x80\x04K\x01K\x02\x93.",
     "tensor of no storage": b"\x80\x02" + tensor(of=text("x")) + b".",
     "tensor of two arguments": b"\x80\x02" + REBUILD + b"(K\x01K\x02tR.",
+    "tensor of five arguments": b"\x80\x02" + tensor()[: -len(ORDERED_DICT) - 4] + b"tR.",
+    "tensor of eight arguments": b"\x80\x02" + tensor()[:-2] + b"NNtR.",
+    "strides in a list": b"\x80\x02" + REBUILD + b"(" + storage() + number(0) + numbers((2,)) + b"](K\x01e\x89NtR.",
+    "size that is a bool": b"\x80\x02"
+    + REBUILD
+    + b"("
+    + storage()
+    + number(0)
+    + b"(\x88t"
+    + numbers((1,))
+    + b"\x89NtR.",
 }
 
 
@@ -182,6 +203,7 @@ VIEWS: dict[str, tuple[bytes, str]] = {
     "other dtype than stored": (tensor(of=storage(kind=b"ctorch\nFloatStorage\n")), "has 12 bytes, expected 24"),
     "missing storage": (tensor(of=storage("1")), "storage '1' is missing"),
     "storage outside": (tensor(of=storage("../version")), "is missing"),
+    "entry that is no storage": (tensor(0, (1,), (1,), of=storage("archive/version", count=1)), "is missing"),
     "negative storage": (tensor(of=storage(count=-1)), "its pickle is damaged .*-1 elements"),
 }
 
@@ -265,6 +287,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "size of a bomb": (patched(put(24, 2**32 - 2)), "is compressed or encrypted"),
     "encrypted": (patched(put(8, 1, 2)), "is compressed or encrypted"),
     "deflated by name": (patched(put(10, 8, 2)), "is compressed or encrypted"),
+    "no entry where one is said to be": (patched(lambda d, _: put(d.index(b"PK", 4), 0)(d, 0)), "is damaged"),
     "two entries, one place": (patched(put(42, 0)), "overlap"),
 }
 

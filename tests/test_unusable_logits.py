@@ -76,6 +76,19 @@ def test_a_broken_draft_changes_nothing(
     assert model.generate(prompts, draft=broken(weights), **options) == model.generate(prompts, **options)
 
 
+def test_beams_of_nan_end(broken: Callable[[str], pythia_cpu.Model]) -> None:
+    """A beam whose token breaks the model is not gone on with; where all are such, that is an error."""
+    model = broken("f32")
+    allowed = {7, 8, 200}
+    only = {id: -np.inf for id in range(model.tokenizer.vocab_size) if id not in allowed}
+    options: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3, "ignore_eos": True, "logit_bias": only}
+    for text in model.generate([5, 6], max_new_tokens=4, **options):
+        assert 200 not in text.tokens[:-1] and set(text.tokens) <= allowed and len(text.tokens) == 4
+    options["logit_bias"] = {**only, 7: -np.inf, 8: -np.inf}
+    with pytest.raises(ValueError, match="no token has a score above -infinity"):
+        model.generate([5, 6], max_new_tokens=4, **options)
+
+
 def test_scores_are_nan_and_null_in_json(
     broken: Callable[[str], pythia_cpu.Model], binary: Path, tmp_path: Path
 ) -> None:

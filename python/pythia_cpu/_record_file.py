@@ -129,7 +129,12 @@ def _difference(line: bytes, head: Head) -> str:
         record = read_json(line)
     except ValueError:
         return "is no record of scores"
-    for name, what in (("model", "another model or weight format"), ("input", "another input or with other options")):
-        if isinstance(record, dict) and record.get(name) != head[name]:
+    for name, what in (
+        ("model", "another model or weight format"),
+        ("input", "another input or with other options"),
+        ("id", "an input with another id"),
+        ("index", "an input in another place"),
+    ):
+        if isinstance(record, dict) and record.get(name) != head.get(name):
             return f"was made from {what}"
     return "is no record of scores"
