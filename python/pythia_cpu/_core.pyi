@@ -197,10 +197,25 @@ class Kernels:
         sin: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
     ) -> numpy.typing.NDArray[numpy.float32]: ...
     def softmax_bounds(
-        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
+        self,
+        scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        largest: float,
+        steepness: float,
+        bound: float,
     ) -> tuple[typing.Any, ...]:
         """
-        Upper bounds of the weights in units of 2^16, int32, and their sums for each 128 scores.
+        Upper bounds of the weights of scores above the bound in units of 2^16, 0 for others, int32, and their sums for each 128 scores.
+        """
+    def softmax_estimate(
+        self,
+        scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        largest: float,
+        steepness: float,
+        high: float,
+        low: float,
+    ) -> tuple[typing.Any, ...]:
+        """
+        Estimates of the sums of the weights of scores, of those above high and of those above low, times 2^-38.
         """
     def softmax_exps(
         self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
