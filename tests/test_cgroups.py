@@ -89,3 +89,12 @@ def test_odd_lines_do_no_harm(tmp_path: Path, text: str) -> None:
 def test_this_process_has_processors() -> None:
     _, cpus = _core.cgroup_limits()
     assert 1 <= _core.available_physical_cores() <= max(1, math.ceil(min(cpus, 2**20)))
+
+
+def test_available_memory_is_what_the_system_says_or_a_group_allows(tmp_path: Path) -> None:
+    meminfo = "MemTotal:       2048 kB\nMemFree:         100 kB\nMemAvailable:    700 kB\nBuffers:           5 kB\n"
+    limits(tmp_path, {"proc/meminfo": meminfo})
+    assert _core.available_memory(str(tmp_path)) == 700 * 1024
+    limits(tmp_path, {"proc/self/cgroup": "0::/a", **v2("/a", memory_max=5000, memory_current=1000)})
+    assert _core.available_memory(str(tmp_path)) == 4000
+    assert 0 < _core.available_memory() < 2**50

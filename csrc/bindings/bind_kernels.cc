@@ -15,6 +15,7 @@
 #include "common/cgroup.h"
 #include "common/fp_environment.h"
 #include "common/huge_pages.h"
+#include "common/memory.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "model/kv_cache.h"
@@ -277,6 +278,8 @@ void bind_kernels(py::module_& m) {
       py::arg("root") = "",
       "(bytes available, CPUs' worth of time) as control groups limit them, for tests: 2**63 - 1 and infinity without a "
       "limit.");
+  m.def("available_memory", &available_memory_bytes, py::arg("root") = "",
+        "Bytes that this process can take without pushing others out, for tests.");
 
   py::class_<HugePageMover>(m, "HugePageMover", "What moves weights to huge pages, for tests.")
       .def(py::init([](const Bytes& bytes, int64_t max_pieces) {

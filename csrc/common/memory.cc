@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kUnknown = std::numeric_limits<int64_t>::max();
 
-int64_t system_available_bytes() {
-  std::ifstream file("/proc/meminfo");
+int64_t system_available_bytes(const std::string& root) {
+  std::ifstream file(root + "/proc/meminfo");
   for (std::string name, unit; file >> name;) {
     int64_t kib = 0;
     if (!(file >> kib)) break;
@@ -31,6 +31,8 @@ int64_t system_available_bytes() {
 
 }  // namespace
 
-int64_t available_memory_bytes() { return std::min(system_available_bytes(), cgroup_available_bytes()); }
+int64_t available_memory_bytes(const std::string& root) {
+  return std::min(system_available_bytes(root), cgroup_available_bytes(root));
+}
 
 }  // namespace pythia

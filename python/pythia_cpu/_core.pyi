@@ -29,6 +29,7 @@ __all__: list[str] = [
     "SamplingOptions",
     "Scorer",
     "Tokenizer",
+    "available_memory",
     "available_physical_cores",
     "cgroup_limits",
     "checksum64",
@@ -527,6 +528,11 @@ class Scorer:
         """
         Those of them that are run, or found in a cache.
         """
+
+def available_memory(root: str = "") -> int:
+    """
+    Bytes that this process can take without pushing others out, for tests.
+    """
 
 def available_physical_cores() -> int:
     """
