@@ -174,7 +174,7 @@ struct Kernels {
   }
 
   py::tuple softmax_estimate(const Floats& scores, float largest, float steepness, float high, float low) const {
-    require(scores.size() <= 65536, "[softmax_estimate] takes at most 65,536 scores");
+    require(scores.size() <= kMaxEstimated, "[softmax_estimate] takes at most 65,536 scores");
     const FpEnvironment environment;
     const SoftmaxEstimate sums = table->softmax_estimate(scores.data(), scores.size(), {largest, steepness}, high, low);
     return py::make_tuple(sums.all, sums.above_high, sums.above_low);

@@ -17,6 +17,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // Threads share a row in parts of this many scores, if there are at least kMinParts of them: less is sooner done by one.
 constexpr int64_t kPart = 4 * kSoftmaxChunk;
+static_assert(kPart <= kMaxEstimated);
 constexpr int64_t kMinParts = 4;
 
 // The room of a group is that of kGroupSize scores: for each its bound times kBoundUnit. No weight is above that of the group's
@@ -144,7 +145,7 @@ int64_t ScoreRow::make_room(float bound) {
   weigh_heavy_groups();
   const int64_t bounds = std::accumulate(bounds_of_parts_.begin(), bounds_of_parts_.end(), int64_t{0});
   // The weights of the other groups' largest scores alone (kernels.h).
-  const auto least = static_cast<int64_t>(static_cast<double>(bounds - 2 * num_groups) / 1.0616);
+  const auto least = static_cast<int64_t>(static_cast<double>(bounds - 2 * num_groups) / kChordExcess);
   least_total_ = heavy_mass_ + (std::max(least, int64_t{0}) << (kWeightBits - kBoundBits));
   return heavy_mass_ + kGroupSize * kBoundUnit * bounds;
 }
@@ -228,10 +229,11 @@ bool ScoreRow::starts_below(int32_t id, double part) {
   // Scores above `above` come before the token; those above `below_ties` do where their ids are higher.
   const float score = scores_[static_cast<size_t>(id)], own = quotient(score);
   const float above = bound_below(std::nextafter(own, kInfinity)), below_ties = bound_below(own);
+  const int64_t own_weight = weight_of(score);
   if (kernels_.count_above(maxima_.of_blocks, static_cast<int64_t>(num_blocks_), below_ties) <= kFewBlocks &&
-      mass_of_few(below_ties) - weight_of(score) < mass_to_reach(part, least_total_))
+      mass_of_few(below_ties) - own_weight < mass_to_reach(part, least_total_))
     return true;
-  if (const auto answer = starts_below_by_estimate(above, below_ties, weight_of(score), part)) return *answer;
+  if (const auto answer = starts_below_by_estimate(above, below_ties, own_weight, part)) return *answer;
 
   const auto own_chunk = static_cast<size_t>(id) / kSoftmaxChunk;
   totals_above_.resize(num_chunks());
@@ -261,9 +263,9 @@ std::optional<bool> ScoreRow::starts_below_by_estimate(float above, float below_
   }
   // kernels.h
   const auto n = static_cast<int64_t>(scores_.size());
-  const auto most = [n](double x) { return static_cast<int64_t>(std::ldexp(x * 1.0001, kWeightBits)) + n; };
+  const auto most = [n](double x) { return static_cast<int64_t>(std::ldexp(x * kChordDeficit, kWeightBits)) + n; };
   const auto least = [n](double x) {
-    return std::max(static_cast<int64_t>(std::ldexp(x / 1.0616, kWeightBits)) - n, int64_t{1});
+    return std::max(static_cast<int64_t>(std::ldexp(x / kChordExcess, kWeightBits)) - n, int64_t{1});
   };
   if (most(with_ties) - own_weight < mass_to_reach(part, least(all))) return true;
   if (least(before) >= mass_to_reach(part, most(all))) return false;

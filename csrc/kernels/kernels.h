@@ -32,6 +32,14 @@ inline constexpr int kWeightBits = 38;
 inline constexpr int kBoundBits = 22;
 inline constexpr int64_t kBoundsPart = 128;
 
+// Bounds and estimates of weights are those of a chord of the exponential: at most this many times the weight, and next to
+// nothing below it.
+inline constexpr double kChordExcess = 1.0616;
+inline constexpr double kChordDeficit = 1.0001;
+
+// As many scores are estimated at a time.
+inline constexpr int64_t kMaxEstimated = 1 << 16;
+
 // So that scores at -infinity have no weight, whatever the temperature.
 inline constexpr float kMinSteepness = 0x1p-120f;
 
@@ -42,7 +50,7 @@ struct SoftmaxScale {
 };
 
 // Estimates of sums of weights, divided by 2^kWeightBits: of some scores, and of those of them that are above either of two
-// bounds. For a sum S of n weights: S <= estimate * 1.0001 + n, and estimate <= S * 1.0616 + n, both times 2^-kWeightBits.
+// bounds. For a sum S of n weights and its estimate E, times 2^kWeightBits: S <= E kChordDeficit + n, E <= S kChordExcess + n.
 struct SoftmaxEstimate {
   float all = 0;
   float above_high = 0;
@@ -185,12 +193,12 @@ struct KernelTable {
   // kSoftmaxChunk, rounded up].
   void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
 
-  // Estimates for n <= 2^16 scores.
+  // Estimates for n <= kMaxEstimated scores.
   SoftmaxEstimate (*softmax_estimate)(const float* scores, int64_t n, SoftmaxScale scale, float high, float low) noexcept;
 
   // Bounds of the weights of those of n scores that are above `bound`, 0 for the others, and their sums for every kBoundsPart:
-  // a weight is at most 2^(kWeightBits - kBoundBits) times its bound, times 1 + 2^-16; a bound is at most 1.0615 times that,
-  // and 2.
+  // a weight is at most 2^(kWeightBits - kBoundBits) times its bound, times 1 + 2^-16; a bound is at most kChordExcess times
+  // that, and 2.
   void (*softmax_bounds)(const float* scores, int64_t n, SoftmaxScale scale, float bound, int32_t* bounds,
                          int32_t* totals) noexcept;
 
