@@ -70,6 +70,8 @@ struct LinesAhead {
 };
 struct NothingAhead {};
 
+inline constexpr int64_t kCodeBytes = code_bytes(kCodeLayout);
+
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
 template <int kRows, int kPanels, class Group, class Ahead>
 __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin,
@@ -91,7 +93,7 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
       for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
-    const int8_t* inputs = x.codes + group * kQuantGroup;
+    const std::byte* inputs = x.codes + group * kQuantGroup * kCodeBytes;
 #pragma GCC unroll 8
     for (int load = 0; load < Group::kLoads; ++load) {
       Codes loaded[kPanels];
@@ -106,7 +108,8 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
         for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
           for (int p = 0; p < kPanels; ++p)
-            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
+            dots[r][p] = dot_step(dots[r][p], codes[p],
+                                  inputs + r * x.codes_stride_bytes + (load + step * Group::kStride) * 4 * kCodeBytes);
       }
     }
 #pragma GCC unroll 4
@@ -135,7 +138,7 @@ __attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPane
                                                 int64_t tiles) {
   for (; tiles > 0; --tiles) {
     quant_tile<kRows, kPanels, Group>(x, w, group_begin, group_end, ends, ahead, y, y_stride, columns);
-    x.codes += kRows * x.codes_stride;
+    x.codes += kRows * x.codes_stride_bytes;
     x.scales += kRows * x.groups_stride;
     x.offsets += kRows * x.groups_stride;
     y += kRows * y_stride;
@@ -170,7 +173,7 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
   const QuantPanels w = all.panels_from(args.panel_begin);
   const auto rows_from = [&](int64_t row) {
     QuantizedRows x = args.quantized_x;
-    x.codes += row * x.codes_stride;
+    x.codes += row * x.codes_stride_bytes;
     x.scales += row * x.groups_stride;
     x.offsets += row * x.groups_stride;
     return x;
