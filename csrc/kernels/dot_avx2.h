@@ -9,6 +9,9 @@
 namespace pythia {
 namespace {
 
+constexpr int kQuantRows = 4;
+constexpr int kQuantPanels = 1;
+
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
 inline void store_codes(std::byte* p, IVec codes) {
   constexpr int kSwapMiddle = 0xd8;  // 0, 2, 1, 3

@@ -8,6 +8,9 @@
 namespace pythia {
 namespace {
 
+constexpr int kQuantRows = 4;
+constexpr int kQuantPanels = 3;
+
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 

@@ -12,6 +12,10 @@
 namespace pythia {
 namespace {
 
+// Register tile of the quantized matmuls: rows x panels of accumulators.
+constexpr int kQuantRows = 1;
+constexpr int kQuantPanels = 1;
+
 // How this implementation reads the activations' codes.
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 

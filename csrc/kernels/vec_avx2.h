@@ -13,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
-constexpr int kQuantRows = 4;
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 4;
 
 struct Vec {

@@ -13,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int kSingleRowPanels = 8;
-constexpr int kQuantRows = 4;
-constexpr int kQuantPanels = 3;
 constexpr int kTogether = 8;
 
 struct Vec {

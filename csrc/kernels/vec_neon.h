@@ -13,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
-constexpr int kQuantRows = 3;
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 2;
 
 struct Vec {

@@ -21,8 +21,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 2;
-constexpr int kQuantRows = 1;  // rows x panels of the quantized matmuls
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 1;  // vectors that elementwise functions take at a time
 
 struct IVec {
