@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 1;
+constexpr bool kLooksUpOnce = true;
 
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
 inline void store_codes(std::byte* p, IVec codes) {

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 3;
+constexpr bool kLooksUpOnce = true;
 
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
 inline void store_codes(std::byte* p, IVec codes) {
