@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -36,6 +37,18 @@ void require(bool holds, const char* message) {
 struct Kernels {
   const KernelTable* table;
 
+  // Room for rows of the codes of `groups` groups, whatever the layout.
+  int64_t code_row_bytes(int64_t groups) const { return groups * kQuantGroup * code_bytes(table->code_layout); }
+
+  // Code i of a row.
+  int8_t code_at(const std::byte* row, int64_t i) const {
+    if (table->code_layout == CodeLayout::kInt8) return static_cast<int8_t>(row[i]);
+    constexpr int64_t kPlaces[] = {0, 2, 1, 3};
+    int16_t code;
+    std::memcpy(&code, row + 2 * (i / 4 * 4 + kPlaces[i % 4]), sizeof code);
+    return static_cast<int8_t>(code);
+  }
+
   Floats matmul(const Floats& x, const Bytes& packed, const std::string& format, int64_t outputs,
                 const std::optional<Floats>& bias) const {
     const auto parsed = parse_weight_format(format);
@@ -47,13 +60,14 @@ struct Kernels {
     AlignedBuffer<std::byte> weights(packed.size());
     std::copy_n(reinterpret_cast<const std::byte*>(packed.data()), packed.size(), weights.data());
     const int64_t groups = ceil_div(inputs, kQuantGroup);
-    AlignedBuffer<int8_t> codes(rows * groups * kQuantGroup);
+    const int64_t row_bytes = code_row_bytes(groups);
+    AlignedBuffer<std::byte> codes(rows * row_bytes);
     AlignedBuffer<float> scales(rows * groups);
     AlignedBuffer<int32_t> offsets(rows * groups);
     Floats y({rows, outputs});
     const FpEnvironment environment;
     for (int64_t r = 0; r < rows; ++r)
-      table->quantize_row(x.data() + r * inputs, inputs, codes.data() + r * groups * kQuantGroup, scales.data() + r * groups,
+      table->quantize_row(x.data() + r * inputs, inputs, codes.data() + r * row_bytes, scales.data() + r * groups,
                           offsets.data() + r * groups);
     table->matmul({.weights = {*parsed, weights.data(), outputs, inputs},
                    .panel_begin = 0,
@@ -61,7 +75,7 @@ struct Kernels {
                    .num_rows = rows,
                    .x = x.data(),
                    .x_stride = inputs,
-                   .quantized_x = {codes.data(), scales.data(), offsets.data(), groups * kQuantGroup, groups},
+                   .quantized_x = {codes.data(), scales.data(), offsets.data(), row_bytes, groups},
                    .bias = bias ? bias->data() : nullptr,
                    .y = y.mutable_data(),
                    .y_stride = outputs});
@@ -243,11 +257,13 @@ struct Kernels {
   // (codes int8 [groups * 32], scales [groups], offsets int32 [groups]).
   py::tuple quantize_row(const Floats& x) const {
     const int64_t groups = ceil_div(x.size(), kQuantGroup);
+    AlignedBuffer<std::byte> stored(code_row_bytes(groups));
     py::array_t<int8_t> codes(groups * kQuantGroup);
     Floats scales(groups);
     py::array_t<int32_t> offsets(groups);
     const FpEnvironment environment;
-    table->quantize_row(x.data(), x.size(), codes.mutable_data(), scales.mutable_data(), offsets.mutable_data());
+    table->quantize_row(x.data(), x.size(), stored.data(), scales.mutable_data(), offsets.mutable_data());
+    for (int64_t i = 0; i < codes.size(); ++i) codes.mutable_at(i) = code_at(stored.data(), i);
     return py::make_tuple(codes, scales, offsets);
   }
 

@@ -30,6 +30,7 @@ constexpr KernelTable make_table(const char* isa) {
           .add = add_kernel,
           .to_float = to_float_kernel,
           .quantize_row = quantize_row_kernel,
+          .code_layout = kCodeLayout,
           .block_maxima = block_maxima_kernel,
           .collect_above = collect_above_kernel,
           .softmax_exps = softmax_exps_kernel,

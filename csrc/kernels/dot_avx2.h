@@ -1,32 +1,59 @@
-// Exact int8 dots with AVX2: |weight| times the input with the weight's sign, so that pairs cannot saturate int16
-// (128 * 127 * 2 < 2^15). Included after vec_avx2.h; see dot_portable.h.
+// Exact int8 dots with AVX2, in int16: vpmaddwd multiplies pairs and adds the two. Weight codes widen to their even and their
+// odd bytes, so activations' codes lie as int16 in the same pairs. Included after vec_avx2.h; see dot_portable.h.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace pythia {
 namespace {
 
-inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
+constexpr int kQuantRows = 4;
+constexpr int kQuantPanels = 1;
+constexpr bool kLooksUpOnce = true;
 
-inline __m256i dot_half(__m256i sum, __m256i codes, __m256i inputs) {
-  const __m256i weights = _mm256_xor_si256(codes, _mm256_set1_epi8(INT8_MIN));
-  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(inputs, weights));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
+inline void store_codes(std::byte* p, IVec codes) {
+  constexpr int kSwapMiddle = 0xd8;  // 0, 2, 1, 3
+  int16_t words[kLanes];
+  store_i16(words, codes);
+  const __m256i in_order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
+  const __m256i pairs = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(in_order, kSwapMiddle), kSwapMiddle);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
 }
 
-inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, sizeof four);
-  const __m256i inputs = _mm256_set1_epi32(four);
-  return {dot_half(sum.lo, weights.lo, inputs), dot_half(sum.hi, weights.hi, inputs)};
+inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
+
+inline __m256i broadcast_pair(const void* p) {
+  int32_t two;
+  __builtin_memcpy(&two, p, sizeof two);
+  return _mm256_set1_epi32(two);
+}
+
+// sum[lane] += a[lane][0] * b[lane][0] + a[lane][1] * b[lane][1]. Not the intrinsics: GCC 12 makes many products before it adds
+// the first, and has no registers for them.
+inline void add_pair_dots(__m256i& sum, __m256i a, __m256i b) {
+  __m256i dots;
+  asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(dots) : "x"(a), "x"(b));
+}
+
+inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
+  const __m256i even = broadcast_pair(x), odd = broadcast_pair(x + 4);
+  const auto add_half = [&](__m256i& half, __m256i codes) {
+    add_pair_dots(half, _mm256_and_si256(codes, _mm256_set1_epi16(255)), even);
+    add_pair_dots(half, _mm256_srli_epi16(codes, 8), odd);
+  };
+  add_half(sum.lo, weights.lo);
+  add_half(sum.hi, weights.hi);
+  return sum;
 }
 
 inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
-  int32_t two;
-  __builtin_memcpy(&two, b, sizeof two);
-  const __m256i pair = _mm256_set1_epi32(two);
-  return sum + IVec{_mm256_madd_epi16(a.lo, pair), _mm256_madd_epi16(a.hi, pair)};
+  const __m256i pair = broadcast_pair(b);
+  add_pair_dots(sum.lo, a.lo, pair);
+  add_pair_dots(sum.hi, a.hi, pair);
+  return sum;
 }
 
 }  // namespace

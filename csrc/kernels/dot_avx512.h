@@ -1,27 +1,48 @@
-// Exact int8 dots with AVX-512BW: as dot_avx2.h, the sign by a mask. Included after vec_avx512.h; see dot_portable.h.
+// Exact int8 dots with AVX-512BW, in int16 as in dot_avx2.h. Included after vec_avx512.h; see dot_portable.h.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace pythia {
 namespace {
 
-inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
+constexpr int kQuantRows = 4;
+constexpr int kQuantPanels = 3;
+constexpr bool kLooksUpOnce = true;
 
-inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, sizeof four);
-  const __m512i inputs = _mm512_set1_epi32(four);
-  const __m512i values = _mm512_xor_si512(weights.v, _mm512_set1_epi8(INT8_MIN));
-  const __m512i with_sign = _mm512_mask_sub_epi8(inputs, _mm512_movepi8_mask(values), _mm512_setzero_si512(), inputs);
-  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(values), with_sign);
-  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
+inline void store_codes(std::byte* p, IVec codes) {
+  constexpr int kSwapMiddle = 0xd8;  // 0, 2, 1, 3
+  const __m256i in_order = _mm512_cvtepi32_epi16(codes.v);
+  const __m256i pairs = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(in_order, kSwapMiddle), kSwapMiddle);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
+}
+
+inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
+
+inline __m512i broadcast_pair(const void* p) {
+  int32_t two;
+  __builtin_memcpy(&two, p, sizeof two);
+  return _mm512_set1_epi32(two);
+}
+
+// sum[lane] += a[lane][0] * b[lane][0] + a[lane][1] * b[lane][1]; see dot_avx2.h.
+inline void add_pair_dots(IVec& sum, __m512i a, __m512i b) {
+  __m512i dots;
+  asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sum.v), "=&v"(dots) : "v"(a), "v"(b));
+}
+
+inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
+  add_pair_dots(sum, _mm512_and_si512(weights.v, _mm512_set1_epi16(255)), broadcast_pair(x));
+  add_pair_dots(sum, _mm512_srli_epi16(weights.v, 8), broadcast_pair(x + 4));
+  return sum;
 }
 
 inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {
-  int32_t two;
-  __builtin_memcpy(&two, b, sizeof two);
-  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, _mm512_set1_epi32(two)))};
+  add_pair_dots(sum, a.v, broadcast_pair(b));
+  return sum;
 }
 
 }  // namespace

@@ -3,12 +3,21 @@
 
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace pythia {
 namespace {
 
+constexpr int kQuantRows = 5;
+constexpr int kQuantPanels = 1;
+constexpr bool kLooksUpOnce = true;
+
+constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
+inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
+
 inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
 
-inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
+inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);
   const __m256i inputs = _mm256_set1_epi32(four);

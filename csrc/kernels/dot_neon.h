@@ -4,8 +4,17 @@
 
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace pythia {
 namespace {
+
+constexpr int kQuantRows = 3;
+constexpr int kQuantPanels = 1;
+constexpr bool kLooksUpOnce = true;
+
+constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
+inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 
 inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
 
@@ -19,7 +28,7 @@ inline int32x4_t dot_quarter(int32x4_t sum, int8x16_t w, int8x16_t x) {
 #endif
 }
 
-inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
+inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);
   const int8x16_t inputs = vreinterpretq_s8_s32(vdupq_n_s32(four));

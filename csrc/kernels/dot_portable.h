@@ -1,21 +1,37 @@
 // Exact int8 dots in plain C++. Included after vec_portable.h.
 //
-// Every dot_<name>.h defines the same three functions. Weight codes are unsigned, 128 above their value; an implementation that
+// Every dot_<name>.h defines the same names. Weight codes are unsigned, 128 above their value; an implementation that
 // multiplies them so starts from the group's offset, -128 times the sum of its activation codes, one that makes them signed
 // starts from zero. The integers are the same.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/kernels.h"
+
 namespace pythia {
 namespace {
 
+// Register tile of the quantized matmuls: rows x panels of accumulators.
+constexpr int kQuantRows = 1;
+constexpr int kQuantPanels = 1;
+
+// Whether a format's levels (q4) are looked up once for all rows, where there are many. Not where the lookups take no time from
+// the dots.
+constexpr bool kLooksUpOnce = true;
+
+// How this implementation reads the activations' codes.
+constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
+
+// The codes of sixteen inputs in this layout.
+inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
+
 inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
 
-// sum[output] += sum over 4 inputs of (code - 128) * x.
-inline IVec dot_step(IVec sum, Codes weights, const int8_t* x) {
+// sum[output] += sum over 4 inputs of (code - 128) * x; x in this layout.
+inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   for (int lane = 0; lane < kLanes; ++lane)
-    for (int i = 0; i < 4; ++i) sum.v[lane] += (weights.v[4 * lane + i] - 128) * x[i];
+    for (int i = 0; i < 4; ++i) sum.v[lane] += (weights.v[4 * lane + i] - 128) * static_cast<int8_t>(x[i]);
   return sum;
 }
 

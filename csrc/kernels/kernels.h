@@ -65,13 +65,20 @@ struct PackedMatrix {
   int64_t inputs = 0;
 };
 
-// Activation rows in int8, one scale and one offset per group of kQuantGroup inputs (quantize_row makes them). The codes of the
-// last, partial group are padded with zeros.
+// How activations' codes lie in memory: each table has those that its dots read.
+enum class CodeLayout {
+  kInt8,        // in order
+  kInt16Pairs,  // of each four inputs 0, 2, 1, 3
+};
+constexpr int64_t code_bytes(CodeLayout layout) { return layout == CodeLayout::kInt8 ? 1 : 2; }
+
+// Activation rows in codes of int8's range, one scale and one offset per group of kQuantGroup inputs (quantize_row makes them).
+// The codes of the last, partial group are padded with zeros.
 struct QuantizedRows {
-  int8_t* codes = nullptr;     // [rows, codes_stride]
+  std::byte* codes = nullptr;  // [rows, codes_stride_bytes]
   float* scales = nullptr;     // [rows, groups_stride]
   int32_t* offsets = nullptr;  // [rows, groups_stride], -128 * the sum of the group's codes
-  int64_t codes_stride = 0;
+  int64_t codes_stride_bytes = 0;
   int64_t groups_stride = 0;
 };
 
@@ -171,9 +178,10 @@ struct KernelTable {
   // Row of f32, f16 or bf16 to float, exactly.
   void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
 
-  // One row to int8: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127, offset =
-  // -128 * the sum of the codes.
-  void (*quantize_row)(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept;
+  // One row to codes: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127, offset =
+  // -128 * the sum of the codes. Codes have code_layout.
+  void (*quantize_row)(const float* x, int64_t n, std::byte* codes, float* scales, int32_t* offsets) noexcept;
+  CodeLayout code_layout;
 
   // The largest of each block of kScoreBlock of n numbers, ignoring NaN, into maxima [n / kScoreBlock, rounded up]; -infinity
   // where nothing is left. The same of each block's groups into group_maxima [n / kScoreBlock, rounded up; kScoreGroups],

@@ -19,17 +19,19 @@ inline constexpr Q4Table kQ4Table = [] {
   return table;
 }();
 
+inline constexpr int kGroupSteps = kQuantGroup / 4;
+
 // A format's multiples, and a group's codes: `kLoads` loads of 64 bytes, each giving the codes of `kSteps` steps of four
 // inputs, kStride steps apart.
 struct Q8Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ8;
-  static constexpr int kLoads = kQuantGroup / 4, kSteps = 1, kStride = 0;
+  static constexpr int kLoads = kGroupSteps, kSteps = 1, kStride = 0;
   static Vec load_multiples(const uint8_t* p) { return to_float(load_u8(p)); }
   static Codes levels(Codes loaded, int /*step*/) { return loaded; }
 };
 struct Q4Group {
   static constexpr WeightFormat kFormat = WeightFormat::kQ4;
-  static constexpr int kLoads = kQuantGroup / 8, kSteps = 2, kStride = kQuantGroup / 8;
+  static constexpr int kLoads = kGroupSteps / 2, kSteps = 2, kStride = kLoads;
   static Vec load_multiples(const uint8_t* p) { return to_float(load_i8(p)); }
   static Codes levels(Codes loaded, int step) {
     return step == 0 ? low_levels(loaded, kQ4Table.codes) : high_levels(loaded, kQ4Table.codes);
@@ -55,6 +57,16 @@ struct QuantPanels {
   QuantPanels panels_from(int64_t panel) const { return {data + panel * stride_bytes, stride_bytes}; }
 };
 
+// Where a tile's codes come from: the panels, whose levels each tile looks up, or
+struct InPanels {};
+// codes that were looked up before, [groups from first_group on][kGroupSteps][panels of the tile].
+struct LookedUp {
+  const Codes* codes;
+  int64_t first_group;
+
+  const Codes* at(int64_t group, int panels) const { return codes + (group - first_group) * kGroupSteps * panels; }
+};
+
 // What happens to a tile before and after the sum over its groups.
 struct QuantEnds {
   bool resume = false;          // start from y instead of zero
@@ -70,11 +82,31 @@ struct LinesAhead {
 };
 struct NothingAhead {};
 
+inline constexpr int64_t kCodeBytes = code_bytes(kCodeLayout);
+
+// Calls f(step, codes of kPanels panels) for each step of a group.
+template <int kPanels, class Group, class F>
+__attribute__((always_inline)) inline void for_steps(const QuantPanels& w, int64_t group, F f) {
+#pragma GCC unroll 8
+  for (int load = 0; load < Group::kLoads; ++load) {
+    Codes loaded[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(w.template codes<Group>(p, group) + load * 4 * kLanes);
+#pragma GCC unroll 2
+    for (int step = 0; step < Group::kSteps; ++step) {
+      Codes codes[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
+      f(load + step * Group::kStride, codes);
+    }
+  }
+}
+
 // y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
-template <int kRows, int kPanels, class Group, class Ahead>
-__attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, int64_t group_begin,
-                                                      int64_t group_end, const QuantEnds& ends, Ahead& ahead, float* y,
-                                                      int64_t y_stride, int64_t columns) {
+template <int kRows, int kPanels, class Group, class Source, class Ahead>
+__attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, const Source& source,
+                                                      int64_t group_begin, int64_t group_end, const QuantEnds& ends,
+                                                      Ahead& ahead, float* y, int64_t y_stride, int64_t columns) {
   Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
@@ -91,23 +123,20 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
       for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
-    const int8_t* inputs = x.codes + group * kQuantGroup;
+    const std::byte* inputs = x.codes + group * kQuantGroup * kCodeBytes;
+    const auto add_step = [&](int step, const Codes* codes) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int load = 0; load < Group::kLoads; ++load) {
-      Codes loaded[kPanels];
+      for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(w.template codes<Group>(p, group) + load * 4 * kLanes);
-#pragma GCC unroll 2
-      for (int step = 0; step < Group::kSteps; ++step) {
-        Codes codes[kPanels];
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) codes[p] = Group::levels(loaded[p], step);
+        for (int p = 0; p < kPanels; ++p)
+          dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride_bytes + step * 4 * kCodeBytes);
+    };
+    if constexpr (std::is_same_v<Source, LookedUp>) {
+      const Codes* codes = source.at(group, kPanels);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-          for (int p = 0; p < kPanels; ++p)
-            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride + (load + step * Group::kStride) * 4);
-      }
+      for (int step = 0; step < kGroupSteps; ++step) add_step(step, codes + step * kPanels);
+    } else {
+      for_steps<kPanels, Group>(w, group, add_step);
     }
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
@@ -129,13 +158,13 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
 }
 
 // A tile and those of the rows after it, `tiles` in all.
-template <int kRows, int kPanels, class Group, class Ahead>
-__attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPanels& w, int64_t group_begin, int64_t group_end,
-                                                QuantEnds ends, Ahead ahead, float* y, int64_t y_stride, int64_t columns,
-                                                int64_t tiles) {
+template <int kRows, int kPanels, class Group, class Source, class Ahead>
+__attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPanels& w, Source source, int64_t group_begin,
+                                                int64_t group_end, QuantEnds ends, Ahead ahead, float* y, int64_t y_stride,
+                                                int64_t columns, int64_t tiles) {
   for (; tiles > 0; --tiles) {
-    quant_tile<kRows, kPanels, Group>(x, w, group_begin, group_end, ends, ahead, y, y_stride, columns);
-    x.codes += kRows * x.codes_stride;
+    quant_tile<kRows, kPanels, Group>(x, w, source, group_begin, group_end, ends, ahead, y, y_stride, columns);
+    x.codes += kRows * x.codes_stride_bytes;
     x.scales += kRows * x.groups_stride;
     x.offsets += kRows * x.groups_stride;
     y += kRows * y_stride;
@@ -149,7 +178,7 @@ __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPa
                                                  float* y, int64_t y_stride, int64_t columns) {
   NothingAhead ahead;
   for (; columns > 0; columns -= kLanes) {
-    quant_tile<kRows, 1, Group>(x, w, 0, groups, {false, true, bias}, ahead, y, y_stride, columns);
+    quant_tile<kRows, 1, Group>(x, w, InPanels(), 0, groups, {false, true, bias}, ahead, y, y_stride, columns);
     w = w.panels_from(1);
     y += kLanes;
     if (bias) bias += kLanes;
@@ -158,42 +187,59 @@ __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPa
 
 // Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
 inline constexpr int64_t kGroupBlock = 32;
-static_assert(kGroupBlock % kQuantBlockGroups == 0);
 
-template <class Group>
-inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
-  const int64_t inputs = args.weights.inputs, first = args.panel_begin * kLanes, groups = ceil_div(inputs, kQuantGroup);
+// Levels that are looked up (q4) are so once for all rows where there are kLookUpRows, in blocks that stay in the first-level
+// cache.
+inline constexpr int64_t kLookUpRows = 4 * kQuantRows;
+inline constexpr int64_t kLookUpBlock = 16;
+static_assert(kGroupBlock % kQuantBlockGroups == 0 && kLookUpBlock % kQuantBlockGroups == 0);
+
+// The codes of a group of panels, on a thread's stack.
+struct CodesBuffer {
+  Codes codes[kLookUpBlock * kGroupSteps * kQuantPanels];
+
+  template <int kPanels, class Group>
+  LookedUp look_up(const QuantPanels& w, int64_t group_begin, int64_t group_end) {
+    Codes* to = codes;
+    for (int64_t group = group_begin; group < group_end; ++group, to += kGroupSteps * kPanels)
+      for_steps<kPanels, Group>(w, group, [to](int step, const Codes(&from)[kPanels]) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) to[step * kPanels + p] = from[p];
+      });
+    return {codes, group_begin};
+  }
+};
+
+// All rows and panels, of which `w` is the first, `block` groups at a time.
+template <class Group, class Source>
+__attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t columns, int64_t block) {
+  constexpr bool kLooksUp = std::is_same_v<Source, LookedUp>;
+  const int64_t first = args.panel_begin * kLanes, groups = ceil_div(args.weights.inputs, kQuantGroup);
   const int64_t num_panels = args.panel_end - args.panel_begin;
-  const int64_t columns =
-      args.weights.outputs - first < num_panels * kLanes ? args.weights.outputs - first : num_panels * kLanes;
-  const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), codes_stride_bytes};
-  const QuantPanels w = all.panels_from(args.panel_begin);
   const auto rows_from = [&](int64_t row) {
     QuantizedRows x = args.quantized_x;
-    x.codes += row * x.codes_stride;
+    x.codes += row * x.codes_stride_bytes;
     x.scales += row * x.groups_stride;
     x.offsets += row * x.groups_stride;
     return x;
   };
-  if (args.num_rows <= kQuantRows) {
-    with_constant<kQuantRows>(args.num_rows, [&](auto rows) {
-      quant_tiles_along<rows(), Group>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
-                                       args.y_stride, columns);
-    });
-    return;
-  }
-  for (int64_t group = 0; group < groups; group += kGroupBlock) {
-    const int64_t group_end = group + kGroupBlock < groups ? group + kGroupBlock : groups;
+  [[maybe_unused]] std::conditional_t<kLooksUp, CodesBuffer, InPanels> buffer;
+  for (int64_t group = 0; group < groups; group += block) {
+    const int64_t group_end = group + block < groups ? group + block : groups;
     const bool last = group_end == groups;
     const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
     const int64_t lines = ceil_div(steps, kQuantBlockGroups) * (quant_block_bytes(Group::kFormat) / kAlignment) + 1;
     const int64_t lines_per_step = ceil_div(lines, row_tiles * steps), tiles_ahead = ceil_div(lines, lines_per_step * steps);
+    Source source{};
     for_tiles<kQuantRows, kQuantPanels, 1>(
         args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
           const QuantPanels here = w.panels_from(panel), next = w.panels_from(panel + panels());
+          if constexpr (kLooksUp) {
+            if (row == 0) source = buffer.template look_up<panels(), Group>(here, group, group_end);
+          }
           const QuantEnds ends{group > 0, last, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
           const auto run = [&](int64_t from, auto ahead, int64_t count) {
-            quant_tiles_down<rows(), panels(), Group>(rows_from(from), here, group, group_end, ends, ahead,
+            quant_tiles_down<rows(), panels(), Group>(rows_from(from), here, source, group, group_end, ends, ahead,
                                                       args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
                                                       columns - panel * kLanes, count);
           };
@@ -205,6 +251,27 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
           run(row + begun * rows(), NothingAhead{}, tiles - begun);
         });
   }
+}
+
+template <class Group>
+inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
+  const int64_t inputs = args.weights.inputs, first = args.panel_begin * kLanes, groups = ceil_div(inputs, kQuantGroup);
+  const int64_t num_panels = args.panel_end - args.panel_begin;
+  const int64_t columns =
+      args.weights.outputs - first < num_panels * kLanes ? args.weights.outputs - first : num_panels * kLanes;
+  const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), codes_stride_bytes};
+  const QuantPanels w = all.panels_from(args.panel_begin);
+  if (args.num_rows <= kQuantRows) {
+    with_constant<kQuantRows>(args.num_rows, [&](auto rows) {
+      quant_tiles_along<rows(), Group>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
+                                       args.y_stride, columns);
+    });
+    return;
+  }
+  if constexpr (kLooksUpOnce && Group::kSteps > 1) {
+    if (args.num_rows >= kLookUpRows) return quant_blocks<Group, LookedUp>(args, w, columns, kLookUpBlock);
+  }
+  quant_blocks<Group, InPanels>(args, w, columns, kGroupBlock);
 }
 
 }  // namespace

@@ -16,9 +16,12 @@ inline void keep(int32_t value) {
 // Every loop over registers is unrolled: an array that is indexed lives in memory.
 inline int64_t peak_fma_kernel(int64_t rounds) noexcept {
   constexpr int kChains = kTileRows * kTilePanels;
+  float starts[kChains + kLanes];
+  for (int i = 0; i < kChains + kLanes; ++i) starts[i] = static_cast<float>(i);
+  asm volatile("" : : "r"(starts) : "memory");  // may be anything: of equal registers one would be computed for all
   Vec sum[kChains];
 #pragma GCC unroll 32
-  for (int i = 0; i < kChains; ++i) sum[i] = set1(static_cast<float>(i));
+  for (int i = 0; i < kChains; ++i) sum[i] = load(starts + i);
   const Vec factor = set1(0.999f), addend = set1(0.001f);  // values stay normal
   for (int64_t round = 0; round < rounds; ++round)
 #pragma GCC unroll 32
@@ -32,12 +35,12 @@ inline int64_t peak_fma_kernel(int64_t rounds) noexcept {
 inline int64_t peak_int8_kernel(int64_t rounds) noexcept {
   constexpr int kRows = kTileRows, kPanels = kTilePanels;
   alignas(64) uint8_t weights[kPanels][4 * kLanes];
-  int8_t inputs[kRows][4];
+  std::byte inputs[kRows][4 * kCodeBytes];
   IVec sum[kRows][kPanels];
   for (int p = 0; p < kPanels; ++p)
     for (int i = 0; i < 4 * kLanes; ++i) weights[p][i] = static_cast<uint8_t>(129 + p);
   for (int r = 0; r < kRows; ++r)
-    for (int i = 0; i < 4; ++i) inputs[r][i] = static_cast<int8_t>(i % 2 ? -1 - r : 1 + r);  // sums stay small
+    for (int i = 0; i < 4 * kCodeBytes; ++i) inputs[r][i] = static_cast<std::byte>(i % 2 ? -1 - r : 1 + r);  // sums stay small
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8

@@ -68,7 +68,7 @@ void to_float_kernel(WeightFormat format, const void* source, int64_t n, float* 
 }
 
 // The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup.
-void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales, int32_t* offsets) noexcept {
+void quantize_row_kernel(const float* x, int64_t n, std::byte* codes, float* scales, int32_t* offsets) noexcept {
   static_assert(kQuantGroup == 2 * kLanes);
   for (int64_t group = 0; group * kQuantGroup < n; ++group) {
     const float* p = x + group * kQuantGroup;
@@ -76,8 +76,8 @@ void quantize_row_kernel(const float* x, int64_t n, int8_t* codes, float* scales
     const Vec a = load_n(p, left), b = left > kLanes ? load_n(p + kLanes, left - kLanes) : zero();
     const CodeScale scale = code_scale(largest_of(max_i(magnitudes(a), magnitudes(b))), 127.0f);
     const IVec ia = to_codes(a, scale), ib = to_codes(b, scale);
-    store_int8(codes + group * kQuantGroup, ia);
-    store_int8(codes + group * kQuantGroup + kLanes, ib);
+    store_codes(codes + group * kQuantGroup * code_bytes(kCodeLayout), ia);
+    store_codes(codes + (group * kQuantGroup + kLanes) * code_bytes(kCodeLayout), ib);
     scales[group] = scale.scale;
     offsets[group] = -128 * reduce_add_i(ia + ib);
   }

@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pythia {
@@ -12,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
-constexpr int kQuantRows = 3;
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 4;
 
 struct Vec {
@@ -143,7 +142,7 @@ inline Codes low_levels(Codes packed, const uint8_t* table) { return levels_of(p
 inline Codes high_levels(Codes packed, const uint8_t* table) {
   return levels_of(_mm256_srli_epi16(packed.lo, 4), _mm256_srli_epi16(packed.hi, 4), table);
 }
-inline void store_int8(int8_t* p, IVec a) {
+inline void store_int8(std::byte* p, IVec a) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);

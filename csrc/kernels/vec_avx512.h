@@ -3,6 +3,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pythia {
@@ -12,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int kSingleRowPanels = 8;
-constexpr int kQuantRows = 4;
-constexpr int kQuantPanels = 3;
 constexpr int kTogether = 8;
 
 struct Vec {
@@ -105,7 +104,7 @@ inline Codes low_levels(Codes packed, const uint8_t* table) {
 inline Codes high_levels(Codes packed, const uint8_t* table) {
   return levels_of(_mm512_and_si512(_mm512_srli_epi16(packed.v, 4), _mm512_set1_epi8(15)), table);
 }
-inline void store_int8(int8_t* p, IVec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+inline void store_int8(std::byte* p, IVec a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
 inline IVec load_i(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_i(int32_t* p, IVec a) { _mm512_storeu_si512(p, a.v); }
 inline void store_i16(int16_t* p, IVec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v)); }

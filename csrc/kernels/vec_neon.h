@@ -3,6 +3,7 @@
 
 #include <arm_neon.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace pythia {
@@ -12,8 +13,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 6;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 4;
-constexpr int kQuantRows = 3;
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 2;
 
 struct Vec {
@@ -197,8 +196,8 @@ inline Codes high_levels(Codes packed, const uint8_t* table) {
 }
 
 inline int16x8_t narrow_half(int32x4_t lo, int32x4_t hi) { return vmovn_high_s32(vmovn_s32(lo), hi); }
-inline void store_int8(int8_t* p, IVec x) {
-  vst1q_s8(p, vmovn_high_s16(vmovn_s16(narrow_half(x.a, x.b)), narrow_half(x.c, x.d)));
+inline void store_int8(std::byte* p, IVec x) {
+  vst1q_s8(reinterpret_cast<int8_t*>(p), vmovn_high_s16(vmovn_s16(narrow_half(x.a, x.b)), narrow_half(x.c, x.d)));
 }
 inline IVec load_i(const void* p) {
   const auto* q = static_cast<const int8_t*>(p);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -20,8 +21,6 @@ constexpr int kLanes = 16;
 constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 constexpr int kSingleRowPanels = 2;
-constexpr int kQuantRows = 1;  // rows x panels of the quantized matmuls
-constexpr int kQuantPanels = 1;
 constexpr int kTogether = 1;  // vectors that elementwise functions take at a time
 
 struct IVec {
@@ -215,8 +214,8 @@ inline Codes high_levels(Codes packed, const uint8_t* table) {
 }
 
 // Lanes to int8, values within [-128, 127].
-inline void store_int8(int8_t* p, IVec a) {
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+inline void store_int8(std::byte* p, IVec a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<std::byte>(a.v[i]);
 }
 
 // Lanes as they lie in memory of any type.

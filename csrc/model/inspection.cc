@@ -46,7 +46,7 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
       run_job_(std::move(run_job)),
       inspector_(inspector),
       cache_({one_layer(config), quantized ? KvFormat::kI16 : KvFormat::kF32}, num_tokens) {
-  workspace_.reserve(config, num_tokens, static_cast<int>(num_heads_), quantized);
+  workspace_.reserve(config, num_tokens, static_cast<int>(num_heads_), quantized ? code_bytes(kernels.code_layout) : 0);
 }
 
 void InspectedPass::run(std::span<const int32_t> tokens, float* logits) {

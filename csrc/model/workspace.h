@@ -11,17 +11,19 @@
 
 namespace pythia {
 
-// Rows of activations [rows, columns]: floats, and their int8 form for quantized weights. Row strides are an odd number of
+// Rows of activations [rows, columns]: floats, and their codes for quantized weights. Row strides are an odd number of
 // cache lines, so that a column of many rows spreads over all sets of a cache.
 class Activations {
  public:
-  void reserve(int64_t rows, int64_t columns, bool quantized) {
+  // `code_bytes` for each code; 0: floats only.
+  void reserve(int64_t rows, int64_t columns, int64_t code_bytes) {
     groups_ = ceil_div(columns, kQuantGroup);
     stride_ = odd_lines(columns * 4) / 4;
-    codes_stride_ = odd_lines(groups_ * kQuantGroup);
+    code_bytes_ = code_bytes;
+    codes_stride_bytes_ = odd_lines(groups_ * kQuantGroup * code_bytes);
     floats_.reserve(rows * stride_);
-    if (!quantized) return;
-    codes_.reserve(rows * codes_stride_);
+    if (code_bytes == 0) return;
+    codes_.reserve(rows * codes_stride_bytes_);
     scales_.reserve(rows * groups_);
     offsets_.reserve(rows * groups_);
   }
@@ -30,23 +32,23 @@ class Activations {
   int64_t stride() const { return stride_; }
 
   QuantizedRows quantized(int64_t r) const {
-    return {codes_.data() + r * codes_stride_, scales_.data() + r * groups_, offsets_.data() + r * groups_, codes_stride_,
-            groups_};
+    return {codes_.data() + r * codes_stride_bytes_, scales_.data() + r * groups_, offsets_.data() + r * groups_,
+            codes_stride_bytes_, groups_};
   }
 
-  // Makes the int8 form of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
+  // Makes the codes of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
   void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end) const {
     const QuantizedRows q = quantized(r);
     const int64_t group = begin / kQuantGroup;
-    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin, q.scales + group, q.offsets + group);
+    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin * code_bytes_, q.scales + group, q.offsets + group);
   }
 
  private:
   static constexpr int64_t odd_lines(int64_t size_bytes) { return (ceil_div(size_bytes, kAlignment) | 1) * kAlignment; }
 
-  int64_t groups_ = 0, stride_ = 0, codes_stride_ = 0;
+  int64_t groups_ = 0, stride_ = 0, code_bytes_ = 0, codes_stride_bytes_ = 0;
   AlignedBuffer<float> floats_;
-  AlignedBuffer<int8_t> codes_;
+  AlignedBuffer<std::byte> codes_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> offsets_;
 };
@@ -68,15 +70,16 @@ struct Workspace {
   int64_t scratch_floats = 0;
   ScoreWorkspace scores;  // of passes that score
 
-  // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread.
-  void reserve(const Config& config, int64_t rows, int threads, bool quantized) {
+  // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread. `code_bytes` as above.
+  void reserve(const Config& config, int64_t rows, int threads, int64_t code_bytes) {
     const int64_t hidden = config.hidden_size;
-    for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, false);
+    for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, 0);
     const int64_t normalized_rows = std::max(rows, threads * std::min(rows, kFewRows));
-    for (Activations* buffer : {&attention_input, &mlp_input, &head_input}) buffer->reserve(normalized_rows, hidden, quantized);
-    attention.reserve(rows, hidden, quantized);
-    query_key_value.reserve(rows, 3 * hidden, false);
-    intermediate.reserve(rows, config.intermediate_size, quantized);
+    for (Activations* buffer : {&attention_input, &mlp_input, &head_input})
+      buffer->reserve(normalized_rows, hidden, code_bytes);
+    attention.reserve(rows, hidden, code_bytes);
+    query_key_value.reserve(rows, 3 * hidden, 0);
+    intermediate.reserve(rows, config.intermediate_size, code_bytes);
     scratch_floats = attention_scratch_floats(config.head_dim());
     scratch.reserve(scratch_floats * threads);
   }
