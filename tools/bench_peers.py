@@ -13,6 +13,9 @@ The peers' Python needs the packages of those engines that are wanted; the rest 
 llama-cpp-python, ctranslate2 with transformers<5, openvino with nncf, torch with transformers. ik_llama.cpp is its
 llama-bench binary (--ik-llama-bench). pythia-cpu is the one of the Python that runs this script.
 
+To hold all to AVX2: PYTHIA_CPU_ISA=avx2 CT2_FORCE_CPU_ISA=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2,
+and ik_llama.cpp built with -DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON.
+
 Prefill: 512 tokens, logits of the last (CTranslate2: of all). Decode: 128 tokens after one, greedy. Tokens per second,
 batch 1, the best of a round's repetitions.
 """
