@@ -300,8 +300,8 @@ void Sampler::keep_top_p(double top_p) {
     mass += to_weight(candidates_.exps[i]);
     first_kept = i;
   }
-  compact([&, border = border](size_t i) {  // by its name alone not before clang 16
-    return candidates_.scores[i] > border || (candidates_.scores[i] == border && i >= first_kept);
+  compact([&, lowest = border](size_t i) {  // a structured binding by its name alone not before clang 16
+    return candidates_.scores[i] > lowest || (candidates_.scores[i] == lowest && i >= first_kept);
   });
 }
 
