@@ -72,7 +72,7 @@ class TestMatmul:
     def test_same_bits_over_inputs(self, kernels: _core.Kernels, weights: str) -> None:
         rng = np.random.default_rng(2)
         for inputs in [*LENGTHS, 1023, 1024, 1025, 1056, 1057]:
-            for rows in (1, 2, 7, 13):
+            for rows in (1, 2, 7, 13, 29):
                 packed = pack(normal(rng, 40, inputs), weights)
                 arguments = (normal(rng, rows, inputs), packed, weights, 40, normal(rng, 40))
                 assert_same_bits(
