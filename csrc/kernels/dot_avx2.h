@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/kernels.h"
+#include "kernels/code_pairs.h"
 
 namespace pythia {
 namespace {
@@ -13,15 +13,7 @@ constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 1;
 constexpr bool kLooksUpOnce = true;
 
-constexpr CodeLayout kCodeLayout = CodeLayout::kInt16Pairs;
-inline void store_codes(std::byte* p, IVec codes) {
-  constexpr int kSwapMiddle = 0xd8;  // 0, 2, 1, 3
-  int16_t words[kLanes];
-  store_i16(words, codes);
-  const __m256i in_order = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words));
-  const __m256i pairs = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(in_order, kSwapMiddle), kSwapMiddle);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), pairs);
-}
+inline void store_codes(std::byte* p, IVec codes) { store_code_pairs(p, to_words(codes)); }
 
 inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
 

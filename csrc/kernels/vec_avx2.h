@@ -142,8 +142,9 @@ inline Codes low_levels(Codes packed, const uint8_t* table) { return levels_of(p
 inline Codes high_levels(Codes packed, const uint8_t* table) {
   return levels_of(_mm256_srli_epi16(packed.lo, 4), _mm256_srli_epi16(packed.hi, 4), table);
 }
+inline __m256i to_words(IVec a) { return _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8); }
 inline void store_int8(std::byte* p, IVec a) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  const __m256i words = to_words(a);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
@@ -157,7 +158,7 @@ inline void store_i(int32_t* p, IVec a) {
   _mm256_storeu_si256(q + 1, a.hi);
 }
 inline void store_i16(int16_t* p, IVec a) {
-  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  const __m256i words = to_words(a);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), words);
 }
 inline void store_i16_apart(int16_t* p, IVec a) {
