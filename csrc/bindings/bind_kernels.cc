@@ -13,11 +13,7 @@
 
 #include "bindings/bindings.h"
 #include "common/aligned_buffer.h"
-#include "common/cgroup.h"
 #include "common/fp_environment.h"
-#include "common/huge_pages.h"
-#include "common/memory.h"
-#include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "model/kv_cache.h"
 
@@ -288,22 +284,6 @@ void bind_kernels(py::module_& m) {
         return names;
       },
       "Kernel tables this machine can run, best first.");
-  m.def("available_physical_cores", &available_physical_cores, "Physical cores this process may run on.");
-  m.def(
-      "cgroup_limits", [](const std::string& root) { return std::make_pair(cgroup_available_bytes(root), cgroup_cpus(root)); },
-      py::arg("root") = "",
-      "(bytes available, CPUs' worth of time) as control groups limit them, for tests: 2**63 - 1 and infinity without a "
-      "limit.");
-  m.def("available_memory", &available_memory_bytes, py::arg("root") = "",
-        "Bytes that this process can take without pushing others out, for tests.");
-
-  py::class_<HugePageMover>(m, "HugePageMover", "What moves weights to huge pages, for tests.")
-      .def(py::init([](const Bytes& bytes, int64_t max_pieces) {
-             return std::make_unique<HugePageMover>(
-                 std::as_bytes(std::span(bytes.data(), static_cast<std::size_t>(bytes.size()))), max_pieces);
-           }),
-           py::arg("bytes"), py::arg("max_pieces"))
-      .def_property_readonly("num_pieces", &HugePageMover::num_pieces);
   py::class_<Kernels>(m, "Kernels", "One instruction set's kernels, for tests.")
       .def(py::init([](const std::string& isa) { return Kernels{&select_kernels(isa)}; }), py::arg("isa") = "")
       .def_property_readonly("isa", [](const Kernels& k) { return std::string(k.table->isa); })

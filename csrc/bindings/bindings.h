@@ -12,6 +12,7 @@
 namespace pythia {
 
 void bind_format(pybind11::module_& m);      // PcpuFile, PcpuWriter, pack_matrix
+void bind_system(pybind11::module_& m);      // processors, memory and threads
 void bind_kernels(pybind11::module_& m);     // supported ISAs; single kernels, for tests
 void bind_text(pybind11::module_& m);        // Tokenizer
 void bind_model(pybind11::module_& m);       // Model, KvCache, forward

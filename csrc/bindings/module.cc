@@ -38,6 +38,7 @@ PYBIND11_MODULE(_core, m) {
     }
   });
 
+  pythia::bind_system(m);
   pythia::bind_format(m);
   pythia::bind_kernels(m);
   pythia::bind_text(m);

@@ -16,7 +16,7 @@ void CpuPlacement::settle(int rank) noexcept {
 #if defined(__linux__)
   std::atomic<int>& seen = cpus_[static_cast<std::size_t>(rank)];
   const int cpu = sched_getcpu();
-  seen.store(1 + cpu, std::memory_order_relaxed);
+  if (seen.load(std::memory_order_relaxed) != 1 + cpu) seen.store(1 + cpu, std::memory_order_relaxed);
   if (cpu < 0 || !is_taken(cpu, rank)) return;
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;  // 0: the calling thread

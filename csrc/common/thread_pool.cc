@@ -39,26 +39,24 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
 
 }  // namespace
 
+// One counter for tasks and barriers: where the cores' caches are far apart, each line that they pass to each other is a good
+// part of a small model's phase. It counts on from phase to phase, and around.
 struct Team::Shared {
-  alignas(64) std::atomic<int64_t> next_task{0};  // from the team's size on: the first tasks are the ranks'
-  alignas(64) std::atomic<int> arrived{0};
-  alignas(64) std::atomic<uint32_t> phase{0};
+  alignas(64) std::atomic<uint32_t> num_claims{0};
 };
 
-int64_t Team::take_task() noexcept { return shared_.next_task.fetch_add(1, std::memory_order_relaxed); }
+int64_t Team::claim() noexcept { return shared_.num_claims.fetch_add(1, std::memory_order_acq_rel) - first_claim_; }
 
-void Team::barrier() noexcept {
-  if (size_ == 1) return;
-  const uint32_t phase = shared_.phase.load(std::memory_order_acquire);
-  if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    // All have arrived, so nobody takes tasks: the next phase starts anew.
-    shared_.arrived.store(0, std::memory_order_relaxed);
-    shared_.next_task.store(size_, std::memory_order_relaxed);
-    shared_.phase.store(phase + 1, std::memory_order_release);
-    shared_.phase.notify_all();
-  } else {
-    wait_while_equal(shared_.phase, phase);
+void Team::wait_for_all(Arrival arrival) noexcept {
+  first_claim_ += static_cast<uint32_t>(arrival.num_shared_tasks + size_);
+  if (arrival.num_before + 1 == size_) {
+    shared_.num_claims.notify_all();
+    return;
   }
+  // Those that go on before this thread has seen it claim tasks of the next phase.
+  for (uint32_t now = shared_.num_claims.load(std::memory_order_acquire); static_cast<int32_t>(now - first_claim_) < 0;
+       now = shared_.num_claims.load(std::memory_order_acquire))
+    wait_while_equal(shared_.num_claims, now);
 }
 
 struct ThreadPool::Impl {
@@ -69,10 +67,11 @@ struct ThreadPool::Impl {
   std::vector<std::thread> workers;
   pid_t owner = 0;  // threads do not survive a fork
 
+  // What a waiting worker reads lies in one line.
+  alignas(64) std::atomic<uint32_t> job_number{0};
   const std::function<void(Team&)>* job = nullptr;
   int job_size = 0;
   bool stopping = false;
-  alignas(64) std::atomic<uint32_t> job_number{0};
   alignas(64) std::atomic<uint32_t> unfinished{0};
 
   explicit Impl(int threads) : size(threads), placement(threads) {}
@@ -159,7 +158,7 @@ void ThreadPool::run(const std::function<void(Team&)>& job, int max_threads) {
   impl.placement.settle(0);
   impl.job = &job;
   impl.job_size = size;
-  impl.shared.next_task.store(size, std::memory_order_relaxed);
+  impl.shared.num_claims.store(0, std::memory_order_relaxed);
   impl.unfinished.store(static_cast<uint32_t>(impl.size - 1), std::memory_order_relaxed);
   impl.publish();
   Team team(impl.shared, 0, size);

@@ -1,6 +1,7 @@
 // Our own threads: a forward pass runs as one job on all of them (SPMD), with barriers between its phases.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,30 +15,57 @@ class Team {
   int size() const { return size_; }
 
   // Waits for all threads of the job: a short spin, then sleep. All memory written before is seen after.
-  void barrier() noexcept;
+  void barrier() noexcept {
+    for_each(0, [](int64_t) {});
+  }
 
-  // Calls body(i) for every i in [0, num_tasks), a thread's first i being its rank and the others taken by whichever thread is
-  // free, then waits for all. A thread's come in ascending order. Every thread of the job must make the same calls in the same
-  // order.
+  // Calls body(i) for every i in [0, num_tasks), then waits for all threads. Half of an equal share is each thread's own,
+  // always the same, so that what it wrote before is still in its cache; whichever thread is free takes the others. A thread's
+  // come in ascending order. Every thread of the job must make the same calls in the same order.
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
-    if (size_ == 1) {
-      for (int64_t i = 0; i < num_tasks; ++i) body(i);
-      return;
-    }
-    for (int64_t i = rank_; i < num_tasks; i = take_task()) body(i);
-    barrier();
+    const Arrival arrival = take_tasks(num_tasks, body);
+    if (size_ > 1) wait_for_all(arrival);
+  }
+
+  // The same for the last phase of a job, which may return before the others are done: they all meet where the job ends.
+  template <class Body>
+  void for_each_at_end(int64_t num_tasks, Body&& body) noexcept {
+    take_tasks(num_tasks, body);
   }
 
  private:
   friend class ThreadPool;
   struct Shared;
   Team(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
-  int64_t take_task() noexcept;
+
+  // How a thread found no task left: how many were for whoever is free, and how many threads had found none before.
+  struct Arrival {
+    int64_t num_shared_tasks = 0, num_before = 0;
+  };
+
+  template <class Body>
+  Arrival take_tasks(int64_t num_tasks, Body& body) noexcept {
+    if (size_ == 1) {
+      for (int64_t i = 0; i < num_tasks; ++i) body(i);
+      return {};
+    }
+    const int64_t num_own = std::min(num_tasks, std::max<int64_t>(1, num_tasks / size_ / 2) * size_);
+    for (int64_t i = rank_; i < num_own; i += size_) body(i);
+    int64_t i = num_own + claim();
+    for (; i < num_tasks; i = num_own + claim()) body(i);
+    return {num_tasks - num_own, i - num_tasks};
+  }
+
+  // Counts how often it has been called in this phase, by all threads: the number of the task to take.
+  int64_t claim() noexcept;
+
+  void wait_for_all(Arrival arrival) noexcept;
 
   Shared& shared_;
   int rank_;
   int size_;
+  uint32_t first_claim_ = 0;  // of the phase
 };
 
 class ThreadPool {

@@ -8,6 +8,8 @@
 namespace pythia {
 namespace {
 
+constexpr int64_t kRowsPerTask = 8;  // where a row is little work
+
 // The smallest count of `unit`-sized pieces that is a multiple of `whole`.
 int64_t pieces_to_fill(int64_t unit, int64_t whole) { return whole / std::gcd(unit, whole); }
 
@@ -70,16 +72,25 @@ void ForwardPass::layers(Team& team, int64_t begin, int64_t end, HeadParts parts
   }
 }
 
+void ForwardPass::begin() const noexcept {
+  if (embeds_at_once()) embed_rows(0, num_rows_);
+}
+
 void ForwardPass::embed(Team& team) const noexcept {
+  if (embeds_at_once()) return;
+  team.for_each(ceil_div(num_rows_, kRowsPerTask),
+                [&](int64_t i) { embed_rows(i * kRowsPerTask, std::min(num_rows_, (i + 1) * kRowsPerTask)); });
+}
+
+void ForwardPass::embed_rows(int64_t begin, int64_t end) const noexcept {
   const int64_t row_bytes = config_.hidden_size * element_size_bytes(weights_.embed_format);
-  team.for_each(static_cast<int64_t>(segments_.size()), [&](int64_t i) {
-    const Segment& segment = segments_[static_cast<std::size_t>(i)];
-    float* residual = workspace_.residual.row(segment.first_row);
-    for (const int32_t token : segment.tokens) {
-      kernels_.to_float(weights_.embed_format, weights_.embed_in + token * row_bytes, config_.hidden_size, residual);
-      residual += workspace_.residual.stride();
-    }
-  });
+  auto segment = std::ranges::upper_bound(segments_, begin, {}, &Segment::end_row);
+  for (int64_t row = begin; row < end; ++row) {
+    if (row == segment->end_row()) ++segment;
+    const int32_t token = segment->tokens[static_cast<std::size_t>(row - segment->first_row)];
+    kernels_.to_float(weights_.embed_format, weights_.embed_in + token * row_bytes, config_.hidden_size,
+                      workspace_.residual.row(row));
+  }
 }
 
 // x = x + attention(ln1(x)) + mlp(ln2(x)): the two halves share their phases.
@@ -162,7 +173,7 @@ void ForwardPass::head(Team& team) const noexcept {
   if (output_.maxima.of_blocks) return logits_and_maxima(team, input_row);
 
   const Tiling vocab(config_.vocab_size, num_logits_, team.size());
-  team.for_each(vocab.size(), [&](int64_t i) {
+  team.for_each_at_end(vocab.size(), [&](int64_t i) {
     matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], output_.logits, config_.vocab_size);
   });
 }
@@ -178,7 +189,7 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   });
   team.for_each(chunks * blocks,
                 [&](int64_t i) { summarize_chunk(i / blocks, i % blocks * kScoreRows, input_row, team.rank()); });
-  team.for_each(blocks, [&](int64_t block) {
+  team.for_each_at_end(blocks, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row)
       output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row),
@@ -236,7 +247,6 @@ int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> no
       for (int64_t row = 0; row < num_rows_; ++row) normalize(row, first + row, to);
     return first;
   }
-  constexpr int64_t kRowsPerTask = 8;
   team.for_each(ceil_div(num_rows_, kRowsPerTask), [&](int64_t block) {
     const int64_t end = std::min(num_rows_, (block + 1) * kRowsPerTask);
     for (const Normalization& to : normalizations)

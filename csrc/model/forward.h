@@ -59,6 +59,9 @@ class ForwardPass {
   ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
               Workspace& workspace, std::span<const Segment> segments, const HeadOutput& output);
 
+  // What one thread does before the others begin: it is less work than a meeting of theirs.
+  void begin() const noexcept;
+
   // The whole pass. Called once by every thread of the team.
   void run(Team& team) const noexcept;
 
@@ -66,8 +69,13 @@ class ForwardPass {
   // logits (select_rows_with_logits) that has the same workspace.
   void run(Team& team, const ForwardPass& last) const noexcept;
 
+  // What one thread does after the others: of the pass that had the head.
+  void finish(int threads) const noexcept;
+
  private:
+  bool embeds_at_once() const noexcept { return num_rows_ <= kFewRows; }
   void embed(Team& team) const noexcept;
+  void embed_rows(int64_t begin, int64_t end) const noexcept;
   void layers(Team& team, int64_t begin, int64_t end, HeadParts parts) const noexcept;
   void parallel_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
   void sequential_layer(Team& team, int64_t index, HeadParts parts) const noexcept;

@@ -8,6 +8,7 @@ namespace pythia {
 namespace {
 
 constexpr int64_t kTasksPerThread = 8;
+constexpr int64_t kLogitsPerLine = kAlignment / static_cast<int64_t>(sizeof(float));
 constexpr int64_t kBlocks = kLogitChunk / kScoreBlock;
 static_assert(kLogitChunk % kScoreBlock == 0);
 
@@ -20,7 +21,7 @@ void ForwardPass::for_each_chunk(Team& team, int64_t input_row, float* all, cons
   // Single rows take several chunks at a time, as long as there are tasks for all threads.
   const int64_t together = num_logits_ > 1 ? 1 : std::max<int64_t>(1, chunks / (kTasksPerThread * team.size()));
   float* const own = workspace_.scores.logits(team.rank());
-  team.for_each(ceil_div(chunks, together) * blocks, [&](int64_t i) {
+  team.for_each_at_end(ceil_div(chunks, together) * blocks, [&](int64_t i) {
     const int64_t begin = i % blocks * kScoreRows, rows = std::min(kScoreRows, num_logits_ - begin);
     const int64_t first_chunk = i / blocks * together, end_chunk = std::min(chunks, first_chunk + together);
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
@@ -29,6 +30,9 @@ void ForwardPass::for_each_chunk(Team& team, int64_t input_row, float* all, cons
       const Tile tile = {0, num_panels(part.weight.outputs), 0, rows};
       float* const logits = all ? all + begin * vocab_size + first : own;
       const int64_t stride = all ? vocab_size : kLogitChunk;
+      // Logits that stay left the cache when the weights came through it: their lines are asked for before they are needed.
+      if (all && num_logits_ == 1)
+        for (int64_t k = 0; k < part.weight.outputs; k += kLogitsPerLine) __builtin_prefetch(logits + k, 1);
       matmul(part, workspace_.head_input, input_row + begin, tile, logits, stride);
       for (int64_t row = 0; row < rows; ++row) body(begin + row, first, part.weight.outputs, logits + row * stride);
     }
@@ -49,11 +53,11 @@ void ForwardPass::choose(Team& team, int64_t input_row) const noexcept {
     kernels_.block_maxima(logits, n, maxima, nullptr);
     own[row].see(kernels_, logits, first, n, *std::max_element(maxima, maxima + ceil_div(n, kScoreBlock)));
   });
-  team.for_each(ceil_div(num_logits_, kScoreRows), [&](int64_t block) {
-    const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
-    for (int64_t row = block * kScoreRows; row < end; ++row)
-      output_.choices[row] = workspace_.scores.choice(row, num_logits_, team.size());
-  });
+}
+
+void ForwardPass::finish(int threads) const noexcept {
+  if (output_.choices == nullptr) return;
+  for (int64_t row = 0; row < num_logits_; ++row) output_.choices[row] = workspace_.scores.choice(row, num_logits_, threads);
 }
 
 }  // namespace pythia

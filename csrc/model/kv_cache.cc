@@ -65,7 +65,9 @@ void KvCache::prefetch(int64_t layer, int64_t head, int64_t positions) const noe
   const int64_t blocks = ceil_div(positions, kKvBlock), index = layer * layout_.num_heads() + head;
   for (std::size_t i = 0; i < KvLayout::kParts; ++i) {
     const std::byte* begin = part(index, i);
-    for (int64_t at = 0; at < blocks * layout_.part_bytes()[i]; at += kAlignment) __builtin_prefetch(begin + at, 0, 2);
+    // Each line twice, in turns too long to matter where they lie: of requests for one line a cycle Zen 4 drops many.
+#pragma GCC unroll 8
+    for (int64_t at = 0; at < blocks * layout_.part_bytes()[i]; at += kAlignment / 2) __builtin_prefetch(begin + at, 0, 2);
   }
 }
 

@@ -118,12 +118,15 @@ struct Model::Impl {
     if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
     const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output);
+    pass.begin();
     if (rows - rows_with_logits < kFewRows) {
       pool->run([&pass](Team& team) { pass.run(team); });
+      pass.finish(pool->size());
     } else {
       select_rows_with_logits(segments, last_segments);
       const ForwardPass last(file->config(), weights, kernels, rotary, workspace, last_segments, output);
       pool->run([&](Team& team) { pass.run(team, last); });
+      last.finish(pool->size());
     }
     segments.clear();
   }

@@ -50,12 +50,12 @@ class ScoreWorkspace {
 
   // All that passes need which only choose.
   void reserve_choices(int64_t rows, int threads) {
-    choices_.reserve(threads * rows);
+    choices_.reserve(threads * choices_stride(rows));
     logits_.reserve(threads * kScoreRows * kLogitChunk);
   }
 
   // A thread's choices among the logits it has seen, [rows].
-  GreedyChoice* choices(int rank, int64_t rows) const { return choices_.data() + rank * rows; }
+  GreedyChoice* choices(int rank, int64_t rows) const { return choices_.data() + rank * choices_stride(rows); }
 
   // The choice of a row of all threads.
   GreedyChoice choice(int64_t row, int64_t rows, int threads) const {
@@ -77,6 +77,11 @@ class ScoreWorkspace {
   float* logits(int rank) const { return logits_.data() + rank * kScoreRows * kLogitChunk; }
 
  private:
+  // No two threads' in one cache line.
+  static int64_t choices_stride(int64_t rows) {
+    return round_up(rows, kAlignment / static_cast<int64_t>(sizeof(GreedyChoice)));
+  }
+
   int64_t chunks_ = 0;
   AlignedBuffer<LogitSummary> summaries_;
   AlignedBuffer<float> target_logits_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "common/aligned_buffer.h"
 #include "format/config.h"
@@ -69,9 +70,15 @@ struct Workspace {
   AlignedBuffer<float> scratch;  // attention's, one part a thread
   int64_t scratch_floats = 0;
   ScoreWorkspace scores;  // of passes that score
+  int64_t most_rows = 0;  // there is room for, with as many threads
+  int most_threads = 0;
 
   // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread. `code_bytes` as above.
+  // Writes nothing if there is room, so that other threads' caches keep what they know of it.
   void reserve(const Config& config, int64_t rows, int threads, int64_t code_bytes) {
+    if (rows <= most_rows && threads <= most_threads) return;
+    rows = std::max(rows, std::exchange(most_rows, 0));  // 0: where memory ends, nothing is known to have room
+    threads = std::max(threads, most_threads);
     const int64_t hidden = config.hidden_size;
     for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, 0);
     const int64_t normalized_rows = std::max(rows, threads * std::min(rows, kFewRows));
@@ -82,6 +89,8 @@ struct Workspace {
     intermediate.reserve(rows, config.intermediate_size, code_bytes);
     scratch_floats = attention_scratch_floats(config.head_dim());
     scratch.reserve(scratch_floats * threads);
+    most_rows = rows;
+    most_threads = threads;
   }
 };
 

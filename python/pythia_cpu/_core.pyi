@@ -41,6 +41,7 @@ __all__: list[str] = [
     "pack_matrix",
     "philox4x32_10",
     "rolling_windows",
+    "run_phases",
     "sample_logits",
     "score_sequences",
     "strided_windows",
@@ -52,6 +53,14 @@ class FormatError(ValueError):
     """
     A damaged or foreign ``.pcpu`` file; the message says which file, which field and what to do.
     """
+
+class HugePageMover:
+    """
+    What moves weights to huge pages, for tests.
+    """
+    def __init__(self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], max_pieces: int) -> None: ...
+    @property
+    def num_pieces(self) -> int: ...
 
 class PcpuFile:
     """
@@ -107,14 +116,6 @@ class PcpuWriter:
     def set_fingerprint(self, fingerprint: int) -> None: ...
     def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None: ...
     def set_tokenizer(self, section: typing_extensions.Buffer) -> None: ...
-
-class HugePageMover:
-    """
-    What moves weights to huge pages, for tests.
-    """
-    def __init__(self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], max_pieces: int) -> None: ...
-    @property
-    def num_pieces(self) -> int: ...
 
 class Kernels:
     """
@@ -600,6 +601,13 @@ def rolling_windows(
 ) -> list[tuple[list[int], int]]:
     """
     Requests of score_sequences: lm-evaluation-harness's rolling windows.
+    """
+
+def run_phases(
+    threads: int, num_tasks: collections.abc.Sequence[int], num_jobs: int = 1, max_threads: int = 0
+) -> tuple[numpy.typing.NDArray[numpy.int64], int]:
+    """
+    How often each task of a job's phases ran, phase after phase, and how many tasks began too early, for tests.
     """
 
 def sample_logits(
