@@ -39,24 +39,24 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
 
 }  // namespace
 
-// One counter for tasks and barriers: where the cores' caches are far apart, each line that they pass to each other is a good
-// part of a small model's phase. It counts on from phase to phase, and around.
+// Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase. So one
+// counter serves tasks and barriers, and those who wait look at another line than those who still work.
 struct Team::Shared {
-  alignas(64) std::atomic<uint32_t> num_claims{0};
+  alignas(64) std::atomic<int64_t> num_claims{0};  // of the phase
+  alignas(64) std::atomic<uint32_t> phase{0};
 };
 
-int64_t Team::claim() noexcept { return shared_.num_claims.fetch_add(1, std::memory_order_acq_rel) - first_claim_; }
+int64_t Team::claim() noexcept { return shared_.num_claims.fetch_add(1, std::memory_order_acq_rel); }
 
-void Team::wait_for_all(Arrival arrival) noexcept {
-  first_claim_ += static_cast<uint32_t>(arrival.num_shared_tasks + size_);
-  if (arrival.num_before + 1 == size_) {
-    shared_.num_claims.notify_all();
-    return;
+void Team::wait_for_all(int64_t num_before) noexcept {
+  const uint32_t phase = phase_++;
+  if (num_before + 1 == size_) {
+    shared_.num_claims.store(0, std::memory_order_relaxed);
+    shared_.phase.store(phase_, std::memory_order_release);
+    shared_.phase.notify_all();
+  } else {
+    wait_while_equal(shared_.phase, phase);
   }
-  // Those that go on before this thread has seen it claim tasks of the next phase.
-  for (uint32_t now = shared_.num_claims.load(std::memory_order_acquire); static_cast<int32_t>(now - first_claim_) < 0;
-       now = shared_.num_claims.load(std::memory_order_acquire))
-    wait_while_equal(shared_.num_claims, now);
 }
 
 struct ThreadPool::Impl {
@@ -159,6 +159,7 @@ void ThreadPool::run(const std::function<void(Team&)>& job, int max_threads) {
   impl.job = &job;
   impl.job_size = size;
   impl.shared.num_claims.store(0, std::memory_order_relaxed);
+  impl.shared.phase.store(0, std::memory_order_relaxed);
   impl.unfinished.store(static_cast<uint32_t>(impl.size - 1), std::memory_order_relaxed);
   impl.publish();
   Team team(impl.shared, 0, size);

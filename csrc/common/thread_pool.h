@@ -24,8 +24,8 @@ class Team {
   // come in ascending order. Every thread of the job must make the same calls in the same order.
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
-    const Arrival arrival = take_tasks(num_tasks, body);
-    if (size_ > 1) wait_for_all(arrival);
+    const int64_t num_before = take_tasks(num_tasks, body);
+    if (size_ > 1) wait_for_all(num_before);
   }
 
   // The same for the last phase of a job, which may return before the others are done: they all meet where the job ends.
@@ -39,33 +39,29 @@ class Team {
   struct Shared;
   Team(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
 
-  // How a thread found no task left: how many were for whoever is free, and how many threads had found none before.
-  struct Arrival {
-    int64_t num_shared_tasks = 0, num_before = 0;
-  };
-
+  // Returns how many threads had found no task left before this one.
   template <class Body>
-  Arrival take_tasks(int64_t num_tasks, Body& body) noexcept {
+  int64_t take_tasks(int64_t num_tasks, Body& body) noexcept {
     if (size_ == 1) {
       for (int64_t i = 0; i < num_tasks; ++i) body(i);
-      return {};
+      return 0;
     }
     const int64_t num_own = std::min(num_tasks, std::max<int64_t>(1, num_tasks / size_ / 2) * size_);
     for (int64_t i = rank_; i < num_own; i += size_) body(i);
     int64_t i = num_own + claim();
     for (; i < num_tasks; i = num_own + claim()) body(i);
-    return {num_tasks - num_own, i - num_tasks};
+    return i - num_tasks;
   }
 
-  // Counts how often it has been called in this phase, by all threads: the number of the task to take.
+  // How often it has been called in this phase before, by all threads. Each calls it until there is no task left.
   int64_t claim() noexcept;
 
-  void wait_for_all(Arrival arrival) noexcept;
+  void wait_for_all(int64_t num_before) noexcept;
 
   Shared& shared_;
   int rank_;
   int size_;
-  uint32_t first_claim_ = 0;  // of the phase
+  uint32_t phase_ = 0;  // of the job
 };
 
 class ThreadPool {
