@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
@@ -39,19 +40,37 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
 
 }  // namespace
 
-// Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase. So one
-// counter serves tasks and barriers, and those who wait look at another line than those who still work.
+// Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase: who
+// takes his own tasks, works or waits reads lines that nobody else writes meanwhile.
 struct Team::Shared {
-  alignas(64) std::atomic<int64_t> num_claims{0};  // of the phase
+  explicit Shared(int size) : queues(static_cast<std::size_t>(size)) {}
+
+  // How many of a thread's tasks have been taken, below the number of the phase in which that was: in another phase none have.
+  struct alignas(64) Queue {
+    std::atomic<uint64_t> taken{0};
+  };
+  std::vector<Queue> queues;
+  alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<uint32_t> phase{0};
 };
 
-int64_t Team::claim() noexcept { return shared_.num_claims.fetch_add(1, std::memory_order_acq_rel); }
+Team::Team(Shared& shared, int rank, int size) noexcept
+    : shared_(shared), rank_(rank), size_(size), phase_(shared.phase.load(std::memory_order_relaxed)) {}
 
-void Team::wait_for_all(int64_t num_before) noexcept {
+int64_t Team::claim(int owner, int64_t count) noexcept {
+  std::atomic<uint64_t>& queue = shared_.queues[static_cast<std::size_t>(owner)].taken;
+  const uint64_t none = uint64_t{phase_} << 32;
+  for (uint64_t taken = queue.load(std::memory_order_relaxed);;) {
+    const uint64_t now = taken >> 32 == phase_ ? taken : none;
+    const auto next = static_cast<int64_t>(now - none);
+    if (next >= count || queue.compare_exchange_weak(taken, now + 1, std::memory_order_relaxed)) return std::min(next, count);
+  }
+}
+
+void Team::wait_for_all() noexcept {
   const uint32_t phase = phase_++;
-  if (num_before + 1 == size_) {
-    shared_.num_claims.store(0, std::memory_order_relaxed);
+  if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    shared_.arrived.store(0, std::memory_order_relaxed);
     shared_.phase.store(phase_, std::memory_order_release);
     shared_.phase.notify_all();
   } else {
@@ -74,7 +93,7 @@ struct ThreadPool::Impl {
   bool stopping = false;
   alignas(64) std::atomic<uint32_t> unfinished{0};
 
-  explicit Impl(int threads) : size(threads), placement(threads) {}
+  explicit Impl(int threads) : size(threads), shared(threads), placement(threads) {}
 
   // All workers, or none where the system refuses one: a later start() tries again.
   void start() {
@@ -158,8 +177,7 @@ void ThreadPool::run(const std::function<void(Team&)>& job, int max_threads) {
   impl.placement.settle(0);
   impl.job = &job;
   impl.job_size = size;
-  impl.shared.num_claims.store(0, std::memory_order_relaxed);
-  impl.shared.phase.store(0, std::memory_order_relaxed);
+  impl.shared.phase.fetch_add(1, std::memory_order_relaxed);  // the last job's last phase may not have ended by itself
   impl.unfinished.store(static_cast<uint32_t>(impl.size - 1), std::memory_order_relaxed);
   impl.publish();
   Team team(impl.shared, 0, size);

@@ -1,7 +1,6 @@
 // Our own threads: a forward pass runs as one job on all of them (SPMD), with barriers between its phases.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -19,13 +18,13 @@ class Team {
     for_each(0, [](int64_t) {});
   }
 
-  // Calls body(i) for every i in [0, num_tasks), then waits for all threads. Half of an equal share is each thread's own,
-  // always the same, so that what it wrote before is still in its cache; whichever thread is free takes the others. A thread's
-  // come in ascending order. Every thread of the job must make the same calls in the same order.
+  // Calls body(i) for every i in [0, num_tasks), then waits for all threads. A thread's tasks are rank, rank + size, ...,
+  // always the same, so that what they wrote before is still in its cache; when it has done them, it takes others'. Every
+  // thread of the job must make the same calls in the same order.
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
-    const int64_t num_before = take_tasks(num_tasks, body);
-    if (size_ > 1) wait_for_all(num_before);
+    take_tasks(num_tasks, body);
+    if (size_ > 1) wait_for_all();
   }
 
   // The same for the last phase of a job, which may return before the others are done: they all meet where the job ends.
@@ -37,31 +36,30 @@ class Team {
  private:
   friend class ThreadPool;
   struct Shared;
-  Team(Shared& shared, int rank, int size) : shared_(shared), rank_(rank), size_(size) {}
+  Team(Shared& shared, int rank, int size) noexcept;
 
-  // Returns how many threads had found no task left before this one.
   template <class Body>
-  int64_t take_tasks(int64_t num_tasks, Body& body) noexcept {
+  void take_tasks(int64_t num_tasks, Body& body) noexcept {
     if (size_ == 1) {
       for (int64_t i = 0; i < num_tasks; ++i) body(i);
-      return 0;
+      return;
     }
-    const int64_t num_own = std::min(num_tasks, std::max<int64_t>(1, num_tasks / size_ / 2) * size_);
-    for (int64_t i = rank_; i < num_own; i += size_) body(i);
-    int64_t i = num_own + claim();
-    for (; i < num_tasks; i = num_own + claim()) body(i);
-    return i - num_tasks;
+    for (int other = 0; other < size_; ++other) {
+      const int owner = (rank_ + other) % size_;
+      const int64_t count = (num_tasks - owner + size_ - 1) / size_;
+      for (int64_t k = claim(owner, count); k < count; k = claim(owner, count)) body(owner + k * size_);
+    }
   }
 
-  // How often it has been called in this phase before, by all threads. Each calls it until there is no task left.
-  int64_t claim() noexcept;
+  // The number, of a thread's `count` tasks in this phase, of the next that nobody has taken; `count` if there is none.
+  int64_t claim(int owner, int64_t count) noexcept;
 
-  void wait_for_all(int64_t num_before) noexcept;
+  void wait_for_all() noexcept;
 
   Shared& shared_;
   int rank_;
   int size_;
-  uint32_t phase_ = 0;  // of the job
+  uint32_t phase_;
 };
 
 class ThreadPool {

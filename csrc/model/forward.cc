@@ -72,18 +72,27 @@ void ForwardPass::layers(Team& team, int64_t begin, int64_t end, HeadParts parts
   }
 }
 
+template <class Body>
+void ForwardPass::for_each_rows(Team& team, const Body& body) const noexcept {
+  const RowBlocks blocks(num_rows_, team.size());
+  team.for_each(blocks.size() * ceil_div(blocks.height(), kRowsPerTask), [&](int64_t i) {
+    const int64_t block = i % blocks.size(), begin = blocks.begin(block) + i / blocks.size() * kRowsPerTask;
+    body(begin, std::min(blocks.end(block), begin + kRowsPerTask));
+  });
+}
+
 void ForwardPass::begin() const noexcept {
   if (embeds_at_once()) embed_rows(0, num_rows_);
 }
 
 void ForwardPass::embed(Team& team) const noexcept {
   if (embeds_at_once()) return;
-  team.for_each(ceil_div(num_rows_, kRowsPerTask),
-                [&](int64_t i) { embed_rows(i * kRowsPerTask, std::min(num_rows_, (i + 1) * kRowsPerTask)); });
+  for_each_rows(team, [&](int64_t begin, int64_t end) { embed_rows(begin, end); });
 }
 
 void ForwardPass::embed_rows(int64_t begin, int64_t end) const noexcept {
   const int64_t row_bytes = config_.hidden_size * element_size_bytes(weights_.embed_format);
+  if (begin >= end) return;
   auto segment = std::ranges::upper_bound(segments_, begin, {}, &Segment::end_row);
   for (int64_t row = begin; row < end; ++row) {
     if (row == segment->end_row()) ++segment;
@@ -247,10 +256,9 @@ int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> no
       for (int64_t row = 0; row < num_rows_; ++row) normalize(row, first + row, to);
     return first;
   }
-  team.for_each(ceil_div(num_rows_, kRowsPerTask), [&](int64_t block) {
-    const int64_t end = std::min(num_rows_, (block + 1) * kRowsPerTask);
+  for_each_rows(team, [&](int64_t begin, int64_t end) {
     for (const Normalization& to : normalizations)
-      for (int64_t row = block * kRowsPerTask; row < end; ++row) normalize(row, row, to);
+      for (int64_t row = begin; row < end; ++row) normalize(row, row, to);
   });
   return 0;
 }

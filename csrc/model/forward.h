@@ -76,6 +76,11 @@ class ForwardPass {
   bool embeds_at_once() const noexcept { return num_rows_ <= kFewRows; }
   void embed(Team& team) const noexcept;
   void embed_rows(int64_t begin, int64_t end) const noexcept;
+
+  // Calls body(begin, end) for all rows, a few at a time; as with matmuls, a thread's tasks are of one block of rows, which
+  // stays in its cache.
+  template <class Body>
+  void for_each_rows(Team& team, const Body& body) const noexcept;
   void layers(Team& team, int64_t begin, int64_t end, HeadParts parts) const noexcept;
   void parallel_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
   void sequential_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
@@ -90,7 +95,7 @@ class ForwardPass {
 
   // Computes the head's outputs in chunks of kLogitChunk and calls body(row, first, n, logits) for each row of one: the logits
   // [first, first + n) of the row, which go when the body returns, or stay in `all` [rows with logits, vocab_size] if that is
-  // not null. A thread sees a row's chunks in ascending order.
+  // not null.
   template <class Body>
   void for_each_chunk(Team& team, int64_t input_row, float* all, const Body& body) const noexcept;
 

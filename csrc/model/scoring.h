@@ -25,10 +25,9 @@ struct GreedyChoice {
   float logit = -std::numeric_limits<float>::infinity();
   int32_t id = -1;  // the lowest of equals; -1 if all logits are NaN or -infinity
 
-  // Takes the largest of logits [first, first + n) if it is larger. Chunks in ascending order, so that of equals the first
-  // stays.
+  // Takes the largest of logits [first, first + n) if it is larger, or equal and of a lower id.
   void see(const KernelTable& kernels, const float* logits, int64_t first, int64_t n, float largest) {
-    if (!(largest > logit)) return;
+    if (!(largest > logit || (largest == logit && first < id))) return;
     const float below = std::nextafter(largest, -std::numeric_limits<float>::infinity());
     *this = {largest, static_cast<int32_t>(first + kernels.first_above(logits, n, below))};
   }
