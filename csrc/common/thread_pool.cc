@@ -40,8 +40,8 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
 
 }  // namespace
 
-// Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase: who
-// takes his own tasks, works or waits reads lines that nobody else writes meanwhile.
+// Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase. So a
+// thread that takes its own tasks, and one that waits, looks at a line that others rarely write.
 struct Team::Shared {
   explicit Shared(int size) : queues(static_cast<std::size_t>(size)) {}
 

@@ -15,7 +15,7 @@ class Team {
 
   // Waits for all threads of the job: a short spin, then sleep. All memory written before is seen after.
   void barrier() noexcept {
-    for_each(0, [](int64_t) {});
+    if (size_ > 1) wait_for_all();
   }
 
   // Calls body(i) for every i in [0, num_tasks), then waits for all threads. A thread's tasks are rank, rank + size, ...,
@@ -24,7 +24,7 @@ class Team {
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
     take_tasks(num_tasks, body);
-    if (size_ > 1) wait_for_all();
+    barrier();
   }
 
   // The same for the last phase of a job, which may return before the others are done: they all meet where the job ends.

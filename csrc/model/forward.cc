@@ -77,7 +77,8 @@ void ForwardPass::for_each_rows(Team& team, const Body& body) const noexcept {
   const RowBlocks blocks(num_rows_, team.size());
   team.for_each(blocks.size() * ceil_div(blocks.height(), kRowsPerTask), [&](int64_t i) {
     const int64_t block = i % blocks.size(), begin = blocks.begin(block) + i / blocks.size() * kRowsPerTask;
-    body(begin, std::min(blocks.end(block), begin + kRowsPerTask));
+    const int64_t end = std::min(blocks.end(block), begin + kRowsPerTask);
+    if (begin < end) body(begin, end);  // the last block may have fewer rows
   });
 }
 
@@ -92,7 +93,6 @@ void ForwardPass::embed(Team& team) const noexcept {
 
 void ForwardPass::embed_rows(int64_t begin, int64_t end) const noexcept {
   const int64_t row_bytes = config_.hidden_size * element_size_bytes(weights_.embed_format);
-  if (begin >= end) return;
   auto segment = std::ranges::upper_bound(segments_, begin, {}, &Segment::end_row);
   for (int64_t row = begin; row < end; ++row) {
     if (row == segment->end_row()) ++segment;

@@ -81,6 +81,7 @@ class ForwardPass {
   // stays in its cache.
   template <class Body>
   void for_each_rows(Team& team, const Body& body) const noexcept;
+
   void layers(Team& team, int64_t begin, int64_t end, HeadParts parts) const noexcept;
   void parallel_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
   void sequential_layer(Team& team, int64_t index, HeadParts parts) const noexcept;
