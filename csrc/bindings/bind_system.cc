@@ -40,6 +40,7 @@ std::pair<py::array_t<int64_t>, int64_t> run_phases(int threads, const std::vect
   ThreadPool pool(threads);
   for (int64_t job = 0; job < num_jobs; ++job) {
     num_ended = 0;
+    const TaskOrder last_order = job % 2 == 0 ? TaskOrder::kForwards : TaskOrder::kBackwards;
     pool.run(
         [&](Team& team) {
           for (std::size_t phase = 0; phase < num_tasks.size(); ++phase) {
@@ -48,7 +49,8 @@ std::pair<py::array_t<int64_t>, int64_t> run_phases(int threads, const std::vect
               ++counts[first_task[phase] + i];
               ++num_ended;
             };
-            phase + 1 < num_tasks.size() ? team.for_each(num_tasks[phase], task) : team.for_each_at_end(num_tasks[phase], task);
+            phase + 1 < num_tasks.size() ? team.for_each(num_tasks[phase], task)
+                                         : team.for_each_at_end(num_tasks[phase], last_order, task);
           }
         },
         max_threads);

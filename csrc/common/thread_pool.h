@@ -7,6 +7,9 @@
 
 namespace pythia {
 
+// In which order a thread takes its tasks.
+enum class TaskOrder { kForwards, kBackwards };
+
 // What one thread of a running job sees. Threads split outputs, never a sum, so results do not depend on their number.
 class Team {
  public:
@@ -23,14 +26,14 @@ class Team {
   // thread of the job must make the same calls in the same order.
   template <class Body>
   void for_each(int64_t num_tasks, Body&& body) noexcept {
-    take_tasks(num_tasks, body);
+    take_tasks(num_tasks, TaskOrder::kForwards, body);
     barrier();
   }
 
   // The same for the last phase of a job, which may return before the others are done: they all meet where the job ends.
   template <class Body>
-  void for_each_at_end(int64_t num_tasks, Body&& body) noexcept {
-    take_tasks(num_tasks, body);
+  void for_each_at_end(int64_t num_tasks, TaskOrder order, Body&& body) noexcept {
+    take_tasks(num_tasks, order, body);
   }
 
  private:
@@ -39,15 +42,16 @@ class Team {
   Team(Shared& shared, int rank, int size) noexcept;
 
   template <class Body>
-  void take_tasks(int64_t num_tasks, Body& body) noexcept {
+  void take_tasks(int64_t num_tasks, TaskOrder order, Body& body) noexcept {
+    const auto nth = [order](int64_t k, int64_t count) { return order == TaskOrder::kForwards ? k : count - 1 - k; };
     if (size_ == 1) {
-      for (int64_t i = 0; i < num_tasks; ++i) body(i);
+      for (int64_t k = 0; k < num_tasks; ++k) body(nth(k, num_tasks));
       return;
     }
     for (int other = 0; other < size_; ++other) {
       const int owner = (rank_ + other) % size_;
       const int64_t count = (num_tasks - owner + size_ - 1) / size_;
-      for (int64_t k = claim(owner, count); k < count; k = claim(owner, count)) body(owner + k * size_);
+      for (int64_t k = claim(owner, count); k < count; k = claim(owner, count)) body(owner + nth(k, count) * size_);
     }
   }
 

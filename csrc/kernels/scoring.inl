@@ -39,13 +39,14 @@ class SoftmaxSums {
 };
 
 LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound) noexcept {
-  constexpr int kCount = 2;                        // at a time
-  const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
+  constexpr int kCount = kTogether > 4 ? kTogether / 2 : 2;  // at a time: they have sums beside them
+  const Vec lowest = from_bits(set1_i(-8388608));            // -infinity
   const int64_t whole = n / kLanes * kLanes;
   const auto for_each = [&](auto take) {
     int64_t i = 0;
     for (; i + kCount * kLanes <= whole; i += kCount * kLanes) {
-      Vec some[] = {load(logits + i), load(logits + i + kLanes)};
+      Vec some[kCount];
+      each<kCount>([&](int k) { some[k] = load(logits + i + k * kLanes); });
       take(some);
     }
     for (; i < n; i += kLanes) {
@@ -53,11 +54,11 @@ LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound
       take(one);
     }
   };
-  Vec largest[kCount] = {lowest, lowest};
+  Vec largest[2] = {lowest, lowest};
   IVec minus_above = set1_i(0);
   SoftmaxSums sums(set1(bound + 0.0f));  // never -0: -0 - 0 is -0
   for_each([&]<int kSize>(Vec(&x)[kSize]) {
-    each<kSize>([&](int k) { largest[k] = max(x[k], largest[k]); });
+    each<kSize>([&](int k) { largest[k % 2] = max(x[k], largest[k % 2]); });
     sums.add(x);
     // By their signs: no difference is rounded to zero.
     each<kSize>([&](int k) { minus_above = minus_above + shift_right<31>(bits(x[k])); });

@@ -17,7 +17,7 @@ int64_t pieces_to_fill(int64_t unit, int64_t whole) { return whole / std::gcd(un
 
 ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels,
                          const RotaryTable& rotary, Workspace& workspace, std::span<const Segment> segments,
-                         const HeadOutput& output)
+                         const HeadOutput& output, TaskOrder head_order)
     : config_(config),
       weights_(weights),
       kernels_(kernels),
@@ -25,6 +25,7 @@ ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, cons
       workspace_(workspace),
       segments_(segments),
       output_(output),
+      head_order_(head_order),
       heads_per_task_(std::min<int64_t>(config.num_attention_heads, std::lcm(pieces_to_fill(3 * config.head_dim(), kPanelWidth),
                                                                              pieces_to_fill(config.head_dim(), kQuantGroup)))) {
   for (const Segment& segment : segments) {
@@ -182,7 +183,7 @@ void ForwardPass::head(Team& team) const noexcept {
   if (output_.maxima.of_blocks) return logits_and_maxima(team, input_row);
 
   const Tiling vocab(config_.vocab_size, num_logits_, team.size());
-  team.for_each_at_end(vocab.size(), [&](int64_t i) {
+  team.for_each_at_end(vocab.size(), head_order_, [&](int64_t i) {
     matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], output_.logits, config_.vocab_size);
   });
 }
@@ -198,7 +199,7 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   });
   team.for_each(chunks * blocks,
                 [&](int64_t i) { summarize_chunk(i / blocks, i % blocks * kScoreRows, input_row, team.rank()); });
-  team.for_each_at_end(blocks, [&](int64_t block) {
+  team.for_each_at_end(blocks, TaskOrder::kForwards, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row)
       output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row),

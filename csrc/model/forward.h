@@ -56,8 +56,9 @@ class ForwardPass {
   enum class HeadParts { kAll, kQueries, kKeysValues };
 
   // All references outlive the pass. `workspace` has room for all rows of `segments`, and for scores where they are asked for.
+  // Passes that take the head's weights in turns from the beginning and from the end find some of them in the threads' caches.
   ForwardPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
-              Workspace& workspace, std::span<const Segment> segments, const HeadOutput& output);
+              Workspace& workspace, std::span<const Segment> segments, const HeadOutput& output, TaskOrder head_order);
 
   // What one thread does before the others begin: it is less work than a meeting of theirs.
   void begin() const noexcept;
@@ -159,6 +160,7 @@ class ForwardPass {
   Workspace& workspace_;
   std::span<const Segment> segments_;
   HeadOutput output_;
+  TaskOrder head_order_;
   int64_t num_rows_ = 0;
   int64_t num_logits_ = 0;
   int64_t heads_per_task_;

@@ -21,7 +21,7 @@ void ForwardPass::for_each_chunk(Team& team, int64_t input_row, float* all, cons
   // Single rows take several chunks at a time, as long as there are tasks for all threads.
   const int64_t together = num_logits_ > 1 ? 1 : std::max<int64_t>(1, chunks / (kTasksPerThread * team.size()));
   float* const own = workspace_.scores.logits(team.rank());
-  team.for_each_at_end(ceil_div(chunks, together) * blocks, [&](int64_t i) {
+  team.for_each_at_end(ceil_div(chunks, together) * blocks, head_order_, [&](int64_t i) {
     const int64_t begin = i % blocks * kScoreRows, rows = std::min(kScoreRows, num_logits_ - begin);
     const int64_t first_chunk = i / blocks * together, end_chunk = std::min(chunks, first_chunk + together);
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {

@@ -74,9 +74,10 @@ struct Model::Impl {
   std::unique_ptr<ThreadPool> pool;
   WeightPages weight_pages;
   Workspace workspace;
-  std::vector<Segment> segments;       // of the pass being made up
-  std::vector<Segment> last_segments;  // those of its last layer
-  std::vector<const KvCache*> caches;  // of the call being checked
+  std::vector<Segment> segments;                // of the pass being made up
+  std::vector<Segment> last_segments;           // those of its last layer
+  std::vector<const KvCache*> caches;           // of the call being checked
+  TaskOrder head_order = TaskOrder::kForwards;  // of the last pass
 
   Impl(std::shared_ptr<const PcpuFile> opened, const KernelTable& table, int threads)
       : file(std::move(opened)),
@@ -117,14 +118,15 @@ struct Model::Impl {
     workspace.reserve(file->config(), rows, pool->size(), quantized ? code_bytes(kernels.code_layout) : 0);
     if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
-    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output);
+    head_order = head_order == TaskOrder::kForwards ? TaskOrder::kBackwards : TaskOrder::kForwards;
+    const ForwardPass pass(file->config(), weights, kernels, rotary, workspace, segments, output, head_order);
     pass.begin();
     if (rows - rows_with_logits < kFewRows) {
       pool->run([&pass](Team& team) { pass.run(team); });
       pass.finish(pool->size());
     } else {
       select_rows_with_logits(segments, last_segments);
-      const ForwardPass last(file->config(), weights, kernels, rotary, workspace, last_segments, output);
+      const ForwardPass last(file->config(), weights, kernels, rotary, workspace, last_segments, output, head_order);
       pool->run([&](Team& team) { pass.run(team, last); });
       last.finish(pool->size());
     }
