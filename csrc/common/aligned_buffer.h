@@ -7,10 +7,16 @@
 #include <memory>
 #include <new>
 
+#include "common/huge_pages.h"
+
 namespace pythia {
 
-// `count` elements of a trivial type at a 64-byte boundary, not initialized; grows, never shrinks.
-template <class T>
+enum class Pages { kAny, kHuge };
+
+// `count` elements of a trivial type at a 64-byte boundary, not initialized; grows, never shrinks. kHuge is for a buffer that
+// threads fill and read over and over, and that shall stay in a second-level cache meanwhile: the system gives small pages from
+// anywhere, which may lie in the same few sets of that cache.
+template <class T, Pages kPages = Pages::kAny>
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
@@ -22,12 +28,14 @@ class AlignedBuffer {
   // Makes room for `count` elements; contents are lost when it grows. Throws std::bad_alloc.
   void reserve(int64_t count) {
     if (count <= size_) return;
-    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes)));
+    constexpr std::size_t kUnit = kPages == Pages::kHuge ? kHugePageBytes : 64;
+    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kUnit - 1) / kUnit * kUnit;
+    data_.reset(static_cast<T*>(std::aligned_alloc(kUnit, bytes)));
     if (!data_) {
       size_ = 0;
       throw std::bad_alloc();
     }
+    if constexpr (kPages == Pages::kHuge) ask_for_huge_pages(data_.get(), bytes);
     size_ = count;
   }
 

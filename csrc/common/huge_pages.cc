@@ -37,6 +37,12 @@ int64_t take_pieces(int64_t wanted, int64_t most) {
 
 }  // namespace
 
+void ask_for_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_t size_bytes) noexcept {
+#if defined(MADV_HUGEPAGE)
+  madvise(begin, size_bytes, MADV_HUGEPAGE);
+#endif
+}
+
 HugePageMover::HugePageMover(std::span<const std::byte> bytes, int64_t max_pieces) {
   const auto size = static_cast<int64_t>(bytes.size());
   if (size < kLeastBytes || !system_has_huge_pages() || available_memory_bytes() - size < size / 2) return;

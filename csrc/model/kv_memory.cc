@@ -6,12 +6,13 @@
 #include <new>
 #include <utility>
 
+#include "common/huge_pages.h"
 #include "quant/weight_format.h"
 
 namespace pythia {
 namespace {
 
-constexpr int64_t kHugePageBytes = int64_t{2} << 20, kSlabBytes = 2 * kHugePageBytes;
+constexpr int64_t kSlabBytes = 2 * kHugePageBytes;
 // Larger pieces have pages of their own, which are taken as they are written: to clear huge ones would take long.
 constexpr int64_t kMaxPieceBytes = kSlabBytes / 4, kPieceAlignment = 4096;
 
@@ -24,11 +25,9 @@ std::shared_ptr<std::byte> map(int64_t size) {
 
 std::shared_ptr<std::byte> map_slab() {
   const std::shared_ptr<std::byte> mapping = map(kSlabBytes + kHugePageBytes);
-  const auto offset = -reinterpret_cast<std::uintptr_t>(mapping.get()) % static_cast<std::uintptr_t>(kHugePageBytes);
+  const auto offset = -reinterpret_cast<std::uintptr_t>(mapping.get()) % kHugePageBytes;
   std::byte* begin = mapping.get() + offset;
-#if defined(MADV_HUGEPAGE)
-  madvise(begin, static_cast<std::size_t>(kSlabBytes), MADV_HUGEPAGE);  // where it is refused, pages are small
-#endif
+  ask_for_huge_pages(begin, kSlabBytes);
   return {mapping, begin};
 }
 

@@ -84,7 +84,7 @@ class ScoreWorkspace {
   int64_t chunks_ = 0;
   AlignedBuffer<LogitSummary> summaries_;
   AlignedBuffer<float> target_logits_;
-  AlignedBuffer<float> logits_;
+  AlignedBuffer<float, Pages::kHuge> logits_;
   AlignedBuffer<GreedyChoice> choices_;
 };
 
