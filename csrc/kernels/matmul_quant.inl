@@ -74,8 +74,8 @@ struct QuantEnds {
   const float* bias = nullptr;  // plus this, [16 panels] of the tile or null
 };
 
-// What a tile of many rows asks for on its way: cache lines of the next panels, from `begin` on, so many with each group.
-// Otherwise the first tile of each group of panels would wait for memory, and the others leave it idle.
+// What a tile asks for on its way: cache lines of its panels' neighbours, or further on in its panel, from `begin` on, so many
+// with each group. Otherwise the first tile of each group of panels would wait for memory, and the others leave it idle.
 struct LinesAhead {
   const uint8_t* begin;
   int64_t per_step;
@@ -171,19 +171,25 @@ __attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPane
   }
 }
 
-// All panels for few rows, one after another: memory serves one stream faster than panels side by side, and hardware asks for
-// it ahead, also from panel to panel.
-template <int kRows, class Group>
+// All panels for few rows, one after another: memory serves one stream faster than panels side by side. Hardware asks for it
+// ahead, also from panel to panel, but Intel's not across pages and not as fast as memory could give, so that long panels are
+// asked for here: those of matrices that do not stay in a cache from one token to the next.
+template <int kRows, class Group, class Ahead>
 __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPanels w, int64_t groups, const float* bias,
                                                  float* y, int64_t y_stride, int64_t columns) {
-  NothingAhead ahead;
+  constexpr int64_t kAheadBytes = 2048;
+  constexpr int64_t kLinesPerGroup = ceil_div(quant_block_bytes(Group::kFormat), kQuantBlockGroups * kAlignment);
   for (; columns > 0; columns -= kLanes) {
+    Ahead ahead{};
+    if constexpr (std::is_same_v<Ahead, LinesAhead>) ahead = {w.data + kAheadBytes, kLinesPerGroup};
     quant_tile<kRows, 1, Group>(x, w, InPanels(), 0, groups, {false, true, bias}, ahead, y, y_stride, columns);
     w = w.panels_from(1);
     y += kLanes;
     if (bias) bias += kLanes;
   }
 }
+
+inline constexpr int64_t kLeastGroupsAhead = 16;
 
 // Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
 inline constexpr int64_t kGroupBlock = 32;
@@ -263,8 +269,11 @@ inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
   const QuantPanels w = all.panels_from(args.panel_begin);
   if (args.num_rows <= kQuantRows) {
     with_constant<kQuantRows>(args.num_rows, [&](auto rows) {
-      quant_tiles_along<rows(), Group>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
-                                       args.y_stride, columns);
+      const auto run = [&](auto ahead) {
+        quant_tiles_along<rows(), Group, decltype(ahead)>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr,
+                                                          args.y + first, args.y_stride, columns);
+      };
+      groups >= kLeastGroupsAhead ? run(LinesAhead()) : run(NothingAhead());
     });
     return;
   }
