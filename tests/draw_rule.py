@@ -79,13 +79,11 @@ def draws_under_bounds(logits: np.ndarray, changes: dict[str, Any], bits: Iterat
 def expected_draw(logits: np.ndarray, changes: dict[str, Any], bits: Iterator[int]) -> tuple[int, int]:
     """The token that docs/numerics.md says is drawn, and how many points that took; 65 where a list was made first."""
     ids, _, weights = _core.filter_logits(logits, options(**changes))
-    if not changes.keys() & {"top_k", "typical_p"}:
-        kept, refusals = set(ids.tolist()), 0
+    filters = changes.keys() - {"temperature"}
+    if "top_k" not in filters and ("typical_p" not in filters or filters == {"typical_p"}):
+        kept = set(ids.tolist())
         for points, id in enumerate(draws_under_bounds(logits, changes, bits), 1):
             if id in kept:
                 return id, points
-            refusals += id is not None
-            if refusals == 8:
-                break
     ends = np.cumsum(weights)
     return int(ids[np.searchsorted(ends, next(bits) * int(ends[-1]) >> 64, side="right")]), 65

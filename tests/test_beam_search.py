@@ -345,8 +345,14 @@ def test_the_largest_come_in_order_and_ties_by_place() -> None:
     values = np.random.default_rng(0).integers(0, 9, 300).astype(np.float32)
     values[::7] = -np.inf
     expected = sorted(range(300), key=lambda i: (-values[i], i))
-    for count in (1, 2, 40, 299, 300, 400):
-        assert _beam_search._largest(values, count).tolist() == expected[:count]
+    for count in (0, 1, 2, 40, 299, 300, 400):
+        assert _core.largest(values, count).tolist() == expected[:count]
+    values[5::7] = np.nan
+    expected = [i for i in expected if not np.isnan(values[i])]
+    for count in (1, 40, 200, 300):
+        assert _core.largest(values, count).tolist() == expected[:count]
+    with pytest.raises(ValueError, match="2 dimensions, expected one"):
+        _core.largest(values[None], 1)
 
 
 def test_streams_have_no_beams(model: pythia_cpu.Model) -> None:

@@ -24,6 +24,9 @@ from pythia_cpu import _core
         {"temperature": 1.7, "top_p": 0.6, "min_p": 0.01},
         {"temperature": 0.9, "top_p": 0.8, "top_k": 40},
         {"top_p": 0.8, "typical_p": 0.7},
+        {"typical_p": 0.02},
+        {"temperature": 0.6, "typical_p": 0.5},
+        {"temperature": 1.3, "typical_p": 0.95},
     ],
     ids=str,
 )
@@ -47,7 +50,11 @@ def test_draws_follow_the_documented_rule(changes: dict[str, Any], ties: bool) -
         assert {1, 65} <= set(tries)
 
 
-@pytest.mark.parametrize("changes", [{"top_p": 0.9}, {"top_p": 0.3}, {"top_p": 0.6, "min_p": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{"top_p": 0.9}, {"top_p": 0.3}, {"top_p": 0.6, "min_p": 0.3}, {"typical_p": 0.9}, {"typical_p": 0.2}],
+    ids=str,
+)
 @pytest.mark.parametrize("ties", [False, True])
 def test_draws_from_many_likely_tokens_follow_the_documented_rule(changes: dict[str, Any], ties: bool) -> None:
     """Whether top_p keeps a token follows from estimates of masses, from exact ones where it is near the border."""

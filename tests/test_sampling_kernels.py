@@ -112,6 +112,24 @@ def test_softmax_totals(isa: str, steepness: float) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 2.0**-120, 1e30])
+def test_softmax_moments(isa: str, steepness: float) -> None:
+    """What is expected of the exponents, to float32's rounding; the same bits everywhere. NaN and -infinity are none."""
+    kernels = _core.Kernels(isa)
+    rng = np.random.default_rng(4)
+    for n in SIZES:
+        x, largest = random_scores(rng, n)
+        x[rng.integers(0, n, 3)] = np.nan, -np.inf, -1e38
+        totals, moments = kernels.softmax_moments(x, largest, steepness)
+        np.testing.assert_array_equal(moments, PORTABLE.softmax_moments(x, largest, steepness)[1])
+        np.testing.assert_array_equal(totals, kernels.softmax_totals(x, largest, steepness))
+        exponents = np.nan_to_num((largest - x.astype(float)) * steepness, nan=np.inf)
+        terms = np.where(exponents < 39.99, np.exp2(-exponents) * np.minimum(exponents, 40), 0)
+        expected = [terms[i : i + 1024].sum() for i in range(0, n, 1024)]
+        np.testing.assert_allclose(moments, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 2.0**-120, 1e30])
 def test_softmax_bounds(isa: str, steepness: float) -> None:
     """Above the weights, seldom by more than 6%; sums of 128. Nothing for scores that are not above a bound."""
     rng = np.random.default_rng(2)

@@ -108,13 +108,27 @@ py::array_t<float> log_softmax(const Logits& logits) {
   float* out = logprobs.mutable_data();
   const py::gil_scoped_release unlocked;
   const FpEnvironment fp_environment;
-  std::vector<float> maxima;
-  std::vector<int64_t> totals;
+  ScoreRow scratch(select_kernels());
   for (size_t row = 0; row < num_rows; ++row, in += vocab_size, out += vocab_size) {
-    const LogSoftmax of_row(select_kernels(), {in, vocab_size}, maxima, totals);
+    const LogSoftmax of_row(select_kernels(), scratch, {in, vocab_size});
     for (size_t id = 0; id < vocab_size; ++id) out[id] = of_row.of(static_cast<int32_t>(id));
   }
   return logprobs;
+}
+
+// The places of the `count` largest of values [n] (all, if there are fewer).
+py::array_t<int64_t> largest_of(const Logits& values, int64_t count) {
+  if (values.ndim() != 1)
+    throw std::invalid_argument("[largest] values have " + std::to_string(values.ndim()) + " dimensions, expected one");
+  const std::span<const float> scores(values.data(), static_cast<size_t>(values.size()));
+  std::vector<int64_t> places;
+  {
+    const py::gil_scoped_release unlocked;
+    std::vector<float> maxima, scratch;
+    block_maxima(select_kernels(), scores, maxima);
+    places = largest_places(scores, maxima, count, scratch);
+  }
+  return py::array_t<int64_t>(static_cast<py::ssize_t>(places.size()), places.data());
 }
 
 py::object to_python(const std::vector<TokenLogprob>& top) {
@@ -276,6 +290,10 @@ void bind_generate(py::module_& m) {
         py::arg("prompt") = std::vector<int32_t>(), py::arg("generated") = std::vector<int32_t>(), py::arg("seed") = 0,
         py::arg("sequence") = 0, py::arg("first_step") = 0, py::arg("num_draws") = 1, py::arg("threads") = 1,
         "Tokens drawn from one row of logits at `num_draws` steps, int32.");
+  m.def(
+      "largest", &largest_of, py::arg("values"), py::arg("count"),
+      "The places of the `count` largest of values [n] (all, if there are fewer) as int64, the largest first, the lower place "
+      "of equals, without those that are NaN.");
   m.def("log_softmax", &log_softmax, py::arg("logits"),
         "Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.");
   m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"), "One block of the Philox generator.");

@@ -183,6 +183,15 @@ struct Kernels {
     return totals;
   }
 
+  py::tuple softmax_moments(const Floats& scores, float largest, float steepness) const {
+    const py::ssize_t chunks = ceil_div(scores.size(), kSoftmaxChunk);
+    py::array_t<int64_t> totals(chunks);
+    Floats moments(chunks);
+    const FpEnvironment environment;
+    table->softmax_moments(scores.data(), scores.size(), {largest, steepness}, totals.mutable_data(), moments.mutable_data());
+    return py::make_tuple(totals, moments);
+  }
+
   py::tuple softmax_estimate(const Floats& scores, float largest, float steepness, float high, float low) const {
     require(scores.size() <= kMaxEstimated, "[softmax_estimate] takes at most 65,536 scores");
     const FpEnvironment environment;
@@ -304,6 +313,9 @@ void bind_kernels(py::module_& m) {
            "2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.")
       .def("softmax_totals", &Kernels::softmax_totals, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            "For each 1,024 scores the sum of their weights, round_half_even(2^38 softmax_exps), int64.")
+      .def("softmax_moments", &Kernels::softmax_moments, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
+           "softmax_totals, and for each 1,024 scores the sum of softmax_exps * (largest - score) * steepness of those with a "
+           "weight, float32.")
       .def("softmax_estimate", &Kernels::softmax_estimate, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            py::arg("high"), py::arg("low"),
            "Estimates of the sums of the weights of scores, of those above high and of those above low, times 2^-38.")

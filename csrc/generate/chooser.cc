@@ -11,10 +11,10 @@ namespace pythia {
 
 // What one thread needs to choose.
 struct TokenChooser::Scratch {
-  explicit Scratch(const KernelTable& kernels) : sampler(kernels) {}
+  explicit Scratch(const KernelTable& kernels) : sampler(kernels), row(kernels) {}
   Sampler sampler;
-  std::vector<float> maxima, scores;
-  std::vector<int64_t> totals;
+  ScoreRow row;
+  std::vector<float> scores;
 };
 
 TokenChooser::TokenChooser(std::shared_ptr<Model> model) : model_(std::move(model)), kernels_(select_kernels(model_->isa())) {}
@@ -122,7 +122,9 @@ void TokenChooser::sample_part(PassPart& part, int64_t first_row, Scratch& scrat
       break;
     }
     if (part.num_logprobs >= 0) {
-      const LogSoftmax log_softmax(kernels_, row, scratch.maxima, scratch.totals);
+      // Where the sampler changed logits for a while, it changed their maxima for good.
+      const ScoreMaxima unchanged = part.sequence->sampling.changes_logits() ? ScoreMaxima() : maxima;
+      const LogSoftmax log_softmax(kernels_, scratch.row, row, unchanged, parallel_for);
       token.logprob = log_softmax.of(token.id);
       token.top = log_softmax.top(part.num_logprobs, scratch.scores);
     }

@@ -8,7 +8,6 @@
 #include <stdexcept>
 
 #include "generate/selection.h"
-#include "generate/softmax.h"
 
 namespace pythia {
 namespace {
@@ -18,10 +17,8 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // How far below the best score keep_top_p looks, one try after the other.
 constexpr float kTopPDepths[] = {2, 4, 6, 8, 10, 13, 16, -kLowest};
 
-// Draws without a list of the tokens that are left end with so many points, of which at worst one in nine falls on a token, and
-// with so many tokens that top_p refuses.
+// Draws without a list of the tokens that are left end with so many points, of which at worst one in nine falls on a token.
 constexpr int kMaxPoints = 64;
-constexpr int kMaxRefusals = 8;
 
 bool filters_by_rank(const SamplingOptions& options, int64_t vocab_size) {
   return options.top_k > 0 && options.top_k < vocab_size;
@@ -29,7 +26,8 @@ bool filters_by_rank(const SamplingOptions& options, int64_t vocab_size) {
 
 // Whether one token cannot be known to be kept before it is known which ones are.
 bool needs_list(const SamplingOptions& options, int64_t vocab_size) {
-  return filters_by_rank(options, vocab_size) || options.typical_p < 1.0;
+  const bool is_typical_of_left = options.typical_p < 1.0 && (options.top_p < 1.0 || options.min_p > 0.0);
+  return filters_by_rank(options, vocab_size) || is_typical_of_left;
 }
 
 // Adds biases and penalties to logits, and takes them back when it goes.
@@ -126,20 +124,22 @@ const Candidates& Sampler::filter(std::span<float> logits, const SamplingOptions
 }
 
 // A draw without a list of the tokens that are left, by the rule of docs/numerics.md; none if that takes too long. What top_p
-// keeps has at least that part of the mass, so it keeps a token soon; to know whether it does is much less work than to find
-// its border.
+// or typical_p keeps has at least that part of the mass, so one keeps a token soon; to know whether it does is much less work
+// than to find its border.
 std::optional<int32_t> Sampler::draw_from_row(const SamplingOptions& options, UniformSequence& uniforms) {
   const float bound = options.min_p > 0.0 ? row_.bound_below(lowest_min_p_quotient(options.min_p)) : kLowest;
   const int64_t room = row_.make_room(bound);
-  float refused = kLowest;  // the largest quotient that top_p does not keep
-  for (int points = 0, refusals = 0; points < kMaxPoints && refusals < kMaxRefusals; ++points) {
+  const bool typical = options.typical_p < 1.0;
+  float refused = -kLowest;  // the first place, in the filter's order, that is known not to be kept
+  for (int points = 0; points < kMaxPoints; ++points) {
     const auto id = row_.token_at(uniforms.next_below(room));
     if (!id) continue;
-    if (options.top_p >= 1.0) return id;
+    if (!typical && options.top_p >= 1.0) return id;
     const float quotient = row_.quotient(row_.scores()[static_cast<size_t>(*id)]);
-    if (quotient >= refused && row_.starts_below(*id, options.top_p)) return id;
-    refused = std::max(refused, quotient);
-    ++refusals;
+    const float place = typical ? std::abs(row_.information().excess(quotient)) : -quotient;
+    if (place > refused) continue;
+    if (typical ? row_.is_typical(*id, options.typical_p) : row_.starts_below(*id, options.top_p)) return id;
+    refused = place;
   }
   return std::nullopt;
 }
@@ -324,20 +324,28 @@ void Sampler::keep_min_p(double min_p) {
 
 // Locally typical sampling (Meister et al., 2022): tokens in order of |information - entropy|.
 void Sampler::keep_typical(double typical_p) {
+  const Information all = listed_ ? information_of_candidates() : row_.information();
   if (!listed_) collect(kLowest);
+  const auto distance = [&](size_t i) { return std::abs(all.excess(candidates_.scores[i])); };
+  elements_.clear();
+  int64_t total = 0;
+  for (size_t i = 0; i < candidates_.ids.size(); ++i) {
+    elements_.push_back({distance(i), to_weight(candidates_.exps[i])});
+    total += elements_.back().weight;
+  }
+  const float border = select_by_mass(elements_, mass_to_reach(typical_p, total)).key;
+  compact([&](size_t i) { return distance(i) <= border; });
+}
+
+// What the tokens tell among those that are left.
+Information Sampler::information_of_candidates() const {
   const int64_t total = total_weight(candidates_.exps.data(), static_cast<int64_t>(candidates_.exps.size()));
   const float log_sum = log_total(kernels_, total), largest = row_.quotient(row_.largest());
   double expected_score = 0;  // of score - largest, times total; added in order of ids
   for (size_t i = 0; i < candidates_.ids.size(); ++i)
     if (const int64_t weight = to_weight(candidates_.exps[i]); weight > 0)  // 0 * -infinity would be NaN
       expected_score += static_cast<double>(weight) * static_cast<double>(candidates_.scores[i] - largest);
-  const float entropy = static_cast<float>(static_cast<double>(log_sum) - expected_score / static_cast<double>(total));
-
-  const auto distance = [&](size_t i) { return std::abs((log_sum - (candidates_.scores[i] - largest)) - entropy); };
-  elements_.clear();
-  for (size_t i = 0; i < candidates_.ids.size(); ++i) elements_.push_back({distance(i), to_weight(candidates_.exps[i])});
-  const float border = select_by_mass(elements_, mass_to_reach(typical_p, total)).key;
-  compact([&](size_t i) { return distance(i) <= border; });
+  return {log_sum, largest, static_cast<float>(static_cast<double>(log_sum) - expected_score / static_cast<double>(total))};
 }
 
 }  // namespace pythia

@@ -86,6 +86,7 @@ class Sampler {
   float lowest_min_p_quotient(double min_p) const;
   void keep_min_p(double min_p);
   void keep_typical(double typical_p);
+  Information information_of_candidates() const;
   template <class Keep>
   void compact(Keep&& keep);
 

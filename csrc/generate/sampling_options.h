@@ -23,6 +23,7 @@ struct SamplingOptions {
   float frequency_penalty = 0.0f;   // subtracted as often as the token has been generated
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token id, added to its score); -infinity bans a token
 
+  bool changes_logits() const { return !logit_bias.empty() || has_history_terms(); }
   bool has_history_terms() const { return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f; }
 };
 

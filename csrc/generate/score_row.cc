@@ -76,6 +76,7 @@ void ScoreRow::reset(std::span<const float> scores, const ScoreMaxima& maxima, f
 
 void ScoreRow::set_temperature(float temperature) {
   temperature_ = temperature;
+  information_.reset();
   scale_.steepness = std::max(static_cast<float>(std::numbers::log2e / static_cast<double>(temperature)), kMinSteepness);
 }
 
@@ -87,20 +88,26 @@ int32_t ScoreRow::argmax() const {
 
 bool ScoreRow::has_softmax() const { return std::isfinite(quotient(scale_.largest)) && std::isfinite(scale_.steepness); }
 
-float ScoreRow::lowest_with(float quotient_bound) const {
-  if (temperature_ == 1.0f || std::isinf(quotient_bound)) return quotient_bound;
-  // From a guess on in growing steps, then by halves: `high` has such a quotient, `low` does not.
-  const auto reaches = [&](int64_t place) { return quotient(float_at(place)) >= quotient_bound; };
-  const int64_t last = place_of(kInfinity), guess = place_of(quotient_bound * temperature_);
-  int64_t low = guess, high = guess, step = 1;
-  for (; !reaches(high); step *= 2) low = high, high = std::min(high + step, last);
+// The lowest score that `reaches`, as all above it do, infinity among them. Sooner found near a guess.
+template <class Reaches>
+float ScoreRow::first_score(float guess, const Reaches& reaches) const {
+  // From the guess on in growing steps, then by halves: `high` reaches, `low` does not.
+  const auto reaches_at = [&](int64_t place) { return reaches(float_at(place)); };
+  const int64_t last = place_of(kInfinity), first = place_of(guess);
+  int64_t low = first, high = first, step = 1;
+  for (; !reaches_at(high); step *= 2) low = high, high = std::min(high + step, last);
   if (low == high)
-    for (step = 1; low >= -last && reaches(low); step *= 2) high = low, low = std::max(low - step, -last - 1);
+    for (step = 1; low >= -last && reaches_at(low); step *= 2) high = low, low = std::max(low - step, -last - 1);
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
-    (reaches(middle) ? high : low) = middle;
+    (reaches_at(middle) ? high : low) = middle;
   }
   return float_at(high);
+}
+
+float ScoreRow::lowest_with(float quotient_bound) const {
+  if (temperature_ == 1.0f || std::isinf(quotient_bound)) return quotient_bound;
+  return first_score(quotient_bound * temperature_, [&](float score) { return quotient(score) >= quotient_bound; });
 }
 
 float ScoreRow::bound_below(float quotient_bound) const { return std::nextafter(lowest_with(quotient_bound), -kInfinity); }
@@ -134,6 +141,22 @@ int64_t ScoreRow::total() {
     kernels_.softmax_totals(scores_.data() + begin, end - begin, scale_, totals_.data() + begin / kSoftmaxChunk);
   });
   return std::accumulate(totals_.begin(), totals_.end(), int64_t{0});
+}
+
+const Information& ScoreRow::information() {
+  if (information_) return *information_;
+  totals_.resize(num_chunks());
+  moments_.resize(num_chunks());
+  for_parts([&](int64_t begin, int64_t end) {
+    const int64_t chunk = begin / kSoftmaxChunk;
+    kernels_.softmax_moments(scores_.data() + begin, end - begin, scale_, totals_.data() + chunk, moments_.data() + chunk);
+  });
+  const int64_t total = std::accumulate(totals_.begin(), totals_.end(), int64_t{0});
+  const double moment = std::accumulate(moments_.begin(), moments_.end(), 0.0);
+  const double below_largest = moment * std::numbers::ln2 / std::ldexp(static_cast<double>(total), -kWeightBits);
+  const float log_sum = log_total(kernels_, total);
+  information_ = {log_sum, quotient(scale_.largest), static_cast<float>(static_cast<double>(log_sum) + below_largest)};
+  return *information_;
 }
 
 int64_t ScoreRow::make_room(float bound) {
@@ -246,6 +269,24 @@ bool ScoreRow::starts_below(int32_t id, double part) {
   for (size_t i = static_cast<size_t>(id) + 1; i < end_of_own; ++i)
     if (scores_[i] > below_ties && !(scores_[i] > above)) before += weight_of(scores_[i]);
   return before < mass_to_reach(part, total());
+}
+
+bool ScoreRow::is_typical(int32_t id, double part) {
+  const Information& all = information();
+  const auto excess = [&](float score) { return all.excess(quotient(score)); };
+  const float distance = std::abs(excess(scores_[static_cast<size_t>(id)]));
+  // Nearer ones are from `low` on and below `high`: the higher the score, the less the information.
+  const float center = all.log_total + all.largest - all.entropy;
+  const float low = first_score((center - distance) * temperature_, [&](float score) { return excess(score) < distance; });
+  const float high = first_score((center + distance) * temperature_, [&](float score) { return excess(score) <= -distance; });
+  const float below_low = std::nextafter(low, -kInfinity), below_high = std::nextafter(high, -kInfinity);
+  totals_above_.resize(num_chunks());
+  for_parts([&](int64_t begin, int64_t end) {
+    for (size_t i = static_cast<size_t>(begin) / kSoftmaxChunk; i * kSoftmaxChunk < static_cast<size_t>(end); ++i)
+      totals_above_[i] = chunk_total_above(i, below_low) - chunk_total_above(i, below_high);
+  });
+  const int64_t nearer = std::accumulate(totals_above_.begin(), totals_above_.end(), int64_t{0});
+  return nearer < mass_to_reach(part, std::accumulate(totals_.begin(), totals_.end(), int64_t{0}));
 }
 
 // What starts_below says, unless the answer is too near.

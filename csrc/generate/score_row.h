@@ -20,6 +20,16 @@ namespace pythia {
 // Calls body(i) for every i in [0, count), on several threads.
 using ParallelFor = std::function<void(int64_t count, const std::function<void(int64_t)>& body)>;
 
+// Token i has the information -log p_i; the entropy is what is expected of it, the sum of p_i times that.
+struct Information {
+  float log_total = 0;  // of all exp(quotient - largest)
+  float largest = 0;    // quotient
+  float entropy = 0;
+
+  // How much more information than the entropy a token of this quotient has.
+  float excess(float quotient) const { return (log_total - (quotient - largest)) - entropy; }
+};
+
 // Holds scratch memory; one user at a time. Results do not depend on the threads.
 class ScoreRow {
  public:
@@ -54,6 +64,9 @@ class ScoreRow {
   // The sum of all weights.
   int64_t total();
 
+  // What the tokens tell, to the rounding of float32; computed once after reset. Not before set_temperature.
+  const Information& information();
+
   // Gives room to the weights of the scores above a bound, group by group (docs/numerics.md), which is much less work than to
   // know them. Returns how much. Needs the maxima of groups.
   int64_t make_room(float bound);
@@ -65,6 +78,9 @@ class ScoreRow {
   // largest first, and by ids, the highest first. After make_room.
   bool starts_below(int32_t id, double part);
 
+  // Whether less than `part` of the mass is that of all tokens whose information is nearer to the entropy than that of `id`.
+  bool is_typical(int32_t id, double part);
+
  private:
   static constexpr int64_t kGroupSize = kScoreBlock / kScoreGroups;
   using GroupWeights = std::array<int64_t, kGroupSize>;
@@ -75,6 +91,8 @@ class ScoreRow {
 
   template <class Body>
   void for_parts(const Body& body) const;
+  template <class Reaches>
+  float first_score(float guess, const Reaches& reaches) const;
   size_t num_chunks() const;
   int64_t chunk_total_above(size_t chunk, float bound) const;
   int64_t weight_of(float score) const;
@@ -97,7 +115,9 @@ class ScoreRow {
   float bound_ = 0;                             // of make_room
   int64_t least_total_ = 0;                     // a lower bound of the sum of all weights
   std::vector<int64_t> totals_, totals_above_;  // by chunk
-  std::vector<SoftmaxEstimate> estimates_;      // by part
+  std::vector<float> moments_;                  // by chunk
+  std::optional<Information> information_;
+  std::vector<SoftmaxEstimate> estimates_;  // by part
   std::vector<float> own_block_maxima_, own_group_maxima_, maxima_of_maxima_;
   std::vector<int32_t> found_ids_;  // [vocab_size], what collect_above writes to
   std::vector<float> found_scores_;

@@ -47,6 +47,25 @@ float kth_largest(std::span<const float> scores, float divisor, std::span<const 
   return scratch[static_cast<size_t>(k - 1)];
 }
 
+std::vector<int64_t> largest_places(std::span<const float> scores, std::span<const float> maxima, int64_t n,
+                                    std::vector<float>& scratch) {
+  n = std::min(n, static_cast<int64_t>(scores.size()));
+  std::vector<int64_t> best;
+  if (n <= 0) return best;
+  const float bound = kth_largest(scores, 1.0f, maxima, n, scratch);
+  for (size_t b = 0; b < maxima.size(); ++b) {
+    if (maxima[b] < bound) continue;
+    const size_t begin = b * kScoreBlock, end = std::min<size_t>(begin + kScoreBlock, scores.size());
+    for (size_t i = begin; i < end; ++i)
+      if (scores[i] >= bound) best.push_back(static_cast<int64_t>(i));
+  }
+  const auto score = [scores](int64_t place) { return scores[static_cast<size_t>(place)]; };
+  // Places ascend, so a stable sort puts lower ones first among equals.
+  std::stable_sort(best.begin(), best.end(), [&](int64_t a, int64_t b) { return score(a) > score(b); });
+  best.resize(std::min(best.size(), static_cast<size_t>(n)));
+  return best;
+}
+
 int64_t to_weight(float e) { return shifted_bits(e) - std::bit_cast<int64_t>(kWeightShift); }
 
 int64_t mass_to_reach(double part, int64_t total) {
@@ -58,6 +77,13 @@ int64_t total_weight(const float* e, int64_t n) {
   uint64_t total = 0;
   for (int64_t i = 0; i < n; ++i) total += static_cast<uint64_t>(shifted_bits(e[i]));
   return static_cast<int64_t>(total - static_cast<uint64_t>(n) * std::bit_cast<uint64_t>(kWeightShift));
+}
+
+float log_total(const KernelTable& kernels, int64_t total) {
+  const float sum = static_cast<float>(std::ldexp(static_cast<double>(total), -kWeightBits));
+  float result = 0;
+  kernels.log(&sum, 1, &result);
+  return result;
 }
 
 MassThreshold select_by_mass(std::vector<WeightedKey>& elements, int64_t target) {

@@ -21,6 +21,11 @@ float block_maxima(const KernelTable& kernels, std::span<const float> scores, st
 float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,
                   std::vector<float>& scratch);
 
+// The places of the n largest scores (all, if there are fewer), the largest first, the lower place of equals, without those
+// that are NaN. `maxima` are the block maxima, `scratch` is overwritten.
+std::vector<int64_t> largest_places(std::span<const float> scores, std::span<const float> maxima, int64_t n,
+                                    std::vector<float>& scratch);
+
 // round_half_even(2^38 e) for e in [0, 1].
 int64_t to_weight(float e);
 
@@ -29,6 +34,9 @@ int64_t mass_to_reach(double part, int64_t total);
 
 // The sum of to_weight over e[0..n).
 int64_t total_weight(const float* e, int64_t n);
+
+// log(total / 2^kWeightBits).
+float log_total(const KernelTable& kernels, int64_t total);
 
 struct WeightedKey {
   float key;

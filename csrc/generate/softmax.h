@@ -5,12 +5,11 @@
 #include <span>
 #include <vector>
 
+#include "generate/score_row.h"
 #include "kernels/kernels.h"
+#include "kernels/score_maxima.h"
 
 namespace pythia {
-
-// log(total / 2^kWeightBits).
-float log_total(const KernelTable& kernels, int64_t total);
 
 struct TokenLogprob {
   int32_t id;
@@ -20,13 +19,14 @@ struct TokenLogprob {
 // Log-softmax of the unmodified logits of one position: log-probabilities of the model, not of the sampler.
 class LogSoftmax {
  public:
-  // logits [vocab_size] must outlive the object. `maxima` and `totals` are scratch, which must too.
-  LogSoftmax(const KernelTable& kernels, std::span<const float> logits, std::vector<float>& maxima,
-             std::vector<int64_t>& totals);
+  // Takes the row over, with a temperature of 1. logits [vocab_size] must outlive the object, as must their maxima, which are
+  // made if they are not given. parallel_for may be null.
+  LogSoftmax(const KernelTable& kernels, ScoreRow& row, std::span<const float> logits, const ScoreMaxima& maxima = {},
+             const ParallelFor* parallel_for = nullptr);
 
   float of(int32_t id) const { return (logits_[static_cast<size_t>(id)] - largest_) - log_total_; }
 
-  // The n most likely tokens (all, if there are fewer), best first, lower ids first among equals.
+  // The n most likely tokens (all, if there are fewer), best first, lower ids first among equals. `scratch` is overwritten.
   std::vector<TokenLogprob> top(int64_t n, std::vector<float>& scratch) const;
 
  private:

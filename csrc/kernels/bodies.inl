@@ -35,6 +35,7 @@ constexpr KernelTable make_table(const char* isa) {
           .collect_above = collect_above_kernel,
           .softmax_exps = softmax_exps_kernel,
           .softmax_totals = softmax_totals_kernel,
+          .softmax_moments = softmax_moments_kernel,
           .softmax_estimate = softmax_estimate_kernel,
           .softmax_bounds = softmax_bounds_kernel,
           .softmax_total_above = softmax_total_above_kernel,

@@ -201,6 +201,10 @@ struct KernelTable {
   // kSoftmaxChunk, rounded up].
   void (*softmax_totals)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals) noexcept;
 
+  // The same, and of each chunk the sum of softmax_exps * ((largest - score) * steepness) of the scores with weights: score j
+  // in lane j mod 16, folded.
+  void (*softmax_moments)(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals, float* moments) noexcept;
+
   // Estimates for n <= kMaxEstimated scores.
   SoftmaxEstimate (*softmax_estimate)(const float* scores, int64_t n, SoftmaxScale scale, float high, float low) noexcept;
 

@@ -157,6 +157,22 @@ void softmax_totals_kernel(const float* scores, int64_t n, SoftmaxScale scale, i
   }
 }
 
+void softmax_moments_kernel(const float* scores, int64_t n, SoftmaxScale scale, int64_t* totals, float* moments) noexcept {
+  const SoftmaxTerm<WeightSum::kShift> term(scale);
+  const Vec largest = set1(scale.largest), steepness = set1(scale.steepness), lowest = set1(40.0f / scale.steepness);
+  for (; n > 0; scores += kSoftmaxChunk, n -= kSoftmaxChunk) {
+    WeightSum sum;
+    Vec moment = zero();
+    for_terms(scores, n < kSoftmaxChunk ? n : kSoftmaxChunk, term, [&](Vec score, Vec scaled) {
+      sum.add(scaled);
+      const Vec below = largest - score;
+      moment = fma(scaled, select(less(below, lowest), below * steepness, zero()), moment);
+    });
+    *totals++ = sum.total();
+    *moments++ = reduce_add(moment) * (1.0f / static_cast<float>(1 << WeightSum::kShift));
+  }
+}
+
 // 2^((score - largest) steepness + kShift) for scores up to the largest, or up to 6.15% more: between powers of two the
 // exponential runs below its chord, which is what a float's bits give when they are a linear function of the exponent.
 template <int kShift>

@@ -99,9 +99,12 @@ class _Search:
         unchanged = logprobs.copy() if self._options.num_logprobs >= 0 else logprobs
         for row, beam in zip(logprobs, self._beams, strict=True):
             self._apply_penalties(row, beam.tokens)
-        totals = (logprobs + self._scores[:, None]).reshape(-1)
-        totals[np.isnan(totals)] = -np.inf
-        best = _largest(totals, self._keep)
+        logprobs += self._scores[:, None]
+        totals = logprobs.reshape(-1)
+        best = _core.largest(totals, self._keep)
+        if len(best) < min(self._keep, len(totals)):
+            totals[np.isnan(totals)] = -np.inf
+            best = _core.largest(totals, self._keep)
         if totals[best[0]] == -np.inf:
             raise ValueError(
                 "no token has a score above -infinity: check the weights, and logit_bias if it bans tokens"
@@ -121,7 +124,7 @@ class _Search:
             self.done = True
             return
         running = totals[best] + ends.astype(np.float32) * _NEVER
-        order = _largest(running, self._options.num_beams)
+        order = _core.largest(running, self._options.num_beams)
         self._scores = running[order]
         self._beams = [candidates[i] for i in order]
         self._pass_caches_on(beams[order])
@@ -147,7 +150,7 @@ class _Search:
         if count < 0:
             return _Beam([*beam.tokens, id])
         row = logprobs[parent]
-        top = [(int(i), float(row[i])) for i in _largest(row, count)] if count else []
+        top = [(int(i), float(row[i])) for i in _core.largest(row, count)] if count else []
         return _Beam([*beam.tokens, id], [*beam.logprobs, row[id]], [*beam.top, top])
 
     def _ends(self, beam: _Beam) -> bool:
@@ -171,7 +174,7 @@ class _Search:
             beam.top if count > 0 else None,
         )
 
-    def _pass_caches_on(self, parents: npt.NDArray[np.intp]) -> None:
+    def _pass_caches_on(self, parents: npt.NDArray[np.int64]) -> None:
         """The first child of a beam takes over its cache, others get copies."""
         old, taken = self._caches, set()
         if len(old) < len(parents):
@@ -204,15 +207,6 @@ def _stop_place(text: str, stop: list[str]) -> int:
     """Where the stop string begins that ends first, of those that end together the longest; -1: there is none."""
     found = [(place + len(string), place) for string in stop if (place := text.find(string)) >= 0]
     return min(found)[1] if found else -1
-
-
-def _largest(values: FloatArray, count: int) -> npt.NDArray[np.intp]:
-    """Places of the ``count`` largest values (all, if there are fewer), largest first, the lower place of equals."""
-    count = min(count, len(values))
-    threshold = np.partition(values, len(values) - count)[len(values) - count]
-    places = np.flatnonzero(values >= threshold)
-    order: npt.NDArray[np.intp] = places[np.argsort(-values[places], kind="stable")][:count]
-    return order
 
 
 def beam_search(

@@ -37,6 +37,7 @@ __all__: list[str] = [
     "expected_tensors",
     "filter_logits",
     "holds_exactly",
+    "largest",
     "log_softmax",
     "pack_matrix",
     "philox4x32_10",
@@ -224,6 +225,12 @@ class Kernels:
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
         2^((scores - largest) steepness), float32; 2^-40 where it is less, and for NaN.
+        """
+    def softmax_moments(
+        self, scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], largest: float, steepness: float
+    ) -> tuple[typing.Any, ...]:
+        """
+        softmax_totals, and for each 1,024 scores the sum of softmax_exps * (largest - score) * steepness of those with a weight, float32.
         """
     def softmax_total_above(
         self,
@@ -574,6 +581,13 @@ def filter_logits(
 def holds_exactly(array: typing_extensions.Buffer, dtype: str, format: str) -> bool:
     """
     True if `format` (f32, f16, bf16) holds every value of the array exactly. Raises ValueError.
+    """
+
+def largest(
+    values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], count: int
+) -> numpy.typing.NDArray[numpy.int64]:
+    """
+    The places of the `count` largest of values [n] (all, if there are fewer) as int64, the largest first, the lower place of equals, without those that are NaN.
     """
 
 def log_softmax(logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
