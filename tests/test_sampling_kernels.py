@@ -113,7 +113,7 @@ def test_softmax_totals(isa: str, steepness: float) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("steepness", [1.4426950408889634, 2.061, 0.4809, 2.0**-120, 1e30])
 def test_softmax_moments(isa: str, steepness: float) -> None:
-    """What is expected of the exponents, to float32's rounding; the same bits everywhere. NaN and -infinity are none."""
+    """What is expected of the exponents, to float32's rounding; the same bits everywhere. NaN, -infinity are none."""
     kernels = _core.Kernels(isa)
     rng = np.random.default_rng(4)
     for n in SIZES:
