@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -236,6 +237,86 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().out.startswith("removed 4.9 MB from ")
 
 
+def test_revisions_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHIA_CPU_CACHE", str(tmp_path))
+    for revision in ("step0", "step1"):
+        write_checkpoint(tmp_path / "run" / revision, **SMALL)
+        cached_conversion(tmp_path / "run", revision, progress=False)
+    assert main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "run@step0  " in listed and "run@step1  " in listed
+
+
+def test_who_reads_has_seen_enough(tmp_path: Path) -> None:
+    cached_conversion(MINI_PYTHIA, cache_dir=tmp_path, progress=False)
+    program = "import sys; from pythia_cpu._cli_convert import main; sys.stdin.read(); sys.exit(main(['--list']))"
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHIA_CPU_CACHE": str(tmp_path)}
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == b""
+
+
+def test_sweeps_side_by_side(tmp_path: Path) -> None:
+    """Processes that convert and remove each its own revision do not see each other."""
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    for step in range(1, 4):
+        write_checkpoint(run / f"step{step}", **SMALL)
+    program = """
+import pythia_cpu, sys
+run, cache, own = sys.argv[1:]
+for turn in range(30):
+    pythia_cpu.load(run, revision=own, cache_dir=cache)
+    assert len(pythia_cpu.remove_cached(run, revision=own, cache_dir=cache)) == 1
+"""
+    steps = ("step1", "step2", "step3")
+    sweeps = [subprocess.Popen([sys.executable, "-c", program, run, cache, step]) for step in steps]
+    assert [sweep.wait(120) for sweep in sweeps] == [0, 0, 0]
+
+
+def test_the_instruction_set_is_known_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHIA_CPU_ISA", "mmx")
+    monkeypatch.setattr("pythia_cpu._convert.convert_checkpoint", None)
+    with pytest.raises(ValueError, match="mmx"):
+        pythia_cpu.convert(MINI_PYTHIA, tmp_path / "m.pcpu", progress=False)
+
+
+def test_a_conversion_removed_before_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = []
+
+    def converted_and_removed(*arguments: Any) -> Path:
+        path = cached_conversion(*arguments)
+        if not removed:
+            removed.extend(pythia_cpu.remove_cached(MINI_PYTHIA, cache_dir=tmp_path))
+        return path
+
+    monkeypatch.setattr("pythia_cpu._cache.cached_conversion", converted_and_removed)
+    model = pythia_cpu.load(MINI_PYTHIA, cache_dir=tmp_path)
+    assert len(removed) == 1 and model.config.num_hidden_layers == 6
+
+
+def test_a_lock_that_is_removed_while_one_waits(tmp_path: Path) -> None:
+    """Who gets it then has a file of no name, and makes a new one, which others see."""
+    path, order = tmp_path / "x.lock", []
+
+    def wait() -> None:
+        with _locked(path):
+            order.append(path.exists())
+
+    with _locked(path):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.2)
+        path.unlink()
+    thread.join(30)
+    assert order == [True]
+
+
 def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_checkpoint(tmp_path / "c", **SMALL, config_updates={"hidden_act": "mish"})
     for arguments, message in (
@@ -243,6 +324,9 @@ def test_command_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         ([str(MINI_PYTHIA), "-o", str(tmp_path / "none" / "m")], "none/m"),
         ([str(MINI_PYTHIA), "-o", str(tmp_path)], "Is a directory"),
         ([str(MINI_PYTHIA), "-o", str(tmp_path / "m"), "--revision", "5"], "has no subfolder 'step5'"),
+        ([str(MINI_PYTHIA), "-o", str(tmp_path / "m"), "--revision", ".."], "has no subfolder '..'"),
+        (["", "-o", str(tmp_path / "m")], "source is empty, expected a path"),
+        ([str(MINI_PYTHIA), "-o", ""], "path is empty, expected a path"),
     ):
         assert main(arguments) == 1
         out, errors = capsys.readouterr()

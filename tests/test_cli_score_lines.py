@@ -92,7 +92,7 @@ def test_files_and_batches(binary: Path, model: pythia_cpu.Model, tmp_path: Path
         ('{"context": "b"}', 'expected an object with "text"'),
         ('{"text": 1}', '"text" is not a string'),
         ('{"text": "a", "text": "b"}', 'the name "text" for the second time at byte 15'),
-        ('{"text": "a", "id": null}', '"id" is neither'),
+        ('{"text": "a", "id": true}', '"id" is neither'),
         ('{"context": "a", "continuation": ""}', '"continuation" has no tokens'),
         ('{"context": "Th", "continuation": "e"}', '"continuation" adds no token to the 1 of "context"'),
         ('{"context": "%s", "continuation": "a"}' % ("word " * 2100), "expected at most 2049"),
@@ -110,7 +110,8 @@ def test_files_and_batches(binary: Path, model: pythia_cpu.Model, tmp_path: Path
         ('{"id": -}', "found '}' at byte 9, expected a digit"),
         ('{text": "a"}', "found 't' at byte 2, expected a name in quotes"),
         ('{"é" "a"}', "found '\"' at byte 7, expected ':'"),
-        ('{"a": é}', "found 'é' at byte 7, expected a value"),
+        ('{"a": é}', "found 'é' (U+00E9) at byte 7, expected a value"),
+        ('\ufeff{"text": "a"}', "found '\ufeff' (U+FEFF) at byte 1, expected a value"),
         ("[\x7f", "found a control character at byte 2, expected a value"),
         ("[\x1f", "found a control character at byte 2, expected a value"),
         ("[1", "found the end at byte 3, expected ',' or ']'"),
@@ -123,6 +124,19 @@ def test_errors(binary: Path, line: str, message: str) -> None:
     assert result.stderr.decode().startswith("pythia-cpu: line 3: ") and message in result.stderr.decode()
     assert result.stderr.count(b"\n") == 1
     assert [json.loads(one)["index"] for one in result.stdout.splitlines()] == [0]  # what comes before it
+
+
+def test_what_windows_and_pandas_write(binary: Path) -> None:
+    lines = b'\xef\xbb\xbf{"text": "It was", "id": null}\r\n{"text": "He said", "id": 7}\r\n'
+    assert [record.get("id", "none") for record in records(binary, lines)] == ["none", 7]
+
+
+def test_many_members(binary: Path) -> None:
+    members = {f"member {i}": i for i in range(100_000)}
+    line = json.dumps({**members, "text": "It was"})
+    assert len(records(binary, line.encode())) == 1
+    again = line[:-1] + ', "member 7": 0}'
+    assert b'the name "member 7" for the second time' in run(binary, again.encode()).stderr
 
 
 def test_escapes_of_any_case(binary: Path) -> None:

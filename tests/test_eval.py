@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,11 @@ def test_continuations_that_fill_the_window(model: pythia_cpu.Model, hflm: Calla
         run(ours, "loglikelihood", [("Once", "")])
 
 
-@pytest.mark.parametrize("arguments", [{"prefix_token_id": 7}, {"add_bos_token": True}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [{"prefix_token_id": 7}, {"add_bos_token": True}, {"prefix_token_id": 7, "add_bos_token": True}],
+    ids=str,
+)
 def test_prefix_tokens(model: pythia_cpu.Model, hflm: Callable[..., Any], arguments: dict[str, Any]) -> None:
     ours, theirs = HarnessModel(model, **arguments), hflm(max_length=None, **arguments)
     requests = likelihood_requests(model)[:11]
@@ -135,6 +140,8 @@ def test_prefix_tokens(model: pythia_cpu.Model, hflm: Callable[..., Any], argume
     assert run(ours, "loglikelihood_rolling", texts) == pytest.approx(
         run(theirs, "loglikelihood_rolling", texts), abs=TOLERANCE
     )
+    contexts = [("Once upon", {"max_gen_toks": 9}), ("<|endoftext|>It was", {"max_gen_toks": 9})]
+    assert run(ours, "generate_until", contexts) == run(theirs, "generate_until", contexts)
 
 
 @pytest.mark.parametrize("max_length", [None, WINDOW])
@@ -340,6 +347,19 @@ class TestResultCache:
         path.write_text("not a database, " * 100)
         with pytest.raises(ValueError, match=r"results.db cannot be used as a cache"):
             ResultCache(path, "key")
+        with pytest.raises(ValueError, match="the cache of results is True of type bool, expected a path"):
+            ResultCache(True, "key")  # type: ignore[arg-type]  # as of use_cache: true
+
+    def test_a_file_of_another_program(self, tmp_path: Path) -> None:
+        with sqlite3.connect(tmp_path / "other.db") as database:
+            database.execute("CREATE TABLE results (a, b)")
+        with sqlite3.connect(tmp_path / "text.db") as database:
+            database.execute("CREATE TABLE results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            cache = ResultCache(tmp_path / "text.db", "key")
+            database.execute("INSERT INTO results VALUES (?, 'no JSON')", (cache._key("loglikelihood", 1),))
+        for one in (ResultCache(tmp_path / "other.db", "key"), cache):
+            with pytest.raises(ValueError, match=r"\.db cannot be used as a cache of results"):
+                one.get("loglikelihood", 1)
 
 
 @pytest.fixture(scope="module")

@@ -109,6 +109,23 @@ def test_the_shortest_window(model: pythia_cpu.Model) -> None:
         run(ours, "generate_until", [("Once", {"max_gen_toks": 1})])
 
 
+def test_no_room_for_a_new_token(model: pythia_cpu.Model) -> None:
+    ours, ids = HarnessModel(model), model.tokenizer.encode("It was")
+    assert run(ours, "generate_until", [("It was", {"max_length": len(ids) + 1})]) != [""]
+    with pytest.raises(ValueError, match="max_length is 2, but a context has 2 tokens: set max_gen_toks"):
+        run(ours, "generate_until", [("It was", {"max_length": len(ids)})])
+    with pytest.raises(ValueError, match="max_length is 'x'"):
+        run(ours, "generate_until", [("It was", {"max_length": "x"})])
+
+
+def test_add_bos_token(model: pythia_cpu.Model) -> None:
+    bos = model.config.bos_token_id
+    for value, first in ((1, [bos]), (True, [bos]), (0, []), (False, [])):
+        assert HarnessModel(model, add_bos_token=value).tok_encode("It") == first + model.tokenizer.encode("It")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="add_bos_token is 'no' of type str, expected True or False"):
+        HarnessModel(model, add_bos_token="no")  # type: ignore[arg-type]
+
+
 def test_the_harness_gets_each_result(model: pythia_cpu.Model) -> None:
     """For its own cache, which keeps what an interrupted evaluation had come to."""
     told: list[tuple[Any, ...]] = []

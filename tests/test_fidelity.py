@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 import pythia_cpu
-from checkpoints import MINI_PYTHIA
+from checkpoints import MINI_PYTHIA, write_checkpoint
 from pythia_cpu import _core, convert, open_checkpoint
 from pythia_cpu._cli_convert import main
 from pythia_cpu._fidelity import TensorError
@@ -118,6 +118,15 @@ def test_large_models_have_tensors_only(
     assert "more than 1000000" in fidelity["not_compared"]
     assert 0 < min(fidelity["relative_errors"].values()) < 0.01
     assert "predictions not compared" in capsys.readouterr().out
+
+
+def test_a_tokenizer_of_other_ids(tmp_path: Path) -> None:
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 300}
+    checkpoint = write_checkpoint(tmp_path / "c", **small)
+    report = pythia_cpu.convert(checkpoint, tmp_path / "m.pcpu", weights="q8", fidelity=True, progress=False)
+    assert report.fidelity is not None and report.fidelity.texts == []
+    assert "the tokenizer makes ids up to" in str(report.fidelity.not_compared)
+    assert "of bundled, and the model has 300: tensors only" in str(report.fidelity.not_compared)
 
 
 def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

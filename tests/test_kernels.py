@@ -276,17 +276,26 @@ class TestNotFinite:
             assert np.isnan(kernels.matmul(wrong[None], packed, "q8", 20)).all()
 
     @pytest.mark.parametrize(("part", "position"), [(0, 270), (1, 5), (1, 270), (2, 5), (2, 270)])
-    def test_attention(self, isa: str, bad: float, part: int, position: int) -> None:
-        """A query's own result, and those of all queries that see a key or a value."""
+    @pytest.mark.parametrize("form", ["i16", "f32"])
+    def test_attention(self, isa: str, bad: float, part: int, position: int, form: str) -> None:
+        """A query's own result, and those of all queries that see a key or a value. In float32 a key whose score is
+        -infinity would have no weight, and an infinite value shows where it is.
+        """
         rng = np.random.default_rng(17)
         n, head_dim = 300, 20
         arrays = [normal(rng, n, head_dim) for _ in range(3)]
-        expected, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, "i16")
+        if form == "f32" and part < 2:
+            arrays[1 - part][:, 17] = np.abs(arrays[1 - part][:, 17]) * np.sign(np.nan_to_num(bad, posinf=1, neginf=-1))
+        expected, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, form)
         arrays[part][position, 17] = bad
-        out, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, "i16")
-        nan = np.arange(n) == position if part == 0 else np.arange(n) >= position
-        assert np.isnan(out[nan]).all()
-        assert_same_bits(out[~nan], expected[~nan])
+        out, _ = _core.Kernels(isa).attention(*arrays, 0, 1.0, form)
+        not_finite = np.arange(n) == position if part == 0 else np.arange(n) >= position
+        if form == "f32" and part == 2:
+            assert (out[not_finite, 17] == bad).all() if np.isinf(bad) else np.isnan(out[not_finite, 17]).all()
+            assert_same_bits(np.delete(out[not_finite], 17, 1), np.delete(expected[not_finite], 17, 1))
+        else:
+            assert np.isnan(out[not_finite]).all()
+        assert_same_bits(out[~not_finite], expected[~not_finite])
 
 
 class TestRows:

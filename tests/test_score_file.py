@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,6 +94,29 @@ def test_goes_on_wherever_it_was_cut(
     assert cut.read_bytes() == content
 
 
+def test_zeros_that_a_crash_left(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    path = tmp_path / "scores.jsonl"
+    model.score_to_file(["It was"], path)
+    content = path.read_bytes()
+    for rest in (b"\0" * 100, content[:50] + b"\0" * 50, content[:4] + b"\0"):
+        path.write_bytes(rest)
+        assert model.score_to_file(["It was"], path) == 1
+        assert path.read_bytes() == content
+
+
+def test_no_room(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "scores.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left on device: .*scores.jsonl"):
+            model.score_to_file(["It was"], path)
+    with pytest.raises(ValueError, match="path is None of type NoneType, expected a path"):
+        model.score_to_file(["It was"], None)  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("small_batches")
 def test_interrupted(model: pythia_cpu.Model, tmp_path: Path) -> None:
     def inputs(stop: bool) -> Iterator[Any]:
@@ -167,6 +192,12 @@ def test_foreign_files(
         (other_spacing, "line 1: is no record of scores"),
         (b"notes\n", "line 1: is no record of scores"),
         (b"[]\n", "line 1: is no record of scores"),
+        (b'{"my": "results of a week"}', "line 1: is no record of scores"),
+        (content + b"notes", "line 3: is no record of scores"),
+        (content[:60] + b"\n", "line 1: is no record of scores"),
+        (content[:120] + b"\n", "line 1: the record is damaged"),
+        (content[:120] + 40 * b"\0" + b"}\n", "line 1: the record is damaged"),
+        (content.replace(b"\n", b"\r\n"), "line 1: the record is damaged"),
     ]:
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=message):

@@ -141,6 +141,7 @@ def test_tensors_that_a_checkpoint_does_not_have(tmp_path: Path) -> None:
         ({"a": torch.ones(2, dtype=torch.complex64)}, r"imports torch\.ComplexFloatStorage"),
         ({"a": torch.ones(2).to_sparse()}, r"imports torch"),
         ({"a": torch.nn.Parameter(torch.ones(2))}, r"imports torch\._utils\._rebuild_parameter"),
+        ({"a": torch._neg_view(torch.ones(2))}, "a tensor is a negative or conjugate view of its numbers"),
         ({"a": 3}, "its entry 'a' is not a tensor"),
         ({3: torch.ones(2)}, "its entry 3 is not a tensor"),
         ([torch.ones(2)], "holds a list, expected a dict of tensors"),

@@ -1,7 +1,9 @@
 #include "cli/json_reader.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
+#include <unordered_set>
 
 #include "common/utf8.h"
 
@@ -36,9 +38,14 @@ class Parser {
     if (position_ == text_.size()) return "the end";
     const auto byte = static_cast<unsigned char>(text_[position_]);
     if (byte < 0x20 || byte == 0x7f) return "a control character";
+    const utf8::CodePoint point = utf8::decode(text_.data() + position_);
     std::string quoted = "'";
-    quoted += text_.substr(position_, utf8::decode(text_.data() + position_).size);
-    return quoted += '\'';
+    quoted += text_.substr(position_, point.size);
+    quoted += '\'';
+    if (point.value < 0x80) return quoted;
+    char code[16];  // some of the others cannot be seen
+    std::snprintf(code, sizeof code, " (U+%04X)", static_cast<unsigned>(point.value));
+    return quoted + code;
   }
 
   char peek() const { return position_ < text_.size() ? text_[position_] : '\0'; }
@@ -75,6 +82,7 @@ class Parser {
   JsonValue parse_object(int depth) {
     enter(depth);
     JsonValue value = {.kind = Kind::kObject};
+    std::unordered_set<std::string> names;
     take('{');
     skip_space();
     if (take('}')) return value;
@@ -83,7 +91,7 @@ class Parser {
       const std::size_t start = position_;
       if (peek() != '"') fail(found(), "a name in quotes");
       std::string name = parse_string();
-      if (value.find(name) != nullptr) {
+      if (!names.insert(name).second) {
         position_ = start;
         fail("the name \"" + name + "\" for the second time", "each name once");
       }

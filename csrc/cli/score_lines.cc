@@ -12,6 +12,7 @@ namespace pythia::cli {
 namespace {
 
 constexpr std::size_t kRecordsPerBatch = 256;
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 struct Record {
   int64_t index;
@@ -41,7 +42,7 @@ const std::string* find_text(const JsonValue& object, std::string_view name) {
 
 std::string read_id(const JsonValue& object) {
   const JsonValue* id = object.find("id");
-  if (id == nullptr) return {};
+  if (id == nullptr || id->kind == JsonValue::Kind::kNull) return {};
   if (id->kind == JsonValue::Kind::kNumber) return id->text;
   if (id->kind != JsonValue::Kind::kString) throw std::invalid_argument("\"id\" is neither a string nor a number");
   JsonWriter json;
@@ -121,6 +122,7 @@ bool score_batch(const LineScoring& scoring, std::vector<Record>& records) {
 void score_lines(const LineScoring& scoring, std::string_view lines) {
   std::vector<Record> batch;
   int64_t line_number = 0, index = 0;
+  if (lines.starts_with(kByteOrderMark)) lines.remove_prefix(kByteOrderMark.size());
   while (!lines.empty()) {
     const std::size_t end = std::min(lines.find('\n'), lines.size());
     const std::string_view line = lines.substr(0, end);

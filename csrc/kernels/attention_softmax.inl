@@ -15,12 +15,14 @@ struct SoftmaxState {
   float sum;
 };
 
-// What turns differences of scores into weights, at most 1 and at least 2^-126: `kCount` vectors in place.
+// What turns differences of scores into weights, at most 1 and at least 2^-126: `kCount` vectors in place. Float scores may be
+// NaN, or infinite as their maximum: their weights are NaN. (Scores of codes are finite.)
 struct NaturalExp {
   template <int kCount>
   static void apply(Vec (&x)[kCount]) {
+    const Vec nan = from_bits(set1_i(0x7fc00000));
 #pragma GCC unroll 4
-    for (int i = 0; i < kCount; ++i) x[i] = exp_clamped(x[i]);
+    for (int i = 0; i < kCount; ++i) x[i] = select(less(x[i], set1(1.0f)), exp_clamped(x[i]), nan);
   }
 };
 struct BinaryExp {

@@ -191,7 +191,7 @@ void activation_kernel(Activation act, float* x, int64_t n) noexcept {
   switch (act) {
     case Activation::kGelu: return gelu_row(x, n);
     case Activation::kGeluTanh: return for_lanes(x, n, x, [](Vec v) { return gelu_tanh(v); });
-    case Activation::kRelu: return for_lanes(x, n, x, [](Vec v) { return max(v, zero()); });
+    case Activation::kRelu: return for_lanes(x, n, x, [](Vec v) { return select(less(v, zero()), zero(), v); });
     case Activation::kSilu: return for_lanes(x, n, x, [](Vec v) { return v * sigmoid(v); });
     case Activation::kQuickGelu: return for_lanes(x, n, x, [](Vec v) { return v * sigmoid(v * set1(1.702f)); });
   }

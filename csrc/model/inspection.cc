@@ -251,12 +251,18 @@ void InspectedPass::compute_scores(float* scores) {
   });
 }
 
-// In place, over all keys: a changed score may show one that was masked. A row that is masked as a whole becomes zeros.
+// In place, over all keys: a changed score may show one that was masked. A row that is masked as a whole becomes zeros, one
+// with a NaN or an infinity NaN.
 void InspectedPass::softmax(float* scores) {
   for_each(num_heads_ * num_tokens_, [&](int64_t i) {
     const std::span<float> row(scores + i * num_tokens_, static_cast<std::size_t>(num_tokens_));
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    if (std::ranges::any_of(row, [](float score) { return std::isnan(score) || score == kInfinity; })) {
+      std::ranges::fill(row, std::numeric_limits<float>::quiet_NaN());
+      return;
+    }
     const float largest = std::ranges::max(row);
-    if (largest == -std::numeric_limits<float>::infinity()) {
+    if (largest == -kInfinity) {
       std::ranges::fill(row, 0.0f);
       return;
     }

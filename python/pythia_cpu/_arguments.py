@@ -162,14 +162,23 @@ def sequence_ids(name: str, value: object, vocab_size: int, context_length: int)
     return ids
 
 
+def file_path(name: str, value: object) -> Path:
+    """A str or other path."""
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a path")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty, expected a path")
+    return Path(value)
+
+
 def regular_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file to write, which may be there.
 
     Raises:
-        ValueError: it has a null character.
+        ValueError: it is no path, or has a null character.
         OSError: it is there and no regular file, but a folder, or a device such as /dev/null.
     """
-    target = Path(path)
+    target = file_path("path", path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     is_stream = target.is_symlink() and os.readlink(target).startswith("/proc/")  # /dev/stdout, perhaps into a file
@@ -182,7 +191,7 @@ def output_file(path: str | os.PathLike[str]) -> Path:
     """The path of a file to write, looked at before the long work whose result it is for.
 
     Raises:
-        ValueError: it has a null character.
+        ValueError: it is no path, or has a null character.
         OSError: its folder does not exist or cannot be written to, or it is there and no regular file: a rename would
             put a file in the place of a device.
     """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pythia_cpu import _core
+from pythia_cpu._arguments import file_path
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint, provenance
 from pythia_cpu._errors import FormatError
@@ -20,6 +21,7 @@ from pythia_cpu._source import Source, local_source, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
 _SUFFIX = ".pcpu"
+_LOCK_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class CachedFile:
     size_bytes: int
 
     def provenance(self) -> dict[str, object] | None:
-        """Where its weights came from, as ``Model.provenance``; None if this version of the package cannot read it."""
+        """Where its weights came from, as ``Model.provenance``; None if this version of the package cannot read it, or
+        if it is gone.
+        """
         try:
             return provenance(_core.PcpuFile.open(str(self.path)))
-        except FormatError:
+        except (FormatError, FileNotFoundError):
             return None
 
 
@@ -74,7 +78,7 @@ def cached_conversion(
     """
     check_weights(weights)
     name = revision_name(revision)
-    if Path(source).is_dir():
+    if file_path("source", source).is_dir():
         local = local_source(Path(source), name)
         return _convert_once(_Entry(cache_dir, local.name, _identity(local), weights), local, progress)
     from pythia_cpu import _hub
@@ -102,8 +106,12 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFi
     Args:
         cache_dir: the cache; None is the one that ``load`` uses by default.
     """
-    files = sorted(cache_folder(cache_dir).glob(f"*/*{_SUFFIX}"))
-    return [CachedFile(path, path.stat().st_size) for path in files if not path.is_symlink()]
+    found = []
+    for path in sorted(cache_folder(cache_dir).glob(f"*/*{_SUFFIX}")):
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            if not path.is_symlink():
+                found.append(CachedFile(path, path.stat().st_size))
+    return found
 
 
 def remove_cached(
@@ -136,7 +144,7 @@ def remove_cached(
     if weights is not None and weights not in _core.WEIGHT_FORMATS:
         raise ValueError(f"weights is {weights!r}, expected one of {', '.join(_core.WEIGHT_FORMATS)}, or None for all")
     wanted = revision_name(revision)
-    if Path(source).is_dir():
+    if file_path("source", source).is_dir():
         name = Path(source).resolve().name
     else:
         from pythia_cpu import _hub
@@ -152,14 +160,26 @@ def remove_cached(
     ]
     for cached in removed:
         cached.path.unlink(missing_ok=True)
-        cached.path.with_name(f"{cached.path.name}.lock").unlink(missing_ok=True)
-    for link in folder.glob(f"*{_SUFFIX}") if removed else ():
+        _remove_lock(cached.path)
+    for link in list(folder.glob(f"*{_SUFFIX}")) if removed else ():
         if link.is_symlink() and not link.exists():
             link.unlink(missing_ok=True)
-            link.with_name(f"{link.name}.lock").unlink(missing_ok=True)
-    if removed and not any(folder.iterdir()):
-        folder.rmdir()
+            _remove_lock(link)
+    if removed:
+        _remove_if_empty(folder)
     return removed
+
+
+def _remove_lock(path: Path) -> None:
+    """Removes the lock of a conversion, unless a process holds it: it may convert the checkpoint again."""
+    lock = path.with_name(f"{path.name}.lock")
+    with contextlib.suppress(FileNotFoundError, BlockingIOError), _held(lock, os.O_RDONLY, fcntl.LOCK_NB):
+        lock.unlink()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it is not, or another process has removed it
+        folder.rmdir()
 
 
 def _is_revision(cached: CachedFile, wanted: str) -> bool:
@@ -177,29 +197,27 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
     freed_bytes = 0
     root = cache_folder(cache_dir)
     for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
-        for path in folder.iterdir():
+        for path in list(folder.iterdir()):
             is_ours = path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name
             if is_ours and not _is_converting(path):
-                freed_bytes += 0 if path.is_symlink() else path.stat().st_size
-                path.unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+                with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                    size_bytes = 0 if path.is_symlink() else path.stat().st_size
+                    path.unlink()
+                    freed_bytes += size_bytes
+        _remove_if_empty(folder)
     return freed_bytes
 
 
 def _is_converting(path: Path) -> bool:
     """Whether a process holds the lock of the conversion that a file belongs to."""
+    lock = path.with_name(f"{path.name.partition(_SUFFIX)[0]}{_SUFFIX}.lock")
     try:
-        fd = os.open(path.with_name(f"{path.name.partition(_SUFFIX)[0]}{_SUFFIX}.lock"), os.O_RDONLY | os.O_CLOEXEC)
+        with _held(lock, os.O_RDONLY, fcntl.LOCK_NB):
+            return False
     except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return False
     except BlockingIOError:
         return True
-    finally:
-        os.close(fd)
 
 
 def _folder(cache_dir: str | os.PathLike[str] | None, name: str) -> Path:
@@ -263,14 +281,33 @@ def _link(path: Path, target: str) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that other processes and threads wait for; the system lifts it if this process dies."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:  # many machines give a process a home folder that it cannot write to, or none
-        advice = f"set {CACHE_VARIABLE} or cache_dir to a folder for conversions that can be written to"
-        raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            for tries_left in reversed(range(_LOCK_TRIES)):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(_held(path, os.O_RDWR | os.O_CREAT))
+                    break
+                except FileNotFoundError:  # the folder was empty for a moment, and another process has removed it
+                    if not tries_left:
+                        raise
+        except OSError as error:  # many machines give a process a home folder that it cannot write to, or none
+            advice = f"set {CACHE_VARIABLE} or cache_dir to a folder for conversions that can be written to"
+            raise OSError(error.errno, f"{error.strerror}; {advice}", error.filename) from None
         yield
-    finally:
-        os.close(fd)
+
+
+@contextlib.contextmanager
+def _held(path: Path, open_flags: int, lock_flags: int = 0) -> Iterator[None]:
+    """Holds the lock that a file is. Whoever removes it holds it too, so one that has been removed is none any more."""
+    is_there = False
+    while not is_there:
+        fd = os.open(path, open_flags | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | lock_flags)
+            with contextlib.suppress(FileNotFoundError):
+                is_there = os.path.samestat(os.fstat(fd), path.stat())
+            if is_there:
+                yield
+        finally:
+            os.close(fd)

@@ -60,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_duplicates(options.duplicates or [cached.path for cached in list_cache()])
         else:
             _convert(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _error("interrupted; no half-written file is left", 130)
+    except BrokenPipeError:  # who reads has seen enough; nothing more can be written when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
         return _error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
@@ -101,8 +104,8 @@ def _list_cache() -> None:
 
 
 def _origin(facts: dict[str, object]) -> str:
-    at_hub = f"{facts['source']}@{facts['revision'] or 'main'}"
-    return at_hub if facts["commit"] else str(facts["source"])
+    revision = facts["revision"] or ("main" if facts["commit"] else None)
+    return f"{facts['source']}@{revision}" if revision else str(facts["source"])
 
 
 def _remove_cached(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from pythia_cpu._arguments import output_file
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
-from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, compare_models, read_texts
+from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, compare_models, read_texts, unusable_text
 from pythia_cpu._plan import PANELS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._source import resolve_source
@@ -113,6 +113,7 @@ def convert(
     # Before a download, which may take hours.
     check_weights(weights)
     output_file(output)
+    _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
     with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(
@@ -198,6 +199,8 @@ def _measure(
     if size_bytes > MAX_LOSSLESS_BYTES:
         reason = f"the lossless weights take {size_bytes} bytes, more than {MAX_LOSSLESS_BYTES}: tensors only"
         return Fidelity(None, [], reason, relative_errors)
+    if problem := unusable_text(output, texts):
+        return Fidelity(None, [], problem, relative_errors)
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f"{output.name}.lossless-") as folder:
         lossless = Path(folder) / "lossless.pcpu"
         report = convert_checkpoint(checkpoint, lossless, progress=progress, threads=threads)

@@ -118,6 +118,18 @@ def read_texts(path: Path | None) -> dict[str, str]:
     return texts
 
 
+def unusable_text(path: Path, texts: Mapping[str, str]) -> str | None:
+    """Why a model cannot read one of the texts; None if it can read all."""
+    file = _core.PcpuFile.open(str(path))
+    tokenizer, vocab_size = Tokenizer(file.tokenizer, None), file.config["vocab_size"]
+    for name, text in texts.items():
+        ids = tokenizer.encode(text)
+        if not ids or max(ids) >= vocab_size:
+            found = f"ids up to {max(ids)}" if ids else "no tokens"
+            return f"the tokenizer makes {found} of {name}, and the model has {vocab_size}: tensors only"
+    return None
+
+
 def compare_models(lossless: Path, quantized: Path, texts: Mapping[str, str], threads: int = 0) -> list[TextFidelity]:
     """Runs two ``.pcpu`` files of the same checkpoint on texts. A text's name stands for it in the result."""
     models = [_core.Model.open(str(path), threads) for path in (lossless, quantized)]

@@ -175,18 +175,23 @@ def _edits(edit: Mapping[str, Edit] | EditAny | None, names: list[str]) -> dict[
 
 
 def _edited(name: str, function: Edit, array: Activation) -> Activation:
-    """What the function makes of an activation, checked."""
+    """What the function makes of an activation, checked: where the model's own numbers are not finite, it may look."""
+
+    def is_sound(values: Activation) -> bool:
+        return bool((values < np.inf if name.endswith(_SCORES) else np.isfinite(values)).all())  # False for NaN
+
+    may_be_unsound = not is_sound(array)
     returned = function(array)
     if returned is None or returned is array:
         result = array
     else:
+        may_be_unsound = False
         try:
             result = np.array(returned, dtype=np.float32, order="C")
         except (TypeError, ValueError) as error:
             raise ValueError(f"the edit of {name} returned no array of numbers ({error})") from None
         if result.shape != array.shape:
             raise ValueError(f"the edit of {name} returned shape {list(result.shape)}, expected {list(array.shape)}")
-    sound = result < np.inf if name.endswith(_SCORES) else np.isfinite(result)  # False for NaN
-    if not sound.all():
-        raise ValueError(f"the edit of {name} returned values that are not finite")
+    if not (may_be_unsound or is_sound(result)):
+        raise ValueError(f"the edit of {name} gave values that are not finite")
     return result

@@ -6,6 +6,7 @@ import importlib.resources
 import os
 from pathlib import Path
 
+from pythia_cpu._arguments import file_path
 from pythia_cpu._convert import check_weights
 from pythia_cpu._model import Model
 
@@ -40,11 +41,14 @@ def load(
         OSError: a file cannot be read or written.
     """
     check_weights(weights)
-    path = shipped_model() if source is None else Path(source)
+    path = shipped_model() if source is None else file_path("source", source)
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion
 
-        return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)
+        try:
+            return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)
+        except FileNotFoundError:  # removed by another process in the meantime
+            return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)
     if revision is not None:
         raise ValueError(
             f"revision is {revision!r}, but {path.name} is converted already and has one revision: leave it out"

@@ -239,6 +239,8 @@ class _Machine:
             or len(shape) > 8
         ):
             raise ValueError("a tensor's shape and strides do not belong together")
+        if len(arguments) == 7 and arguments[6]:  # {"neg": True}: the stored numbers are not the tensor's
+            raise ValueError("a tensor is a negative or conjugate view of its numbers: save it with .resolve_neg()")
         if not all(map(_is_size, (offset, *shape, *strides))):
             sizes, steps = (", ".join(map(_shown, values)) for values in (shape, strides))
             raise ValueError(f"a tensor has offset {_shown(offset)}, shape ({sizes}), strides ({steps})")

@@ -9,13 +9,19 @@ from tqdm import tqdm
 _DELAY_S = 1.0  # what is done sooner shows none
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """Without a thread of its own, which would only look whether updates come too seldom."""
+
+    monitor_interval = 0
+
+
 class ProgressBar:
     """How far something has come; a context manager."""
 
     def __init__(self, total: int | None, *, what: str, unit: str, enabled: bool) -> None:
         """A bar up to ``total`` (None: nobody knows), hidden unless ``enabled`` and standard error is a terminal."""
         hidden = not (enabled and sys.stderr.isatty())
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total, unit=unit, unit_scale=True, desc=what, disable=hidden, leave=False, delay=_DELAY_S
         )
 

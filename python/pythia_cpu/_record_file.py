@@ -89,9 +89,12 @@ def add_records(
         bar.update(_check_kept(file, target, items))
         written = 0
         for several in lines(items):
-            file.write(b"".join(several))
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write(b"".join(several))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(target)) from None
             written += len(several)
             bar.update(len(several))
     return written
@@ -105,22 +108,32 @@ def _lock(file: IO[bytes], path: Path) -> None:
 
 
 def _check_kept(file: IO[bytes], path: Path, items: Iterator[tuple[Item, Head]]) -> int:
-    """Goes past the records that the file has, and cuts off a line without an end; returns how many there are."""
+    """Goes past the records that the file has, and cuts off one that was interrupted; returns how many there are."""
     kept = size_bytes = 0
     file.seek(0)
     for line in file:
         if not line.endswith(b"\n"):
+            if not _is_interrupted(line, kept):
+                raise ValueError(f"{path}, line {kept + 1}: is no record of scores: name another file, or remove it")
             break
         _, head = next(items, (None, None))
         if head is None:
             raise ValueError(f"{path} has more records than there are inputs, {kept}: name another file, or remove it")
         if not line.startswith(json.dumps(head, ensure_ascii=False).encode()[:-1] + b","):
             raise ValueError(f"{path}, line {kept + 1}: {_difference(line, head)}: name another file, or remove it")
+        if not line.endswith(b"}\n") or b"\0" in line:
+            raise ValueError(f"{path}, line {kept + 1}: the record is damaged: remove it and what comes after it")
         kept += 1
         size_bytes += len(line)
     file.truncate(size_bytes)
     file.seek(size_bytes)
     return kept
+
+
+def _is_interrupted(line: bytes, number: int) -> bool:
+    """Whether a line without an end is a record's beginning; a system that crashed may have left zeros there."""
+    begun, start = line.rstrip(b"\0"), b'{"index": %d, ' % number
+    return begun.startswith(start) or start.startswith(begun)
 
 
 def _difference(line: bytes, head: Head) -> str:

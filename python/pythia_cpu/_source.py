@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pythia_cpu._arguments import integer
+from pythia_cpu._arguments import file_path, integer
 from pythia_cpu._errors import CheckpointError
 
 _STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
@@ -50,7 +50,7 @@ def local_source(folder: Path, revision: str | None) -> Source:
     """
     if revision is None:
         return Source(name=_label(folder.resolve().name), folder=folder)
-    if Path(revision).name != revision or not (folder / revision).is_dir():
+    if Path(revision).name != revision or revision == ".." or not (folder / revision).is_dir():
         found = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:20]) or "none"
         raise CheckpointError(
             f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
@@ -84,7 +84,7 @@ def revisions(source: str | os.PathLike[str]) -> list[str]:
         CheckpointError: it is neither a folder nor a model on the hub.
         OSError: the hub cannot be reached.
     """
-    if Path(source).is_dir():
+    if file_path("source", source).is_dir():
         return sorted_steps(entry.name for entry in os.scandir(source) if entry.is_dir())
     from pythia_cpu import _hub
 
@@ -101,7 +101,7 @@ def resolve_source(
         OSError: the hub cannot be reached, and the checkpoint is not in its local cache.
     """
     name = revision_name(revision)
-    if Path(source).is_dir():
+    if file_path("source", source).is_dir():
         return local_source(Path(source), name)
     from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
 

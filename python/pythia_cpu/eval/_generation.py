@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
 import pythia_cpu
-from pythia_cpu._arguments import strings
+from pythia_cpu._arguments import integer, strings
 
 # Arguments of Model.generate that a task may set under the same name.
 _SAMPLING = {"top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
@@ -31,7 +31,7 @@ class _Owner(Protocol):
     def eot_token_id(self) -> int: ...
     @property
     def prefix_token_id(self) -> int: ...
-    def tok_encode(self, string: str, *, left_truncate_len: int | None = None) -> list[int]: ...
+    def encode_context(self, context: str, room: int) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,14 @@ class GenerationRequest:
             raise ValueError(
                 f"a task asks for {max_new_tokens} new tokens, the window holds {owner.max_length}: lower max_gen_toks"
             )
-        ids = owner.tok_encode(context, left_truncate_len=room) or [owner.prefix_token_id]
+        ids = owner.encode_context(context, room) or [owner.prefix_token_id]
         if (max_length := kwargs.pop("max_length", None)) is not None:  # of context and new text together
-            max_new_tokens = max(0, int(max_length) - len(ids))
+            max_new_tokens = integer("a task's max_length", max_length, 1) - len(ids)
+            if max_new_tokens < 1:
+                raise ValueError(
+                    f"a task's max_length is {max_length}, but a context has {len(ids)} tokens: set max_gen_toks, "
+                    "which counts new tokens only"
+                )
         if "" in until:  # which HFLM finds in the first token
             max_new_tokens = min(max_new_tokens, 1)
         if any(kwargs.get(name, 1) != 1 for name in ("num_beams", "num_return_sequences")):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import pythia_cpu
 from pythia_cpu import _core
-from pythia_cpu._arguments import integer
+from pythia_cpu._arguments import boolean, integer
 from pythia_cpu._identity import model_key
 from pythia_cpu._load import shipped_model
 from pythia_cpu._score_run import ScoreRequest, run_requests
@@ -72,6 +72,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             max_length: tokens of a window; None: the model's context.
             max_gen_toks: tokens that a generated text has at most, where a task does not say.
             prefix_token_id: what stands for an empty context; None: the checkpoint's bos_token_id, else eos_token_id.
+                (HFLM asks the tokenizer for both; for Pythia they are the same.)
             add_bos_token: begin every text with the checkpoint's bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
                 evaluation that was interrupted goes on where it was. (``simple_evaluate``'s own ``use_cache`` keeps
@@ -114,9 +115,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         if prefix is None:
             raise ValueError("the checkpoint has neither bos_token_id nor eos_token_id: pass prefix_token_id")
         self._prefix_token_id = integer("prefix_token_id", prefix, 0, self.model.config.vocab_size - 1)
-        if add_bos_token and bos is None:
+        add_bos = add_bos_token == 1 if add_bos_token in (0, 1) else boolean("add_bos_token", add_bos_token)
+        if add_bos and bos is None:
             raise ValueError("add_bos_token is True, but the checkpoint has no bos_token_id: leave it out")
-        self._first_tokens = [bos] if add_bos_token else []
+        self._first_tokens = [bos] if add_bos else []
         self._seed = integer("seed", seed, 0)
         self._cache = None if result_cache is None else ResultCache(result_cache, model_key(self._scoring.core.file))
 
@@ -183,8 +185,18 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         ids = first + self._scoring.tokenizer.encode(string)
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
+    def encode_context(self, context: str, room: int) -> list[int]:
+        """The last ``room`` token ids of a text to write on from. One that begins with the BOS gets no other, as with
+        HFLM (``tok_encode`` looks for what stands for an empty context).
+        """
+        begun = bool(self._first_tokens) and context.startswith(self._text_of(self._first_tokens[0]))
+        return self.tok_encode(context, add_special_tokens=not begun, left_truncate_len=room)
+
     def _prefix_text(self) -> str:
-        return self._scoring.tokenizer.decode([self._prefix_token_id], skip_special_tokens=False)
+        return self._text_of(self._prefix_token_id)
+
+    def _text_of(self, id: int) -> str:
+        return self._scoring.tokenizer.decode([id], skip_special_tokens=False)
 
     def _loglikelihood_tokens(
         self,

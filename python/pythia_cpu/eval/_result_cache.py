@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import sqlite3
-from pathlib import Path
 from typing import Any
+
+from pythia_cpu._arguments import file_path
 
 _LOCK_TIMEOUT_S = 60.0
 
@@ -26,9 +27,9 @@ class ResultCache:
 
         Raises:
             OSError: the folder cannot be made.
-            ValueError: the file is no such cache.
+            ValueError: ``path`` is no path, or the file is no such cache.
         """
-        self.path = Path(path)
+        self.path = file_path("the cache of results", path)
         self._model_key = model_key
         self._rows: dict[str, str] = {}  # stored and not yet written
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +38,23 @@ class ResultCache:
             with self._database:
                 self._database.execute("CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         except sqlite3.Error as error:
-            raise ValueError(f"{self.path} cannot be used as a cache of results ({error}): name another file") from None
+            raise self._unusable(error) from None
 
     def get(self, kind: str, request: object) -> Any:
-        """What was committed for this model, kind and request; None if nothing."""
-        row = self._database.execute("SELECT value FROM results WHERE key = ?", (self._key(kind, request),)).fetchone()
-        return None if row is None else json.loads(row[0])
+        """What was committed for this model, kind and request; None if nothing.
+
+        Raises:
+            ValueError: the file is damaged, or another program's.
+        """
+        try:
+            query = "SELECT value FROM results WHERE key = ?"
+            row = self._database.execute(query, (self._key(kind, request),)).fetchone()
+            return None if row is None else json.loads(row[0])
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path} cannot be used as a cache of results ({error}): name another file")
 
     def put(self, kind: str, request: object, result: object) -> None:
         """Stores a result, which JSON can hold, until ``commit`` in memory."""
