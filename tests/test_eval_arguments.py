@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,24 @@ def test_interrupted_texts_are_kept(
         run(HarnessModel(model, result_cache=tmp_path / "r.db"), "generate_until", requests)
     assert run(HarnessModel(model, result_cache=tmp_path / "r.db"), "generate_until", requests) == expected
     assert sizes == [2, 2, 1, 1]
+
+
+def test_a_file_that_is_no_cache(tmp_path: Path) -> None:
+    path = tmp_path / "results.db"
+    path.write_text("not a database, " * 100)
+    with pytest.raises(ValueError, match=r"results.db cannot be used as a cache"):
+        ResultCache(path, "key")
+    with pytest.raises(ValueError, match="the cache of results is True of type bool, expected a path"):
+        ResultCache(True, "key")  # type: ignore[arg-type]  # as of use_cache: true
+
+
+def test_a_file_of_another_program(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE results (a, b)")
+    with sqlite3.connect(tmp_path / "text.db") as database:
+        database.execute("CREATE TABLE results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        cache = ResultCache(tmp_path / "text.db", "key")
+        database.execute("INSERT INTO results VALUES (?, 'no JSON')", (cache._key("loglikelihood", 1),))
+    for one in (ResultCache(tmp_path / "other.db", "key"), cache):
+        with pytest.raises(ValueError, match=r"\.db cannot be used as a cache of results"):
+            one.get("loglikelihood", 1)
