@@ -86,3 +86,20 @@ def test_memory_for_scoring(core: Any) -> None:
         while not scorer.done:
             ended.append(len(scorer.step()))
         assert ended == [at_once] * (6 // at_once)
+
+
+def test_a_prefix_cache_of_another_shape(core: Any) -> None:
+    cache = _core.PrefixCache(core.other, 1 << 20)
+    with pytest.raises(ValueError, match="the prefix cache was made for a model of another shape or weight format"):
+        _core.Generator(_core.GenerationEngine(core.model), prefix_cache=cache)
+    _core.Generator(_core.GenerationEngine(core.other), prefix_cache=cache)
+
+
+def test_bytes_of_a_cache_for_each_position(
+    core: Any, make_checkpoint: Callable[..., Path], make_model_file: Any
+) -> None:
+    """float32 in lanes of sixteen; int16 with two scales for q8 and q4."""
+    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    checkpoint = make_checkpoint(**shape)
+    sizes = [_core.Model.open(str(make_model_file(checkpoint, w)), 1).kv_bytes_per_position for w in ("f32", "q8")]
+    assert sizes == [3 * 2 * 4 * (8 + 16), 3 * 2 * (2 * (8 + 16) + 2 * 4)]

@@ -272,6 +272,28 @@ def test_writer_refuses_to_finish_too_early(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_writer_that_failed_to_finish_has_discarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = _core.PcpuWriter.finish
+
+    def fail_to_finish(writer: _core.PcpuWriter) -> None:
+        monkeypatch.setenv("PYTHIA_CPU_ISA", "mmx")
+        with pytest.raises(ValueError, match="mmx"):
+            finish(writer, fingerprint=True)
+        monkeypatch.delenv("PYTHIA_CPU_ISA")
+        for call in (
+            lambda: finish(writer, fingerprint=True),
+            lambda: writer.set_tokenizer(b"x"),
+            lambda: writer.set_metadata({}),
+            lambda: writer.end_tensor(bytes(32)),
+        ):
+            with pytest.raises(ValueError, match="was finished or discarded before"):
+                call()
+
+    monkeypatch.setattr(_core.PcpuWriter, "finish", fail_to_finish)
+    write_file(tmp_path / "a.pcpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_files_have_the_permissions_of_other_new_files(tmp_path: Path) -> None:
     for mask, mode in ((0o022, 0o644), (0o007, 0o660), (0, 0o666)):
         before = os.umask(mask)

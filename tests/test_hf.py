@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 
 import pythia_cpu
 from hub_server import running_hub
 from pythia_cpu import hf
+from pythia_cpu.hf._offline import offline
 
 TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
 AS_DICT = {"return_dict_in_generate": True}
@@ -250,3 +252,15 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.startswith("<class 'numpy.ndarray'>\ntorch tensors were asked for"), done.stderr
+
+
+def test_loads_without_the_hub_side_by_side() -> None:
+    """The client's setting is as before when the last one has ended, whichever that is."""
+    before = constants.HF_HUB_OFFLINE
+    first, second = offline(True), offline(True)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE is True
+    second.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE is before

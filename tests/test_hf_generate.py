@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+import pythia_cpu
 from pythia_cpu import hf
 from reference import TOLERANCE
 
@@ -215,3 +220,57 @@ def test_options_that_change_nothing_here(hf_model: hf.GPTNeoXForCausalLM) -> No
         options |= {"max_new_tokens": 8, "eos_token_id": None}
         expected = hf_model.generate([[817, 308]], **options)
         assert hf_model.generate([[817, 308]], **options, **others).tolist() == expected.tolist()
+
+
+def test_padding_without_a_mask(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    """All that is not padding is text, unless padding is what ends a text."""
+    ids = torch.tensor([[1, 1, 817, 308], [430, 817, 308, 260]])
+    for options in ({"pad_token_id": 1}, {"pad_token_id": 1, "eos_token_id": [1, 13]}, {"pad_token_id": 5}, {}):
+        ours, theirs = (model.generate(ids, max_new_tokens=12, **options) for model in (hf_model, their_hf_model))
+        assert ours.tolist() == theirs.tolist()
+    with pytest.raises(ValueError, match="zeros between ones"):
+        hf_model.generate(torch.tensor([[817, 1, 308]]), pad_token_id=1)
+
+
+def test_logits_of_a_row_at_the_context_s_end(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    context = hf_model.config.max_position_embeddings
+    ids = np.random.default_rng(0).integers(2, 4000, (2, context - 2))
+    mask = np.ones_like(ids)
+    mask[0, :-5] = 0
+    options = {"max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0, "return_dict_in_generate": True}
+    out = hf_model.generate(ids, attention_mask=mask, output_logits=True, **options)
+    assert len(out.logits) == 6 and out.sequences.shape == (2, context + 4)
+    for step, logits in enumerate(out.logits):
+        assert logits[0].argmax() == out.sequences[0, context - 2 + step]
+        assert logits[1].any() == (step < 3)
+        if step < 3:
+            assert logits[1].argmax() == out.sequences[1, context - 2 + step]
+
+
+def test_options_that_are_not_set(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    """Scripts ask for them before they set them."""
+    assert hf_model.config.pad_token_id is None and hf_model.generation_config.pad_token_id is None
+    config = hf.GenerationConfig(top_k=3)
+    assert (config.max_new_tokens, config.do_sample, config.top_k) == (None, None, 3)
+    assert config == hf.GenerationConfig(top_k=3) != hf.GenerationConfig(top_k=4)
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+    with pytest.raises(AttributeError, match="generate has no option 'max_tokens'"):
+        config.max_tokens  # noqa: B018
+    output = hf_model(np.array([[5, 6]]), use_cache=True)
+    with pytest.raises(AttributeError, match=r"has no 'past_key_values'.*model\.model\.session\(\)"):
+        output.past_key_values  # noqa: B018
+
+
+def test_options_of_the_checkpoint(mini_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(mini_checkpoint, tmp_path / "checkpoint")
+    stored = {"eos_token_id": [264, 13], "pad_token_id": 3, "max_new_tokens": 17, "repetition_penalty": 1.2}
+    (folder / "generation_config.json").write_text(json.dumps({**stored, "transformers_version": "5.0.0"}))
+    ours = hf.GPTNeoXForCausalLM.from_pretrained(folder, cache_dir=tmp_path / "cache")
+    theirs = transformers.GPTNeoXForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    ids = torch.tensor([[817, 308], [430, 308]])
+    assert ours.generate(ids).tolist() == theirs.generate(ids).tolist()
+    assert ours.generation_config.max_new_tokens == 17
+    for text, problem in (("[]", "is a list, expected an object"), ("{", "is not JSON")):
+        (folder / "generation_config.json").write_text(text)
+        with pytest.raises(pythia_cpu.CheckpointError, match=f"generation_config.json: {problem}"):
+            hf.GPTNeoXForCausalLM.from_pretrained(folder, cache_dir=tmp_path / "cache")

@@ -43,6 +43,15 @@ def test_bits_of_logits(
     assert_same_bits(model.unembed(many), np.tile(run.logits, (20, 1)).reshape(2, 400, -1))
 
 
+def test_more_rows_than_a_short_context_holds(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
+) -> None:
+    short = make_checkpoint(**SHAPE, config_updates={"max_position_embeddings": 64})
+    model = pythia_cpu.load(make_model_file(short, "f32"))
+    rows = np.random.default_rng(5).standard_normal((2, 70, 72)).astype(np.float32)
+    assert_same_bits(model.unembed(rows)[1, 30], model.unembed(rows[1, 30]))
+
+
 def test_lens_of_earlier_layers(model: Model) -> None:
     """What the head gives where the layers after one add nothing to the stream."""
     names = [f"blocks.{i}.hook_resid_post" for i in range(3)]

@@ -130,6 +130,9 @@ void bind_model(py::module_& m) {
            "entropies float32) of all targets.")
       .def("fingerprint", &logits_fingerprint, py::call_guard<py::gil_scoped_release>(),
            "The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.")
+      .def_property_readonly(
+          "kv_bytes_per_position", [](const Model& model) { return model.kv_layout().bytes_per_position(); },
+          "Bytes of a KvCache for each position of its capacity.")
       .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
   m.attr("MAX_THREADS") = kMaxThreads;
 }

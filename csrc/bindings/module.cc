@@ -30,8 +30,11 @@ PYBIND11_MODULE(_core, m) {
     try {
       if (p) std::rethrow_exception(p);
     } catch (const std::system_error& e) {
-      // Two arguments give OSError's errno subclasses: FileNotFoundError, PermissionError, ...
-      py::object error = py::reinterpret_borrow<py::object>(PyExc_OSError)(e.code().value(), pythia::path_to_python(e.what()));
+      // Two or three arguments give OSError's errno subclasses: FileNotFoundError, PermissionError, ...
+      const auto* of_file = dynamic_cast<const pythia::FileError*>(&e);
+      const auto os_error = py::reinterpret_borrow<py::object>(PyExc_OSError);
+      const py::object error = of_file ? os_error(e.code().value(), e.code().message(), pythia::path_to_python(of_file->path()))
+                                       : os_error(e.code().value(), pythia::path_to_python(e.what()));
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
     } catch (const pythia::FormatError& e) {
       PyErr_SetObject(format_error, pythia::path_to_python(e.what()).ptr());

@@ -30,11 +30,10 @@ class AlignedBuffer {
     if (count <= size_) return;
     constexpr std::size_t kUnit = kPages == Pages::kHuge ? kHugePageBytes : 64;
     const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kUnit - 1) / kUnit * kUnit;
+    data_.reset();  // before, so that both are not there at a time
+    size_ = 0;
     data_.reset(static_cast<T*>(std::aligned_alloc(kUnit, bytes)));
-    if (!data_) {
-      size_ = 0;
-      throw std::bad_alloc();
-    }
+    if (!data_) throw std::bad_alloc();
     if constexpr (kPages == Pages::kHuge) ask_for_huge_pages(data_.get(), bytes);
     size_ = count;
   }

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <memory>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "common/cgroup.h"
 #include "common/thread_pool.h"
@@ -26,14 +28,23 @@ int read_int(const std::string& path, int otherwise) {
   return file >> value ? value : otherwise;
 }
 
-// Those this process may run on.
+// The processors that this process may run on. The system refuses a set that is too small for all it has.
+std::vector<int> allowed_cpus() {
+  for (int most = CPU_SETSIZE; most <= 64 * CPU_SETSIZE; most *= 2) {
+    const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> allowed(CPU_ALLOC(most), [](cpu_set_t* set) { CPU_FREE(set); });
+    const std::size_t size_bytes = CPU_ALLOC_SIZE(most);
+    if (!allowed || sched_getaffinity(0, size_bytes, allowed.get()) != 0) continue;
+    std::vector<int> cpus;
+    for (int cpu = 0; cpu < most; ++cpu)
+      if (CPU_ISSET_S(cpu, size_bytes, allowed.get())) cpus.push_back(cpu);
+    return cpus;
+  }
+  return {};
+}
+
 int physical_cores() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
   std::set<std::pair<int, int>> cores;  // (package, core)
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed)) continue;
+  for (const int cpu : allowed_cpus()) {
     const std::string topology = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
     cores.emplace(read_int(topology + "physical_package_id", 0), read_int(topology + "core_id", cpu));
   }

@@ -17,9 +17,12 @@ constexpr int64_t kLeastBytes = int64_t{16} << 20;  // processors remember the p
 
 bool system_has_huge_pages() {
 #if defined(MADV_HUGEPAGE) && defined(MREMAP_FIXED)
-  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  const std::string folder = "/sys/kernel/mm/transparent_hugepage/";
+  std::ifstream enabled(folder + "enabled"), size(folder + "hpage_pmd_size");
   std::string choices;
-  return std::getline(file, choices) && choices.find("[never]") == std::string::npos;
+  std::size_t size_bytes = 0;  // more where small pages have 16 or 64 KB
+  return std::getline(enabled, choices) && choices.find("[never]") == std::string::npos && size >> size_bytes &&
+         size_bytes == kHugePageBytes;
 #else
   return false;
 #endif

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -125,8 +126,8 @@ struct ThreadPool::Impl {
       publish();
       for (auto& worker : workers) worker.join();
     } else {
-      // After a fork the handles name threads of the parent process.
-      for (auto& worker : workers) worker.detach();
+      // After a fork the handles name threads of the parent process: nothing may be done with them, not even to detach them.
+      static_cast<void>(new (std::nothrow) std::vector<std::thread>(std::move(workers)));
     }
     workers.clear();
   }

@@ -16,7 +16,7 @@
 namespace pythia {
 namespace {
 
-[[noreturn]] void throw_errno(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+[[noreturn]] void throw_errno(const std::string& path) { throw FileError(errno, path); }
 
 struct Descriptor {
   int fd;

@@ -9,9 +9,9 @@
 #include <atomic>
 #include <cerrno>
 #include <stdexcept>
-#include <system_error>
 #include <vector>
 
+#include "common/errors.h"
 #include "common/utf8.h"
 
 namespace pythia {
@@ -19,7 +19,7 @@ namespace {
 
 constexpr const char* kWhere = "[PcpuWriter] ";
 
-[[noreturn]] void throw_errno(const std::string& path) { throw std::system_error(errno, std::generic_category(), path); }
+[[noreturn]] void throw_errno(const std::string& path) { throw FileError(errno, path); }
 
 [[noreturn]] void throw_argument(const std::string& what) { throw std::invalid_argument(kWhere + what); }
 
@@ -76,6 +76,22 @@ struct PcpuWriter::Impl {
     fd = -1;
     if (!temporary_path.empty()) ::unlink(temporary_path.c_str());
     temporary_path.clear();
+  }
+
+  // The tables, the header, and the name.
+  void finish(const std::function<uint64_t(const std::string&)>& compute_fingerprint) {
+    header.payload = {sizeof(FileHeader), position - sizeof(FileHeader), 0};
+    header.tokenizer = write_section(tokenizer.data(), tokenizer.size());
+    header.metadata = write_section(metadata.data(), metadata.size());
+    header.tensor_table = write_section(records.data(), records.size() * sizeof(TensorRecord));
+    header.num_tensors = static_cast<uint32_t>(records.size());
+    header.file_size_bytes = position;
+    write_header();
+    if (compute_fingerprint) {
+      header.fingerprint = compute_fingerprint(temporary_path);
+      write_header();
+    }
+    sync_and_rename();
   }
 
   void require_open() const {
@@ -147,8 +163,7 @@ PcpuWriter::PcpuWriter(const std::string& path, const Config& config, WeightForm
   if (find_weight_format(static_cast<uint32_t>(weight_format)) == nullptr) throw_argument("the weight format is unknown");
   impl_->path = path;
   struct stat status = {};
-  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
-    throw std::system_error(EISDIR, std::generic_category(), path);
+  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) throw FileError(EISDIR, path);
   impl_->header = make_header(config, weight_format);
   impl_->tied = config.tie_word_embeddings;
   impl_->expected = expected_tensors(config);
@@ -199,6 +214,7 @@ void PcpuWriter::append(std::span<const std::byte> packed) {
 }
 
 void PcpuWriter::end_tensor(std::span<const uint8_t, 32> source_sha256) {
+  impl_->require_open();
   if (!impl_->in_tensor) throw_argument("a tensor ends and none has begun");
   TensorRecord& record = impl_->records.back();
   if (impl_->missing_bytes > 0)
@@ -209,6 +225,7 @@ void PcpuWriter::end_tensor(std::span<const uint8_t, 32> source_sha256) {
 }
 
 void PcpuWriter::set_tokenizer(std::span<const std::byte> section) {
+  impl_->require_open();
   if (section.empty() || section.size() > kMaxTokenizerBytes)
     throw_argument("the tokenizer section has " + std::to_string(section.size()) + " bytes, expected 1.." +
                    std::to_string(kMaxTokenizerBytes));
@@ -216,6 +233,7 @@ void PcpuWriter::set_tokenizer(std::span<const std::byte> section) {
 }
 
 void PcpuWriter::set_metadata(const std::map<std::string, std::string, std::less<>>& metadata) {
+  impl_->require_open();
   std::string bytes;
   const auto put_u32 = [&](std::size_t value) {
     if (value > kMaxMetadataBytes) throw_argument("the metadata has more than " + std::to_string(kMaxMetadataBytes) + " bytes");
@@ -235,7 +253,10 @@ void PcpuWriter::set_metadata(const std::map<std::string, std::string, std::less
   impl_->metadata = std::move(bytes);
 }
 
-void PcpuWriter::set_fingerprint(uint64_t fingerprint) { impl_->header.fingerprint = fingerprint; }
+void PcpuWriter::set_fingerprint(uint64_t fingerprint) {
+  impl_->require_open();
+  impl_->header.fingerprint = fingerprint;
+}
 
 void PcpuWriter::finish(const std::function<uint64_t(const std::string& temporary_path)>& compute_fingerprint) {
   Impl& file = *impl_;
@@ -243,20 +264,12 @@ void PcpuWriter::finish(const std::function<uint64_t(const std::string& temporar
   if (file.in_tensor || file.records.size() != file.expected.size())
     throw_argument("tensor '" + file.expected[file.records.size() - (file.in_tensor ? 1 : 0)].name + "' is missing");
   if (file.tokenizer.empty()) throw_argument("the tokenizer is missing");
-
-  FileHeader& header = file.header;
-  header.payload = {sizeof(FileHeader), file.position - sizeof(FileHeader), 0};
-  header.tokenizer = file.write_section(file.tokenizer.data(), file.tokenizer.size());
-  header.metadata = file.write_section(file.metadata.data(), file.metadata.size());
-  header.tensor_table = file.write_section(file.records.data(), file.records.size() * sizeof(TensorRecord));
-  header.num_tensors = static_cast<uint32_t>(file.records.size());
-  header.file_size_bytes = file.position;
-  file.write_header();
-  if (compute_fingerprint) {
-    header.fingerprint = compute_fingerprint(file.temporary_path);
-    file.write_header();
+  try {
+    file.finish(compute_fingerprint);
+  } catch (...) {
+    file.discard();  // its tables are written already, and would be written again
+    throw;
   }
-  file.sync_and_rename();
 }
 
 void PcpuWriter::discard() noexcept { impl_->discard(); }

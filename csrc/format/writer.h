@@ -37,10 +37,12 @@ class PcpuWriter {
 
   // Writes the tables and the header, syncs and renames over `path`. If `compute_fingerprint` is given, it is called with the
   // path of the temporary file, complete but for the fingerprint, and what it returns is stored as such. Throws
-  // std::invalid_argument if a tensor or the tokenizer is missing, std::system_error, what `compute_fingerprint` throws.
+  // std::invalid_argument if a tensor or the tokenizer is missing; after any other error (std::system_error, what
+  // `compute_fingerprint` throws) the file is discarded.
   void finish(const std::function<uint64_t(const std::string& temporary_path)>& compute_fingerprint = {});
 
-  // Gives up: removes the temporary file. After finish(), does nothing. All other calls then throw std::invalid_argument.
+  // Gives up: removes the temporary file. After finish(), does nothing. After either, all other calls throw
+  // std::invalid_argument.
   void discard() noexcept;
 
  private:

@@ -42,7 +42,11 @@ Generator::Generator(std::shared_ptr<Model> model, std::shared_ptr<const Tokeniz
       limits_(checked(limits)),
       chooser_(std::move(model)),
       draft_(aids.draft ? std::make_unique<DraftProposer>(aids.draft, chooser_.model()) : nullptr),
-      prefix_cache_(aids.prefix_cache) {}
+      prefix_cache_(aids.prefix_cache) {
+  if (prefix_cache_ && prefix_cache_->layout() != chooser_.model().kv_layout())
+    throw std::invalid_argument(
+        "[generate] the prefix cache was made for a model of another shape or weight format: make one for this model");
+}
 
 Generator::~Generator() = default;
 
@@ -177,7 +181,8 @@ void Generator::take(Sequence& sequence, PassPart& part, std::vector<GeneratedTo
 }
 
 std::vector<GeneratedToken> Generator::step() {
-  if (failed_) throw std::invalid_argument("[generate] a step has failed, expected none after it: make a new generator");
+  if (failed_)
+    throw std::invalid_argument("[generate] an earlier step failed, and this generator cannot go on: make a new one");
   failed_ = true;  // until the step ends: caches may be ahead of the tokens
   std::vector<GeneratedToken> output = run_step();
   failed_ = false;

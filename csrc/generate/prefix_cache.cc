@@ -7,7 +7,7 @@
 namespace pythia {
 
 PrefixCache::PrefixCache(const KvLayout& layout, int64_t max_bytes)
-    : max_bytes_(max_bytes), block_bytes_(layout.block_bytes()) {
+    : layout_(layout), max_bytes_(max_bytes), block_bytes_(layout.block_bytes()) {
   if (max_bytes < 1)
     throw std::invalid_argument("[prefix_cache] max_bytes is " + std::to_string(max_bytes) + ", expected at least 1");
 }

@@ -29,6 +29,7 @@ class PrefixCache {
 
   int64_t size_bytes() const;  // of keys and values, now
   int64_t max_bytes() const { return max_bytes_; }
+  const KvLayout& layout() const { return layout_; }
   int64_t num_tokens_read() const;  // over all read() calls: tokens that need not be computed
 
  private:
@@ -45,6 +46,7 @@ class PrefixCache {
   void touch(Node* node);
   bool make_room(const Node* keep);
 
+  const KvLayout layout_;
   const int64_t max_bytes_, block_bytes_;
   mutable std::mutex mutex_;
   Node root_;

@@ -44,15 +44,16 @@ class Model {
   const char* isa() const;
   KvLayout kv_layout() const;  // of caches for this model: kI16 where weights are q8 or q4
   int threads() const;
-  void set_threads(int threads);  // >= 1
+  void set_threads(int threads);  // throws std::invalid_argument (1..kMaxThreads), std::system_error (the system has no more)
 
   // Appends each slice's tokens to its cache and writes the logits asked for to `logits` [sum num_logits, vocab_size] in order.
   // The bits of a row depend on the model and the tokens before it in its sequence, and on nothing else: not on the other
   // slices, the split into calls, the threads or the ISA. Slices must name different caches. Safe to call from several threads
   // (calls run one after the other). On an error nothing is appended.
   // Writes the logits' `maxima` too, [sum num_logits] rows, as far as there is a place for them.
-  // Throws std::invalid_argument: a token out of range, a cache that is full, an empty slice; std::system_error: in a process
-  // that was forked during a call.
+  // Throws std::invalid_argument: a token out of range, a cache that is full, of another layout or named twice, an empty slice,
+  // more logits than tokens; std::bad_alloc; std::system_error: in a process that was forked during a call, or where the system
+  // gives a forked process no threads.
   void forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima = {});
 
   // As forward, but writes the token with the largest logit to `choices` [sum num_logits]. The logits never exist as a whole.
@@ -72,7 +73,7 @@ class Model {
   void inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits);
 
   // The logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head, with the bits that
-  // forward() has for the same stream.
+  // forward() has for the same stream. Throws std::invalid_argument: no rows, or more than the context holds.
   void unembed(std::span<const float> residuals, float* logits);
 
  private:

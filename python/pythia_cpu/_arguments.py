@@ -42,7 +42,10 @@ def number(name: str, value: object) -> float:
     """A real number; its range is the core's to check."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is more than a float holds, expected a number") from None
 
 
 def boolean(name: str, value: object) -> bool:

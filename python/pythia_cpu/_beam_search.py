@@ -221,7 +221,6 @@ def beam_search(
     values take at most ``max_kv_bytes``, but one prompt may always run.
     """
     config = model.file.config
-    position_bytes = 2 * 4 * config["num_hidden_layers"] * config["hidden_size"]
     coming = enumerate(prompts)
     following = next(coming, None)
     active: list[tuple[int, _Search, int]] = []
@@ -229,7 +228,9 @@ def beam_search(
         while following:
             number, prompt = following
             positions = min(len(prompt) + options.max_new_tokens, config["max_position_embeddings"])
-            size_bytes = 2 * options.num_beams * positions * position_bytes  # old and new caches, while beams change
+            size_bytes = (
+                2 * options.num_beams * positions * model.kv_bytes_per_position
+            )  # old and new caches, while beams change
             rows = (len(active) + 1) * options.num_beams
             if active and (rows > _MAX_ROWS or sum(a[2] for a in active) + size_bytes > max_kv_bytes):
                 break

@@ -163,6 +163,7 @@ def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None =
 
     Raises:
         CheckpointError: the checkpoint is damaged, incomplete, or of a layout that is not supported.
+        ValueError: a bad ``source`` or ``revision``.
         OSError: a file cannot be read, or the hub cannot be reached.
     """
     return Checkpoint(resolve_source(source, revision))

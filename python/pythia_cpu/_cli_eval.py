@@ -19,7 +19,7 @@ another.
   pythia-eval --model_args pretrained=EleutherAI/pythia-14m,revision=step3000,weights=q8 --tasks lambada_openai
 
 --use_cache FILE keeps results in FILE by checkpoint and weight format, so that one file serves many checkpoints and an
-interrupted evaluation goes on where it was. With --config FILE.yaml, model_args of the command line are added to those
+interrupted evaluation resumes. With --config FILE.yaml, model_args of the command line are added to those
 of the file and replace those of the same name. `pythia-eval run --help` lists all arguments, `pythia-eval ls tasks` the
 tasks.
 """

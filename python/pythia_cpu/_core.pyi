@@ -398,6 +398,11 @@ class Model:
         Name of the kernel table in use.
         """
     @property
+    def kv_bytes_per_position(self) -> int:
+        """
+        Bytes of a KvCache for each position of its capacity.
+        """
+    @property
     def threads(self) -> int:
         """
         Threads of a forward pass.

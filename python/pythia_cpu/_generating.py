@@ -152,7 +152,7 @@ class GeneratesTexts(ABC):
         Raises:
             ValueError: as ``generate``, at once; for a bad prompt when its turn comes.
         """
-        model, options = self._generating(), GenerationArguments(**arguments)
+        model, options = self._generating(), GenerationArguments.of("generate_each", arguments)
         refuse_table("prompts", prompts, ".to_numpy()")
         several = iterator("prompts", prompts, "an iterable of prompts: pass [prompt], or use generate")
         alone = options.num_sequences() == 1
@@ -200,7 +200,7 @@ class GeneratesTexts(ABC):
             raise ValueError(
                 "prompt is a list of prompts, but a stream writes one text: pass one prompt, or use generate"
             )
-        model, options = self._generating(), GenerationArguments(**arguments)
+        model, options = self._generating(), GenerationArguments.of("stream", arguments)
         return model.stream(model.prompt("prompt", prompt), options, self._draft(draft, options))
 
     def prefix_cache(self, max_bytes: int) -> PrefixCache:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +42,14 @@ class GenerationArguments:
     ignore_eos: bool = False
     seed: int | None = None
     logprobs: int | None = None
+
+    @classmethod
+    def of(cls, method: str, arguments: Mapping[str, Any]) -> GenerationArguments:
+        """The keyword arguments of a method. Raises TypeError, as a call does, for one that it does not have."""
+        names = [field.name for field in fields(cls)]
+        for name in arguments.keys() - names:
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; it has {', '.join(names)}")
+        return cls(**arguments)
 
     def sampling(self) -> _core.SamplingOptions:
         """The core's options; ranges are checked there, when a request is added."""

@@ -141,8 +141,9 @@ class InspectsActivations(ABC):
             raise ValueError("residuals have values that are not finite")
         rows = array.reshape(-1, hidden_size)
         logits = np.empty((len(rows), vocab_size), np.float32)
-        for begin in range(0, len(rows), _UNEMBEDDED_ROWS):
-            logits[begin : begin + _UNEMBEDDED_ROWS] = core.unembed(rows[begin : begin + _UNEMBEDDED_ROWS])
+        step = min(_UNEMBEDDED_ROWS, core.file.config["max_position_embeddings"])
+        for begin in range(0, len(rows), step):
+            logits[begin : begin + step] = core.unembed(rows[begin : begin + step])
         return logits.reshape(*array.shape[:-1], vocab_size)
 
 

@@ -66,7 +66,7 @@ class MemorizationScorer:
             if config["eos_token_id"] < 0:
                 raise ValueError("suppress_eos is True, but the checkpoint has no end-of-text token: leave it out")
             self._banned = config["eos_token_id"]
-        row_bytes = 2 * 4 * config["num_hidden_layers"] * config["hidden_size"] * positions
+        row_bytes = model.kv_bytes_per_position * positions
         self._num_caches = max(1, min(_MAX_ROWS, _MAX_KV_BYTES // row_bytes))
         self._positions = positions
         self._caches: list[_core.KvCache] = []
@@ -227,7 +227,7 @@ class MeasuresMemorization(ABC):
     ) -> int:
         """``memorization`` of many rows into a file of JSON lines, one a row, written as they come.
 
-        A file that is there already is gone on with, as by ``score_to_file``: a run that was interrupted is called
+        A file that is there already is continued, as by ``score_to_file``: a run that was interrupted is called
         again as it was, and costs at most the last 64 rows again.
 
         Every record has ``index``, ``model`` (a key that is equal for equal checkpoints in equal formats only),

@@ -40,6 +40,10 @@ class Config(dict[str, Any]):
         except KeyError as error:
             raise AttributeError(error.args[0]) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets the hyperparameter called ``name``, here only: the model stays as it is."""
+        self[name] = value
+
     def __missing__(self, name: object) -> Any:
         """Raises KeyError, which names those that there are."""
         raise KeyError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}")
@@ -77,7 +81,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``, ``vocab_size``,
         ``max_position_embeddings``, ``hidden_act``, ``use_parallel_residual``, ``tie_word_embeddings``,
         ``attention_bias``, ``rotary_pct``, ``rotary_emb_base``, ``rotary_ndims``, ``layer_norm_eps``, ``bos_token_id``
-        and ``eos_token_id`` (None where there is none) as the engine runs them.
+        and ``eos_token_id`` (None where there is none) as the engine runs them, and ``pad_token_id``, if only None.
 
         Raises:
             FormatError: the file's copy of config.json is damaged.
@@ -96,12 +100,17 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         except ValueError as error:
             problem = f"metadata config is not the text of a config.json ({error})"
             raise FormatError(f"{self._file.path}: {problem}; convert the checkpoint again") from None
-        return Config({**stored, **settings})
+        return Config({"pad_token_id": None, **stored, **settings})
+
+    @property
+    def _eos_token_id(self) -> int | None:
+        eos: int = self._file.config["eos_token_id"]
+        return None if eos < 0 else eos
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
-        return Tokenizer(self._file.tokenizer, self.config.eos_token_id)
+        return Tokenizer(self._file.tokenizer, self._eos_token_id)
 
     @functools.cached_property
     def provenance(self) -> dict[str, object]:
@@ -127,7 +136,9 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
 
     @property
     def threads(self) -> int:
-        """Threads of a forward pass; may be set. Results do not depend on it."""
+        """Threads of a forward pass; may be set (ValueError: a bad number; OSError: the system has no more). Results
+        do not depend on it.
+        """
         return self._core.threads
 
     @threads.setter
@@ -195,7 +206,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         return self._core
 
     def _scoring(self) -> ScoringModel:
-        return ScoringModel(self._core, self.tokenizer, self.config.eos_token_id)
+        return ScoringModel(self._core, self.tokenizer, self._eos_token_id)
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[str]]:
         """How ``pickle`` and ``copy`` make it again: from its file."""

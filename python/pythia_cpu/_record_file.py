@@ -1,4 +1,4 @@
-"""Files of JSON lines, one an input, written as they come and gone on with after an interruption."""
+"""Files of JSON lines, one an input, written as they come and continued after an interruption."""
 
 from __future__ import annotations
 

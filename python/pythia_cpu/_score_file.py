@@ -1,4 +1,4 @@
-"""Scores of many texts in a file of JSON lines, written as they come and gone on with after an interruption."""
+"""Scores of many texts in a file of JSON lines, written as they come and continued after an interruption."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ class ScoresTexts(ABC):
     ) -> int:
         """Scores many texts into a file of JSON lines, one a text, written as they come.
 
-        A file that is there already is gone on with: records in it are compared with the inputs, and scoring begins
+        A file that is there already is continued: records in it are compared with the inputs, and scoring begins
         after them. So a run that was interrupted (Ctrl-C, a crash) is called again as it was, and costs at most the
         last 65,536 tokens again. Records are those of an uninterrupted run, byte for byte.
 

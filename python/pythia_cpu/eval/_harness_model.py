@@ -75,7 +75,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 (HFLM asks the tokenizer for both; for Pythia they are the same.)
             add_bos_token: begin every text with the checkpoint's bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
-                evaluation that was interrupted goes on where it was. (``simple_evaluate``'s own ``use_cache`` keeps
+                evaluation that was interrupted resumes. (``simple_evaluate``'s own ``use_cache`` keeps
                 results by request alone: its file serves one model, and is refused for any other.)
             seed: of texts that a task asks to sample: the same seed gives the same texts. Texts for one prompt differ.
                 ``pythia-eval --seed`` gives it the seed that it has for torch.

@@ -23,6 +23,13 @@ Floats = npt.NDArray[np.float32]
 class ModelOutput(Mapping[str, Any]):
     """The fields of a dataclass by name and by place; those that are None are not there, as in transformers."""
 
+    def __getattr__(self, name: str) -> Any:
+        """Says where keys and values are."""
+        raise AttributeError(
+            f"pythia_cpu's {type(self).__name__} has no {name!r}; keys and values stay inside: a session, "
+            "model.model.session(), goes on from the tokens that it has read"
+        )
+
     def __iter__(self) -> Iterator[str]:
         """Names of the fields that are there."""
         return (field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]

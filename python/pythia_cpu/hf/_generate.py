@@ -11,7 +11,7 @@ import numpy as np
 
 from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
-from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists, to_torch
+from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_lists, to_torch
 from pythia_cpu.hf._forward import ModelOutput, Rows, last_logits, rows_and_spans
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
@@ -51,12 +51,39 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
 }
 
 
+_OWN = (
+    "max_length",
+    "max_new_tokens",
+    "min_length",
+    "min_new_tokens",
+    "do_sample",
+    "num_return_sequences",
+    "stop_strings",
+    "eos_token_id",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "output_scores",
+    "output_logits",
+)
+
+
 class GenerationConfig:
     """Options of ``generate`` as attributes. Those that are None or missing are not set."""
 
     def __init__(self, **options: Any) -> None:
         """The options by name."""
         vars(self).update(options)
+
+    def __getattr__(self, name: str) -> None:
+        """None: the option is not set."""
+        if name not in {*_OWN, *_FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
+            raise AttributeError(f"generate has no option {name!r} in pythia_cpu")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same options are set to the same values."""
+        return isinstance(other, GenerationConfig) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]  # it may be changed
 
     def __repr__(self) -> str:
         """The options."""
@@ -81,6 +108,12 @@ class GenerateOutput(ModelOutput):
 
 def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str, Any]) -> Any:
     """``GPTNeoXForCausalLM.generate``; ``given`` has all options that are set anywhere."""
+    eos_token_ids = _ids("eos_token_id", given.pop("eos_token_id", None))
+    pad_token_ids = _ids("pad_token_id", given.pop("pad_token_id", None))
+    fill = [*pad_token_ids, *eos_token_ids, 0][0]
+    if attention_mask is None and input_ids is not None and pad_token_ids and fill not in eos_token_ids:
+        ids = id_rows("input_ids", input_ids)
+        attention_mask = ids != fill if (ids == fill).any() else None
     rows, spans = rows_and_spans(input_ids, attention_mask)
     prompts = [rows[i, span] for i, span in enumerate(spans)]
     width = rows.shape[1]
@@ -89,8 +122,6 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     )
     max_new_tokens = _max_new_tokens(given, width, model.context_length)
     min_new_tokens = _min_new_tokens(given, width)
-    eos_token_ids = _ids("eos_token_id", given.pop("eos_token_id", None))
-    fill = [*_ids("pad_token_id", given.pop("pad_token_id", None)), *eos_token_ids, 0][0]
     streamer = given.pop("streamer", None)
     engine = _engine_options(given)
     if as_dict and (with_scores or with_logits):
@@ -118,11 +149,15 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         return convert(output)
     steps: tuple[Any, ...] | None = None
     if with_scores or with_logits:
-        # Rows that have ended go on with padding, as in transformers, so that all have as many steps.
+        # Rows that have ended go on with padding, as in transformers, so that all have as many steps; while they can.
         sequences = [np.concatenate([prompts[i // count], row[width:-1]]) for i, row in enumerate(output)]
-        num_steps = output.shape[1] - width
-        found = last_logits(model, sequences, [num_steps] * len(sequences))
-        steps = tuple(convert(step) for step in np.stack(list(found), axis=1))
+        num_steps, context_length = output.shape[1] - width, model.context_length
+        num_logits = [num_steps - max(0, len(sequence) - context_length) for sequence in sequences]
+        found = np.zeros((num_steps, len(sequences), model.config["vocab_size"]), np.float32)
+        cut = [sequence[:context_length] for sequence in sequences]
+        for i, logits in enumerate(last_logits(model, cut, num_logits)):
+            found[: len(logits), i] = logits
+        steps = tuple(convert(step) for step in found)
     return GenerateOutput(convert(output), steps if with_scores else None, steps if with_logits else None)
 
 

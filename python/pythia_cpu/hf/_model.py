@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_torch
 from pythia_cpu.hf._dtypes import weights_for
 from pythia_cpu.hf._forward import CausalLMOutput, forward, rows_and_spans
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
+from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._offline import offline
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
@@ -42,11 +44,11 @@ class GPTNeoXForCausalLM:
         generation_config: the options of ``generate`` that a call leaves out; may be set and changed.
     """
 
-    def __init__(self, model: Model) -> None:
-        """Wraps a model that ``pythia_cpu.load`` gave."""
+    def __init__(self, model: Model, generation_options: Mapping[str, Any] | None = None) -> None:
+        """Wraps a model that ``pythia_cpu.load`` gave, with options of ``generate`` as its checkpoint has them."""
         self.model = model
-        ends = {name: model.config[name] for name in ("bos_token_id", "eos_token_id")}
-        self.generation_config: Any = GenerationConfig(**ends)
+        special = {name: model.config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        self.generation_config: Any = GenerationConfig(**{**special, **(generation_options or {})})
 
     @classmethod
     def from_pretrained(
@@ -62,7 +64,7 @@ class GPTNeoXForCausalLM:
         local_files_only: bool = False,
         **others: Any,
     ) -> GPTNeoXForCausalLM:
-        """Loads a checkpoint; it is converted once and kept in the cache.
+        """Loads a checkpoint; it is converted once and kept in the cache. Its generation_config.json is read too.
 
         Args:
             pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
@@ -90,7 +92,8 @@ class GPTNeoXForCausalLM:
                 threads=threads,
                 cache_dir=cache_dir,
             )
-        return cls(model)
+            options = read_generation_config(pretrained_model_name_or_path, revision)
+        return cls(model, options)
 
     def __getattr__(self, name: str) -> Any:
         """Says what this is, for what a torch module would have."""
@@ -199,7 +202,9 @@ class GPTNeoXForCausalLM:
             generation_config: options as attributes of a GenerationConfig, this module's or transformers', or as a
                 dict.
             input_ids: another name of ``inputs``.
-            attention_mask: 1 for tokens, 0 for padding on either side; each row gets the text that it has alone.
+            attention_mask: 1 for tokens, 0 for padding on either side; each row gets the text that it has alone. None:
+                all are tokens, or where ``pad_token_id`` is among them and is no end-of-text id, all others, as in
+                transformers.
             **options:
                 max_length: the most ids in a row, prompt and padding included.
                 max_new_tokens: the most new tokens; this or ``max_length``; neither: 20, as in transformers.
@@ -215,7 +220,8 @@ class GPTNeoXForCausalLM:
                 streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
                     TextStreamer); not with ``num_beams``.
                 return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` (of greedy
-                    texts) also what each new token was chosen from, for which all rows are computed once more.
+                    texts) also what each new token was chosen from, for which all rows are computed once more; zeros
+                    where a row has come to the context's end.
                 temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,
                     early_stopping: as in ``pythia_cpu.Model.generate``.
                 Others of transformers are accepted where they change nothing.
