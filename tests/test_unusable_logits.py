@@ -61,7 +61,7 @@ def test_a_stream_that_failed_ends(
     with pytest.raises(ValueError, match="no usable logits"):
         next(stream)
     for _ in range(2):
-        with pytest.raises(ValueError, match="a step has failed, expected none after it: make a new generator"):
+        with pytest.raises(ValueError, match="an earlier step failed, and this generator cannot go on: make a new one"):
             next(stream)
 
 
