@@ -224,6 +224,7 @@ def test_dtypes(mini_checkpoint: Path, cache: Path) -> None:
         (lambda m, t: t("x", pad_to_multiple_of=0, padding=True), "pad_to_multiple_of is 0"),
         (lambda m, t: t("x", max_length=-1), "max_length is -1"),
         (lambda m, t: t("x").to("cuda"), "device is 'cuda'"),
+        (lambda m, t: m.generate([[5]], stop_strings=["a<|padding|>"]), "token 1 is a special one.*use eos_token_id=1"),
         (lambda m, t: t.convert_tokens_to_ids(["It", "no such"]), "'no such' is not a token"),
         (lambda m, t: t.pad({"labels": [1]}), "no input_ids"),
         (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", load_in_8bit=True), "load_in_8bit is True"),

@@ -216,6 +216,7 @@ def test_options_that_change_nothing_here(hf_model: hf.GPTNeoXForCausalLM) -> No
         ({"do_sample": True, "seed": 3}, {"min_new_tokens": 5}),
         ({"num_beams": 2}, {"min_length": 5}),
         ({"num_beams": 2}, {"output_scores": True, "output_logits": True}),
+        ({}, {"logits_processor": [], "stopping_criteria": [], "synced_gpus": False}),
     ):
         options |= {"max_new_tokens": 8, "eos_token_id": None}
         expected = hf_model.generate([[817, 308]], **options)

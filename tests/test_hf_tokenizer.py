@@ -74,7 +74,8 @@ def test_tokenizer_equals_transformers(
 
 def test_tokenizer_properties(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:
     for name in ("bos_token", "eos_token", "unk_token", "pad_token", "eos_token_id", "bos_token_id", "unk_token_id",
-                 "pad_token_id", "padding_side", "truncation_side", "vocab_size", "model_max_length"):  # fmt: skip
+                 "pad_token_id", "padding_side", "truncation_side", "vocab_size", "model_max_length", "is_fast",
+                 "special_tokens_map", "all_special_tokens", "all_special_ids"):  # fmt: skip
         assert getattr(tokenizer, name) == getattr(their_tokenizer, name), name
     assert len(tokenizer) == len(their_tokenizer)
     assert tokenizer.get_vocab() == their_tokenizer.get_vocab()
@@ -86,6 +87,9 @@ def test_tokenizer_properties(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: A
     for one in (ids[0], np.int64(ids[0]), torch.tensor(ids[0]), np.array(ids[0])):
         assert tokenizer.convert_ids_to_tokens(one) == their_tokenizer.convert_ids_to_tokens(ids[0])
     assert tokenizer.convert_ids_to_tokens(torch.tensor(ids)) == their_tokenizer.convert_ids_to_tokens(ids)
+    assert tokenizer.convert_ids_to_tokens(ids, skip_special_tokens=True) == their_tokenizer.convert_ids_to_tokens(
+        ids, skip_special_tokens=True
+    )
     forms = [
         ids,
         np.array(ids),

@@ -84,7 +84,8 @@ class GeneratesTexts(ABC):
             early_stopping: True: end a search with ``num_beams`` finished texts; False: when better ones are unlikely;
                 "never": when there can be no better ones.
             num_return_sequences: texts for each prompt: different draws, or the best of ``num_beams``, best first.
-            stop: strings that end the text, wherever tokens begin and end; the text ends before them.
+            stop: strings that end the text, wherever tokens begin and end; the text ends before them. Special tokens
+                are no part of a text: they are for ``eos_token_id``.
             eos_token_id: the id, or ids, that end the text; None: the checkpoint's.
             ignore_eos: do not end at ``eos_token_id``.
             seed: 0 to 2**64 - 1. The same seed gives the same text for a prompt, alone or in any batch; so equal

@@ -44,6 +44,10 @@ class Config(dict[str, Any]):
         """Sets the hyperparameter called ``name``, here only: the model stays as it is."""
         self[name] = value
 
+    def to_dict(self) -> dict[str, Any]:
+        """A dict of its own."""
+        return dict(self)
+
     def __missing__(self, name: object) -> Any:
         """Raises KeyError, which names those that there are."""
         raise KeyError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}")

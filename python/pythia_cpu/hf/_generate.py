@@ -48,6 +48,10 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "assistant_lookbehind": (),
     "target_lookbehind": (),
     "generation_kwargs": ({},),
+    # Nothing to do for them.
+    "logits_processor": ([],),
+    "stopping_criteria": ([],),
+    "synced_gpus": (False,),
 }
 
 
@@ -124,6 +128,7 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     min_new_tokens = _min_new_tokens(given, width)
     streamer = given.pop("streamer", None)
     engine = _engine_options(given)
+    _refuse_special_tokens(model, engine.get("stop", []))
     if as_dict and (with_scores or with_logits):
         _check_scores(with_scores, engine, min_new_tokens)
 
@@ -215,6 +220,17 @@ def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
     engine |= {name: given.pop(name) for name in _SHARED if name in given}
     refuse_unknown("generate", given, _WITHOUT_EFFECT)
     return {name: value for name, value in engine.items() if value is not None}
+
+
+def _refuse_special_tokens(model: Model, stop: list[str]) -> None:
+    """Stop strings are looked for in texts, which special tokens are no part of."""
+    for string in stop:
+        for id in model.tokenizer.encode(string):
+            if model.tokenizer.decode([id], skip_special_tokens=False) and not model.tokenizer.decode([id]):
+                raise ValueError(
+                    f"stop_strings holds {string!r}, in which token {id} is a special one, but pythia_cpu looks for "
+                    f"them in text without special tokens: use eos_token_id={id}"
+                )
 
 
 def _check_scores(with_scores: object, engine: Mapping[str, Any], min_new_tokens: int) -> None:

@@ -25,6 +25,7 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "trust_remote_code": (),  # no code of a checkpoint ever runs
     "device_map": ("cpu", "auto", {"": "cpu"}),
     "force_download": (False,),
+    "use_cache": (),
     "load_in_8bit": (False,),
     "load_in_4bit": (False,),
 }
@@ -140,7 +141,7 @@ class GPTNeoXForCausalLM:
     def to(self, device: object = "cpu", dtype: object = None) -> GPTNeoXForCausalLM:
         """Itself: everything is on the CPU, in float32. Raises ValueError for another device or dtype."""
         for wanted in (device, dtype):
-            if str(wanted) not in ("cpu", "torch.float32", "float32", "None"):
+            if str(wanted) not in ("cpu", "cpu:0", "torch.float32", "float32", "None"):
                 raise ValueError(f"to is given {str(wanted)!r}, but pythia_cpu runs on the CPU, in float32: use 'cpu'")
         return self
 

@@ -45,7 +45,7 @@ class BatchEncoding(dict[str, Any]):
 
     def to(self, device: object) -> BatchEncoding:
         """Itself: everything is on the CPU. Raises ValueError for another device."""
-        if str(device) != "cpu":
+        if str(device) not in ("cpu", "cpu:0"):
             raise ValueError(f"device is {str(device)!r}, but pythia_cpu runs on the CPU: use 'cpu'")
         return self
 
@@ -144,6 +144,25 @@ class GPTNeoXTokenizer:
     bos_token_id, eos_token_id = _id_of("bos_token"), _id_of("eos_token")
     unk_token_id, pad_token_id = _id_of("unk_token"), _id_of("pad_token")
 
+    is_fast = True  # in transformers' sense: not written in Python
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens that are set, by attribute."""
+        names = "bos_token", "eos_token", "unk_token", "pad_token"
+        return {name: token for name in names if (token := getattr(self, name)) is not None}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens that are set, each once."""
+        return list(dict.fromkeys(self.special_tokens_map.values()))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Their ids."""
+        ids: list[int] = self.convert_tokens_to_ids(self.all_special_tokens)
+        return ids
+
     @property
     def vocab_size(self) -> int:
         """Tokens without the added ones, as transformers counts them; ``len(tokenizer)`` has all."""
@@ -166,10 +185,13 @@ class GPTNeoXTokenizer:
             raise ValueError(f"{tokens!r} is not a token of this tokenizer: use one of tokenizer.get_vocab()")
         return self._ids[tokens]
 
-    def convert_ids_to_tokens(self, ids: Any) -> Any:
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
         """Tokens of ids (list, array or tensor), or the token of one id; None for an id without one."""
         found = to_lists(ids)
-        return [self._tokens.get(id) for id in found] if isinstance(found, list) else self._tokens.get(found)
+        if not isinstance(found, list):
+            return self._tokens.get(found)
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self._tokens.get(id) for id in found if id not in skipped]
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, in the vocabulary's own spelling."""
