@@ -225,6 +225,7 @@ class GPTNeoXForCausalLM:
                     where a row has come to the context's end.
                 temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,
                     early_stopping: as in ``pythia_cpu.Model.generate``.
+                    Draws come from ``seed``, not from torch's generator.
                 Others of transformers are accepted where they change nothing.
 
         Returns:
