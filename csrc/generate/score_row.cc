@@ -248,6 +248,17 @@ int64_t ScoreRow::mass_of_few(float bound) const {
   return mass;
 }
 
+// The sum of mass(chunk) over all chunks.
+template <class Mass>
+int64_t ScoreRow::sum_of_chunks(const Mass& mass) {
+  masses_.resize(num_chunks());
+  for_parts([&](int64_t begin, int64_t end) {
+    for (size_t i = static_cast<size_t>(begin) / kSoftmaxChunk; i * kSoftmaxChunk < static_cast<size_t>(end); ++i)
+      masses_[i] = mass(i);
+  });
+  return std::accumulate(masses_.begin(), masses_.end(), int64_t{0});
+}
+
 bool ScoreRow::starts_below(int32_t id, double part) {
   // Scores above `above` come before the token; those above `below_ties` do where their ids are higher.
   const float score = scores_[static_cast<size_t>(id)], own = quotient(score);
@@ -259,12 +270,7 @@ bool ScoreRow::starts_below(int32_t id, double part) {
   if (const auto answer = starts_below_by_estimate(above, below_ties, own_weight, part)) return *answer;
 
   const auto own_chunk = static_cast<size_t>(id) / kSoftmaxChunk;
-  totals_above_.resize(num_chunks());
-  for_parts([&](int64_t begin, int64_t end) {
-    for (size_t i = static_cast<size_t>(begin) / kSoftmaxChunk; i * kSoftmaxChunk < static_cast<size_t>(end); ++i)
-      totals_above_[i] = chunk_total_above(i, i > own_chunk ? below_ties : above);
-  });
-  int64_t before = std::accumulate(totals_above_.begin(), totals_above_.end(), int64_t{0});
+  int64_t before = sum_of_chunks([&](size_t i) { return chunk_total_above(i, i > own_chunk ? below_ties : above); });
   const size_t end_of_own = std::min((own_chunk + 1) * kSoftmaxChunk, scores_.size());
   for (size_t i = static_cast<size_t>(id) + 1; i < end_of_own; ++i)
     if (scores_[i] > below_ties && !(scores_[i] > above)) before += weight_of(scores_[i]);
@@ -280,12 +286,8 @@ bool ScoreRow::is_typical(int32_t id, double part) {
   const float low = first_score((center - distance) * temperature_, [&](float score) { return excess(score) < distance; });
   const float high = first_score((center + distance) * temperature_, [&](float score) { return excess(score) <= -distance; });
   const float below_low = std::nextafter(low, -kInfinity), below_high = std::nextafter(high, -kInfinity);
-  totals_above_.resize(num_chunks());
-  for_parts([&](int64_t begin, int64_t end) {
-    for (size_t i = static_cast<size_t>(begin) / kSoftmaxChunk; i * kSoftmaxChunk < static_cast<size_t>(end); ++i)
-      totals_above_[i] = chunk_total_above(i, below_low) - chunk_total_above(i, below_high);
-  });
-  const int64_t nearer = std::accumulate(totals_above_.begin(), totals_above_.end(), int64_t{0});
+  const int64_t nearer =
+      sum_of_chunks([&](size_t i) { return chunk_total_above(i, below_low) - chunk_total_above(i, below_high); });
   return nearer < mass_to_reach(part, std::accumulate(totals_.begin(), totals_.end(), int64_t{0}));
 }
 

@@ -91,6 +91,8 @@ class ScoreRow {
 
   template <class Body>
   void for_parts(const Body& body) const;
+  template <class Mass>
+  int64_t sum_of_chunks(const Mass& mass);
   template <class Reaches>
   float first_score(float guess, const Reaches& reaches) const;
   size_t num_chunks() const;
@@ -112,10 +114,10 @@ class ScoreRow {
   std::vector<int32_t> bounds_, bounds_of_parts_;  // of the groups and of kBoundsPart of them together
   std::vector<HeavyGroup> heavy_groups_;           // in order; their bounds are 0
   int64_t heavy_mass_ = 0;
-  float bound_ = 0;                             // of make_room
-  int64_t least_total_ = 0;                     // a lower bound of the sum of all weights
-  std::vector<int64_t> totals_, totals_above_;  // by chunk
-  std::vector<float> moments_;                  // by chunk
+  float bound_ = 0;                       // of make_room
+  int64_t least_total_ = 0;               // a lower bound of the sum of all weights
+  std::vector<int64_t> totals_, masses_;  // by chunk
+  std::vector<float> moments_;            // by chunk
   std::optional<Information> information_;
   std::vector<SoftmaxEstimate> estimates_;  // by part
   std::vector<float> own_block_maxima_, own_group_maxima_, maxima_of_maxima_;

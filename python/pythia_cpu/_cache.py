@@ -160,21 +160,14 @@ def remove_cached(
     ]
     for cached in removed:
         cached.path.unlink(missing_ok=True)
-        _remove_lock(cached.path)
+        _remove_unless_converting(_lock_path(cached.path))
     for link in list(folder.glob(f"*{_SUFFIX}")) if removed else ():
         if link.is_symlink() and not link.exists():
             link.unlink(missing_ok=True)
-            _remove_lock(link)
+            _remove_unless_converting(_lock_path(link))
     if removed:
         _remove_if_empty(folder)
     return removed
-
-
-def _remove_lock(path: Path) -> None:
-    """Removes the lock of a conversion, unless a process holds it: it may convert the checkpoint again."""
-    lock = path.with_name(f"{path.name}.lock")
-    with contextlib.suppress(FileNotFoundError, BlockingIOError), _held(lock, os.O_RDONLY, fcntl.LOCK_NB):
-        lock.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -199,25 +192,31 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
     for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
         for path in list(folder.iterdir()):
             is_ours = path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name
-            if is_ours and not _is_converting(path):
-                with contextlib.suppress(FileNotFoundError):  # another process has removed it
-                    size_bytes = 0 if path.is_symlink() else path.stat().st_size
-                    path.unlink()
-                    freed_bytes += size_bytes
+            if is_ours:
+                freed_bytes += _remove_unless_converting(path)
         _remove_if_empty(folder)
     return freed_bytes
 
 
-def _is_converting(path: Path) -> bool:
-    """Whether a process holds the lock of the conversion that a file belongs to."""
-    lock = path.with_name(f"{path.name.partition(_SUFFIX)[0]}{_SUFFIX}.lock")
-    try:
-        with _held(lock, os.O_RDONLY, fcntl.LOCK_NB):
-            return False
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
+def _remove_unless_converting(path: Path) -> int:
+    """Removes a file of a conversion, unless a process is making that; returns the bytes freed."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_held(_lock_path(path), os.O_RDONLY, fcntl.LOCK_NB))
+        except BlockingIOError:
+            return 0
+        except FileNotFoundError:
+            pass  # nobody has locked it
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            size_bytes = 0 if path.is_symlink() else path.stat().st_size
+            path.unlink()
+            return size_bytes
+    return 0
+
+
+def _lock_path(path: Path) -> Path:
+    """The lock of the conversion that a file belongs to, itself if it is one."""
+    return path.with_name(f"{path.name.partition(_SUFFIX)[0]}{_SUFFIX}.lock")
 
 
 def _folder(cache_dir: str | os.PathLike[str] | None, name: str) -> Path:
