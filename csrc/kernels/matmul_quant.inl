@@ -86,12 +86,12 @@ inline constexpr int64_t kCodeBytes = code_bytes(kCodeLayout);
 
 // Calls f(step, codes of kPanels panels) for each step of a group.
 template <int kPanels, class Group, class F>
-__attribute__((always_inline)) inline void for_steps(const QuantPanels& w, int64_t group, F f) {
+__attribute__((always_inline)) inline void for_steps(const uint8_t* first, int64_t stride_bytes, F f) {
 #pragma GCC unroll 8
   for (int load = 0; load < Group::kLoads; ++load) {
     Codes loaded[kPanels];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(w.template codes<Group>(p, group) + load * 4 * kLanes);
+    for (int p = 0; p < kPanels; ++p) loaded[p] = load_codes(first + p * stride_bytes + load * 4 * kLanes);
 #pragma GCC unroll 2
     for (int step = 0; step < Group::kSteps; ++step) {
       Codes codes[kPanels];
@@ -102,58 +102,60 @@ __attribute__((always_inline)) inline void for_steps(const QuantPanels& w, int64
   }
 }
 
-// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels, `columns` of them real.
+// y[r][16 p + lane] over groups [group_begin, group_end) for kRows rows and kPanels panels. The loop over groups has few
+// instructions beside the dots, and the ends no masks: where other work shares the core, each costs time.
 template <int kRows, int kPanels, class Group, class Source, class Ahead>
 __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, const QuantPanels& w, const Source& source,
                                                       int64_t group_begin, int64_t group_end, const QuantEnds& ends,
-                                                      Ahead& ahead, float* y, int64_t y_stride, int64_t columns) {
+                                                      Ahead& ahead, float* y, int64_t y_stride) {
   Vec sum[kRows][kPanels];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p)
-      sum[r][p] = ends.resume ? load_columns(y + r * y_stride + p * kLanes, columns - p * kLanes) : zero();
-  for (int64_t group = group_begin; group < group_end; ++group) {
-    IVec dots[kRows][kPanels];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
-    if constexpr (std::is_same_v<Ahead, LinesAhead>)
-      for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
-#pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
-    const std::byte* inputs = x.codes + group * kQuantGroup * kCodeBytes;
-    const auto add_step = [&](int step, const Codes* codes) __attribute__((always_inline)) {
+    for (int p = 0; p < kPanels; ++p) sum[r][p] = ends.resume ? load(y + r * y_stride + p * kLanes) : zero();
+  const uint8_t* block = w.template multiples<Group>(0, group_begin);
+  for (int64_t group = group_begin; group < group_end; block += quant_block_bytes(Group::kFormat)) {
+    const int64_t block_end = group + kQuantBlockGroups < group_end ? group + kQuantBlockGroups : group_end;
+    const uint8_t *multiples_at = block, *codes_at = block + kMultiplesBytes;
+    for (; group < block_end; ++group, multiples_at += kPanelWidth, codes_at += group_codes_bytes(Group::kFormat)) {
+      IVec dots[kRows][kPanels];
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p)
-          dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride_bytes + step * 4 * kCodeBytes);
-    };
-    if constexpr (std::is_same_v<Source, LookedUp>) {
-      const Codes* codes = source.at(group, kPanels);
-#pragma GCC unroll 8
-      for (int step = 0; step < kGroupSteps; ++step) add_step(step, codes + step * kPanels);
-    } else {
-      for_steps<kPanels, Group>(w, group, add_step);
-    }
+        for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_start(x.offsets + r * x.groups_stride + group);
+      if constexpr (std::is_same_v<Ahead, LinesAhead>)
+        for (int64_t i = 0; i < ahead.per_step; ++i, ahead.begin += kAlignment)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const Vec multiples = Group::load_multiples(w.template multiples<Group>(p, group));
+          for (int p = 0; p < kPanels; ++p) __builtin_prefetch(ahead.begin + p * w.stride_bytes, 0, 2);
+      const std::byte* inputs = x.codes + group * kQuantGroup * kCodeBytes;
+      const auto add_step = [&](int step, const Codes* codes) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r)
-        sum[r][p] = fma(to_float(dots[r][p]), multiples * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+        for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p)
+            dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride_bytes + step * 4 * kCodeBytes);
+      };
+      if constexpr (std::is_same_v<Source, LookedUp>) {
+        const Codes* codes = source.at(group, kPanels);
+#pragma GCC unroll 8
+        for (int step = 0; step < kGroupSteps; ++step) add_step(step, codes + step * kPanels);
+      } else {
+        for_steps<kPanels, Group>(codes_at, w.stride_bytes, add_step);
+      }
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        const Vec multiples = Group::load_multiples(multiples_at + p * w.stride_bytes);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r)
+          sum[r][p] = fma(to_float(dots[r][p]), multiples * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+      }
     }
   }
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
-    const int64_t left = columns - p * kLanes;
-    const Vec unit = ends.last ? w.load_units(p) : set1(1.0f);
-    const Vec bias = ends.bias ? load_columns(ends.bias + p * kLanes, left) : zero();
+    const Vec unit = w.load_units(p), bias = ends.bias ? load(ends.bias + p * kLanes) : zero();
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r)
-      store_columns(y + r * y_stride + p * kLanes, ends.last ? fma(sum[r][p], unit, bias) : sum[r][p], left);
+    for (int r = 0; r < kRows; ++r) store(y + r * y_stride + p * kLanes, ends.last ? fma(sum[r][p], unit, bias) : sum[r][p]);
   }
 }
 
@@ -161,9 +163,9 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
 template <int kRows, int kPanels, class Group, class Source, class Ahead>
 __attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPanels& w, Source source, int64_t group_begin,
                                                 int64_t group_end, QuantEnds ends, Ahead ahead, float* y, int64_t y_stride,
-                                                int64_t columns, int64_t tiles) {
+                                                int64_t tiles) {
   for (; tiles > 0; --tiles) {
-    quant_tile<kRows, kPanels, Group>(x, w, source, group_begin, group_end, ends, ahead, y, y_stride, columns);
+    quant_tile<kRows, kPanels, Group>(x, w, source, group_begin, group_end, ends, ahead, y, y_stride);
     x.codes += kRows * x.codes_stride_bytes;
     x.scales += kRows * x.groups_stride;
     x.offsets += kRows * x.groups_stride;
@@ -176,19 +178,50 @@ __attribute__((noinline)) void quant_tiles_down(QuantizedRows x, const QuantPane
 inline constexpr int64_t kAheadBytes = 2048;
 inline constexpr int64_t kLeastGroupsAhead = 16;
 
-// All panels for few rows, one after another: memory serves one stream faster than panels side by side, and hardware asks for
-// it ahead, also from panel to panel.
+// Panels for few rows, one after another: memory serves one stream faster than panels side by side, and hardware asks for it
+// ahead, also from panel to panel.
 template <int kRows, class Group, class Ahead>
 __attribute__((noinline)) void quant_tiles_along(const QuantizedRows& x, QuantPanels w, int64_t groups, const float* bias,
-                                                 float* y, int64_t y_stride, int64_t columns) {
+                                                 float* y, int64_t y_stride, int64_t panels) {
   constexpr int64_t kLinesPerGroup = ceil_div(quant_block_bytes(Group::kFormat), kQuantBlockGroups * kAlignment);
-  for (; columns > 0; columns -= kLanes) {
+  for (; panels > 0; --panels) {
     Ahead ahead{};
     if constexpr (std::is_same_v<Ahead, LinesAhead>) ahead = {w.data + kAheadBytes, kLinesPerGroup};
-    quant_tile<kRows, 1, Group>(x, w, InPanels(), 0, groups, {false, true, bias}, ahead, y, y_stride, columns);
+    quant_tile<kRows, 1, Group>(x, w, InPanels(), 0, groups, {false, true, bias}, ahead, y, y_stride);
     w = w.panels_from(1);
     y += kLanes;
     if (bias) bias += kLanes;
+  }
+}
+
+template <class Group>
+inline void quant_few_rows(const QuantizedRows& x, int64_t num_rows, const QuantPanels& w, int64_t groups, const float* bias,
+                           float* y, int64_t y_stride, int64_t panels) {
+  with_constant<kQuantRows>(num_rows, [&](auto rows) {
+    if (groups >= kLeastGroupsAhead)
+      quant_tiles_along<rows(), Group, LinesAhead>(x, w, groups, bias, y, y_stride, panels);
+    else
+      quant_tiles_along<rows(), Group, NothingAhead>(x, w, groups, bias, y, y_stride, panels);
+  });
+}
+
+inline QuantizedRows rows_from(QuantizedRows x, int64_t row) {
+  x.codes += row * x.codes_stride_bytes;
+  x.scales += row * x.groups_stride;
+  x.offsets += row * x.groups_stride;
+  return x;
+}
+
+// A matrix's last panel with less than sixteen outputs, in whole panels beside y.
+template <class Group>
+__attribute__((noinline)) void quant_last_panel(const MatmulArgs& args, const QuantPanels& w, int64_t groups, int64_t first) {
+  const int64_t outputs = args.weights.outputs - first;
+  float bias[kLanes], whole[kQuantRows * kLanes];
+  if (args.bias) store(bias, load_n(args.bias + first, outputs));
+  for (int64_t row = 0; row < args.num_rows; row += kQuantRows) {
+    const int64_t rows = args.num_rows - row < kQuantRows ? args.num_rows - row : kQuantRows;
+    quant_few_rows<Group>(rows_from(args.quantized_x, row), rows, w, groups, args.bias ? bias : nullptr, whole, kLanes, 1);
+    for (int64_t r = 0; r < rows; ++r) store_n(args.y + (row + r) * args.y_stride + first, load(whole + r * kLanes), outputs);
   }
 }
 
@@ -209,7 +242,7 @@ struct CodesBuffer {
   LookedUp look_up(const QuantPanels& w, int64_t group_begin, int64_t group_end) {
     Codes* to = codes;
     for (int64_t group = group_begin; group < group_end; ++group, to += kGroupSteps * kPanels)
-      for_steps<kPanels, Group>(w, group, [to](int step, const Codes(&from)[kPanels]) {
+      for_steps<kPanels, Group>(w.template codes<Group>(0, group), w.stride_bytes, [to](int step, const Codes(&from)[kPanels]) {
 #pragma GCC unroll 4
         for (int p = 0; p < kPanels; ++p) to[step * kPanels + p] = from[p];
       });
@@ -217,19 +250,11 @@ struct CodesBuffer {
   }
 };
 
-// All rows and panels, of which `w` is the first, `block` groups at a time.
+// All rows and `num_panels` whole panels, of which `w` is the first, `block` groups at a time.
 template <class Group, class Source>
-__attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t columns, int64_t block) {
+__attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t num_panels, int64_t block) {
   constexpr bool kLooksUp = std::is_same_v<Source, LookedUp>;
   const int64_t first = args.panel_begin * kLanes, groups = ceil_div(args.weights.inputs, kQuantGroup);
-  const int64_t num_panels = args.panel_end - args.panel_begin;
-  const auto rows_from = [&](int64_t row) {
-    QuantizedRows x = args.quantized_x;
-    x.codes += row * x.codes_stride_bytes;
-    x.scales += row * x.groups_stride;
-    x.offsets += row * x.groups_stride;
-    return x;
-  };
   [[maybe_unused]] std::conditional_t<kLooksUp, CodesBuffer, InPanels> buffer;
   for (int64_t group = 0; group < groups; group += block) {
     const int64_t group_end = group + block < groups ? group + block : groups;
@@ -246,9 +271,9 @@ __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantP
           }
           const QuantEnds ends{group > 0, last, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
           const auto run = [&](int64_t from, auto ahead, int64_t count) {
-            quant_tiles_down<rows(), panels(), Group>(rows_from(from), here, source, group, group_end, ends, ahead,
-                                                      args.y + from * args.y_stride + first + panel * kLanes, args.y_stride,
-                                                      columns - panel * kLanes, count);
+            quant_tiles_down<rows(), panels(), Group>(rows_from(args.quantized_x, from), here, source, group, group_end, ends,
+                                                      ahead, args.y + from * args.y_stride + first + panel * kLanes,
+                                                      args.y_stride, count);
           };
           int64_t begun = 0;
           if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
@@ -261,27 +286,22 @@ __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantP
 }
 
 template <class Group>
-inline void quant_matmul(const MatmulArgs& args, int64_t codes_stride_bytes) {
-  const int64_t inputs = args.weights.inputs, first = args.panel_begin * kLanes, groups = ceil_div(inputs, kQuantGroup);
-  const int64_t num_panels = args.panel_end - args.panel_begin;
-  const int64_t columns =
-      args.weights.outputs - first < num_panels * kLanes ? args.weights.outputs - first : num_panels * kLanes;
-  const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), codes_stride_bytes};
+inline void quant_matmul(const MatmulArgs& args, int64_t panel_stride_bytes) {
+  constexpr bool kLooksUp = kLooksUpOnce && Group::kSteps > 1;
+  const int64_t groups = ceil_div(args.weights.inputs, kQuantGroup), whole = args.weights.outputs / kLanes;
+  const int64_t num_panels = (args.panel_end < whole ? args.panel_end : whole) - args.panel_begin;
+  const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), panel_stride_bytes};
   const QuantPanels w = all.panels_from(args.panel_begin);
   if (args.num_rows <= kQuantRows) {
-    with_constant<kQuantRows>(args.num_rows, [&](auto rows) {
-      const auto run = [&](auto ahead) {
-        quant_tiles_along<rows(), Group, decltype(ahead)>(args.quantized_x, w, groups, args.bias ? args.bias + first : nullptr,
-                                                          args.y + first, args.y_stride, columns);
-      };
-      groups >= kLeastGroupsAhead ? run(LinesAhead()) : run(NothingAhead());
-    });
-    return;
+    const int64_t first = args.panel_begin * kLanes;
+    quant_few_rows<Group>(args.quantized_x, args.num_rows, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
+                          args.y_stride, num_panels);
+  } else if (kLooksUp && args.num_rows >= kLookUpRows) {
+    quant_blocks<Group, std::conditional_t<kLooksUp, LookedUp, InPanels>>(args, w, num_panels, kLookUpBlock);
+  } else {
+    quant_blocks<Group, InPanels>(args, w, num_panels, kGroupBlock);
   }
-  if constexpr (kLooksUpOnce && Group::kSteps > 1) {
-    if (args.num_rows >= kLookUpRows) return quant_blocks<Group, LookedUp>(args, w, columns, kLookUpBlock);
-  }
-  quant_blocks<Group, InPanels>(args, w, columns, kGroupBlock);
+  if (args.panel_end > whole) quant_last_panel<Group>(args, all.panels_from(whole), groups, whole * kLanes);
 }
 
 }  // namespace
