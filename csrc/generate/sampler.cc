@@ -20,6 +20,9 @@ constexpr float kTopPDepths[] = {2, 4, 6, 8, 10, 13, 16, -kLowest};
 // Draws without a list of the tokens that are left end with so many points, of which at worst one in nine falls on a token.
 constexpr int kMaxPoints = 64;
 
+// The k-th largest maximum is a good bound of the k-th largest score where there are this many times as many maxima.
+constexpr int64_t kMaximaPerRank = 4;
+
 bool filters_by_rank(const SamplingOptions& options, int64_t vocab_size) {
   return options.top_k > 0 && options.top_k < vocab_size;
 }
@@ -88,7 +91,9 @@ TokenHistory::Entry& TokenHistory::entry(int32_t id) {
 }
 
 bool Sampler::needs_groups(const SamplingOptions& options, int64_t vocab_size) {
-  return options.do_sample && !needs_list(options, vocab_size);
+  if (!needs_list(options, vocab_size)) return options.do_sample;
+  const int64_t blocks = ScoreMaxima::num_blocks(vocab_size), ranks = kMaximaPerRank * std::min(options.top_k, vocab_size);
+  return options.do_sample && ranks > blocks && ranks <= blocks * kScoreGroups;
 }
 
 // Makes the maxima of the blocks whose logits have been replaced.
@@ -204,8 +209,12 @@ void Sampler::keep_largest() {
   std::fill(candidates_.exps.begin(), candidates_.exps.end(), 1.0f);
 }
 
-// A bound that at least k of the values are above, and few more if they differ; -infinity where k are not above a finite one.
-float Sampler::bound_of_top_k(std::span<const float> values, int64_t k) const {
+// A bound that at least k of the scores are above, and few more if they differ; -infinity where k are not above a finite one.
+// If k blocks or groups have a maximum above a bound, at least k scores are above it.
+float Sampler::bound_of_top_k(int64_t k) const {
+  std::span<const float> values = row_.scores();
+  for (const std::span<const float> maxima : {row_.group_maxima(), row_.maxima()})
+    if (k * kMaximaPerRank <= static_cast<int64_t>(maxima.size())) values = maxima;
   const auto count_above = [&](float bound) {
     return kernels_.count_above(values.data(), static_cast<int64_t>(values.size()), bound);
   };
@@ -233,9 +242,7 @@ float Sampler::bound_of_top_k(std::span<const float> values, int64_t k) const {
 }
 
 void Sampler::keep_top_k(int64_t k) {
-  // If k blocks have a maximum above a bound, at least k scores are above it.
-  const bool has_blocks = k <= static_cast<int64_t>(row_.maxima().size());
-  collect(row_.quotient(bound_of_top_k(has_blocks ? row_.maxima() : row_.scores(), k)));
+  collect(row_.quotient(bound_of_top_k(k)));
   if (k >= static_cast<int64_t>(candidates_.scores.size())) return;
   scratch_ = candidates_.scores;
   std::nth_element(scratch_.begin(), scratch_.begin() + (k - 1), scratch_.end(), std::greater<>());

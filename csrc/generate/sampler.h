@@ -75,7 +75,7 @@ class Sampler {
   void apply_filters(const SamplingOptions& options);
   void collect(float lowest_quotient);
   void keep_largest();
-  float bound_of_top_k(std::span<const float> values, int64_t k) const;
+  float bound_of_top_k(int64_t k) const;
   void keep_top_k(int64_t k);
   void keep_top_p(double top_p);
   struct Border {

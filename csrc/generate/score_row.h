@@ -42,6 +42,9 @@ class ScoreRow {
 
   std::span<const float> scores() const { return scores_; }
   std::span<const float> maxima() const { return {maxima_.of_blocks, num_blocks_}; }
+  std::span<const float> group_maxima() const {  // none if they were not given
+    return {maxima_.of_groups, maxima_.of_groups ? num_blocks_ * kScoreGroups : 0};
+  }
   float largest() const { return scale_.largest; }  // score; -infinity if there is none
   int32_t argmax() const;                           // the lowest id of the largest score, which there must be
   float quotient(float score) const { return score / temperature_; }
