@@ -62,7 +62,9 @@ def test_draws_are_those_of_the_sampler_alone(
         "frequency_penalty": 0.7,
         "logit_bias": [(5, 9.0), (4098, 8.0), (700, -math.inf)],
     }
-    filters = [{}, {"temperature": 0.3}, {"top_k": 30}, {"top_p": 0.9}, {"min_p": 0.3}, {"top_k": 40, "top_p": 0.8}]
+    # The k-th largest score is sought among the maxima of blocks, of groups, and among all.
+    ranks: list[dict[str, float]] = [{"top_k": 5}, {"top_k": 30}, {"top_k": 1000}, {"top_k": 40, "top_p": 0.8}]
+    filters = [{}, {"temperature": 0.3}, {"top_p": 0.9}, {"min_p": 0.3}, *ranks]
     sampling = [
         _core.SamplingOptions(do_sample=True, **filter, **more) for filter in filters for more in ({}, penalties)
     ]
