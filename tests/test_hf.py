@@ -162,8 +162,57 @@ print(model.config.hidden_size, AutoTokenizer.from_pretrained("pythia-14m", loca
         assert hub.downloads()[:2] == ["tokenizer.json", "tokenizer_config.json"]  # no weights for a tokenizer
         assert len(hub.log) == num_requests
     assert output[0] == str(pythia_cpu.load().tokenizer.encode("It"))
-    assert output[1].endswith("the hub cannot be reached, and its local cache has no config.json")
+    assert output[1].endswith(f"the hub cannot be reached, and its cache {tmp_path}/hf/hub has no config.json")
     assert output[2] == "128 2048"
+
+
+def test_downloads_are_kept_in_the_cache_dir(mini_checkpoint: Path, tmp_path: Path) -> None:
+    """As in transformers: nothing is kept where HF_HOME says, and without the hub all is found. No token is shown."""
+    online = """
+from pythia_cpu.hf import AutoTokenizer, AutoModelForCausalLM
+options = {"revision": "step3000", "cache_dir": "chosen", "token": "hf_secret"}
+tokenizer = AutoTokenizer.from_pretrained("pythia-14m", **options)
+print(AutoModelForCausalLM.from_pretrained("pythia-14m", **options).config.hidden_size, len(tokenizer))
+"""
+    offline = """
+from pythia_cpu.hf import AutoTokenizer
+options = {"revision": "step3000", "local_files_only": True, "use_auth_token": "hf_secret"}
+print(len(AutoTokenizer.from_pretrained("pythia-14m", cache_dir="chosen", **options)))
+try:
+    AutoTokenizer.from_pretrained("pythia-14m", **options)
+except OSError as error:
+    print(error)
+"""
+    with running_hub() as hub:
+        hub.add("EleutherAI/pythia-14m", "step3000", {p.name: p.read_bytes() for p in mini_checkpoint.iterdir()})
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1"}
+        environment |= {"PYTHONPATH": os.pathsep.join(sys.path)}
+        output = []
+        for code in (online, offline):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                cwd=tmp_path,
+            )
+            assert done.returncode == 0, done.stderr
+            output += done.stdout.splitlines()
+    assert output[:2] == ["128 4096", "4096"]
+    assert f"not in its cache {tmp_path}/hf/hub" in output[2] and "hf_secret" not in output[2]
+    assert (tmp_path / "chosen/models--EleutherAI--pythia-14m/refs/step3000").exists()
+    assert not list(tmp_path.glob("hf/**/*.json"))
+
+
+def test_names_of_transformers() -> None:
+    from pythia_cpu.hf import TextStreamer, set_seed
+
+    assert TextStreamer is transformers.TextStreamer and set_seed is transformers.set_seed
+    with pytest.raises(ImportError, match="cannot import name 'Trainer'"):
+        from pythia_cpu.hf import Trainer  # type: ignore[attr-defined]  # noqa: F401
+    assert not hasattr(hf, "Trainer")
 
 
 def test_dtypes(mini_checkpoint: Path, cache: Path) -> None:
@@ -207,7 +256,16 @@ def test_dtypes(mini_checkpoint: Path, cache: Path) -> None:
         (lambda m, t: m.generate([[[1]]]), r"shape \[1, 1, 1\]"),
         (lambda m, t: m.generate([[5000]]), "5000"),
         (lambda m, t: m(), "input_ids is None"),
-        (lambda m, t: m([[1]], position_ids=[[0]]), "position_ids="),
+        (lambda m, t: m([[1, 2]], position_ids=[[0, 2]]), "position_ids do not count up by 1"),
+        (lambda m, t: m([[1, 2]], position_ids=[[0]]), r"position_ids has shape \[1, 1\]"),
+        (lambda m, t: m([[1, 2]], labels=[[1, 2]], attention_mask=[[1, 0]]), r"labels\[attention_mask == 0\] = -100"),
+        (lambda m, t: m([[1, 2]], attention_mask=[[1, 0.5]]), "attention_mask is an array of float64"),
+        (lambda m, t: m.half(), "half\\(\\) is called.*from_pretrained's dtype"),
+        (lambda m, t: m.cuda(), "runs on the CPU"),
+        (lambda m, t: m.train(), "inference only"),
+        (lambda m, t: m.requires_grad_(), "no gradients"),
+        (lambda m, t: m.generate([[1]], bad_words_ids=[[2]]), "logit_bias"),
+        (lambda m, t: m.generate([[1]], nonsense="x" * 1000), "nonsense='x{59}... is not supported"),
         (lambda m, t: m([[1, 2]], labels=[[1]]), "labels has shape"),
         (lambda m, t: m([[1, 2]], labels=[[1, 9999]]), "labels holds ids outside"),
         (lambda m, t: m.to("cuda"), "'cuda'"),
@@ -225,11 +283,13 @@ def test_dtypes(mini_checkpoint: Path, cache: Path) -> None:
         (lambda m, t: t("x", max_length=-1), "max_length is -1"),
         (lambda m, t: t("x").to("cuda"), "device is 'cuda'"),
         (lambda m, t: m.generate([[5]], stop_strings=["a<|padding|>"]), "token 1 is a special one.*use eos_token_id=1"),
-        (lambda m, t: t.convert_tokens_to_ids(["It", "no such"]), "'no such' is not a token"),
+        (lambda m, t: t.add_special_tokens({"pad_token": "[PAD]"}), "pad_token is .*use tokenizer.eos_token"),
+        (lambda m, t: t.add_special_tokens({"mask_token": "x"}), "'mask_token' is no special token"),
         (lambda m, t: t.pad({"labels": [1]}), "no input_ids"),
         (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", load_in_8bit=True), "load_in_8bit is True"),
         (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", dtype="int8"), "dtype is 'int8'"),
-        (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", subfolder="y"), "subfolder='y'"),
+        (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", subfolder="y"), "subfolder is 'y'"),
+        (lambda m, t: hf.GPTNeoXForCausalLM.from_pretrained("x", token=5), "token is of type int"),
         (lambda m, t: hf.AutoTokenizer.from_pretrained("x", device="y"), "device='y'"),
     ],
 )  # fmt: skip

@@ -41,6 +41,32 @@ def test_forward(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokeni
 
 
 @pytest.mark.filterwarnings("error")
+def test_loss_of_padded_rows(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    """On the right as in transformers; on the left as of the rows alone, where transformers' backends differ."""
+    ids = np.array([[5, 6, 7, 8, 9], [11, 12, 13, 1, 1]])
+    labels, mask = np.where(ids == 1, -100, ids), (ids != 1).astype(np.float32)
+    kept = {"attention_mask": torch.from_numpy(mask), "labels": torch.from_numpy(labels)}
+    expected = their_hf_model(torch.from_numpy(ids), **kept).loss.item()
+    np.testing.assert_allclose(hf_model(ids, attention_mask=mask, labels=labels).loss, expected, rtol=1e-5)
+    rows = np.array([ids[0], np.roll(ids[1], 2)])
+    found = hf_model(rows, attention_mask=rows != 1, labels=np.where(rows == 1, -100, rows)).loss
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    positions = np.cumsum(rows != 1, axis=1) - 1
+    with_positions = hf_model(rows, attention_mask=rows != 1, position_ids=positions).logits
+    np.testing.assert_array_equal(with_positions, hf_model(rows, attention_mask=rows != 1).logits)
+
+
+def test_outputs_that_the_config_asks_for(mini_checkpoint: Path, tmp_path: Path) -> None:
+    model = hf.GPTNeoXForCausalLM.from_pretrained(mini_checkpoint, cache_dir=tmp_path)
+    model.config.output_hidden_states = True
+    output = model([[5, 6]])
+    assert len(output.hidden_states) == model.config.num_hidden_layers + 1 and output.attentions is None
+    assert model([[5, 6]], output_hidden_states=False).hidden_states is None
+    for place in (1, -1):  # where transformers has keys and values
+        with pytest.raises(IndexError, match=f"{place} is no place of loss or logits"):
+            output[place]
+
+
 def test_loss_of_rows(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
     """Of all labels together, the first and the last id and rows without labels too."""
     ids = np.random.default_rng(0).integers(0, 4096, (3, 7))
@@ -134,8 +160,17 @@ def test_the_model_itself(
     assert model.eval().cpu().float().to("cpu").to(torch.device("cpu")).to(torch.float32) is model
     assert model.to(device=model.device, dtype=model.dtype) is model
     assert (model.device, model.dtype) == (theirs.device, theirs.dtype)
-    with pytest.raises(AttributeError, match=r"has no 'parameters': it is no torch module.* is a pythia_cpu\.Model"):
-        model.parameters()
+    with pytest.raises(AttributeError, match=r"has no 'layers': it is no torch module.* is a pythia_cpu\.Model"):
+        model.layers  # noqa: B018
+    assert model.train(False) is model.requires_grad_(False) is model and not model.training
+    assert sum(p.numel() for p in model.parameters()) == theirs.num_parameters()
+    expected = {name.replace("lm_head", "embed_out"): value for name, value in theirs.named_parameters()}
+    named = model.state_dict()
+    assert set(named) == set(expected)
+    for name, value in named.items():
+        assert value.dtype == torch.float32 and value.shape == expected[name].shape
+        value.requires_grad = False
+        np.testing.assert_allclose(value, expected[name].detach(), atol=0.01)  # q8
     assert torch.ones(2, device=model.device).to(model.device).device == theirs.device
     assert model.config.vocab_size == theirs.config.vocab_size
     for name in ("bos_token_id", "eos_token_id"):

@@ -248,6 +248,18 @@ def test_logits_of_a_row_at_the_context_s_end(hf_model: hf.GPTNeoXForCausalLM) -
             assert logits[1].argmax() == out.sequences[1, context - 2 + step]
 
 
+def test_torch_seeds_make_texts_repeatable(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    ids = torch.tensor([[5, 6, 7]])
+    texts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        texts.append([hf_model.generate(ids, do_sample=True, max_new_tokens=20).tolist() for _ in range(2)])
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][0] != texts[0][1]
+    given = [hf_model.generate(ids, do_sample=True, max_new_tokens=20, seed=3).tolist() for _ in range(2)]
+    assert given[0] == given[1]
+
+
 def test_options_that_are_not_set(hf_model: hf.GPTNeoXForCausalLM) -> None:
     """Scripts ask for them before they set them."""
     assert hf_model.config.pad_token_id is None and hf_model.generation_config.pad_token_id is None
@@ -255,7 +267,7 @@ def test_options_that_are_not_set(hf_model: hf.GPTNeoXForCausalLM) -> None:
     assert (config.max_new_tokens, config.do_sample, config.top_k) == (None, None, 3)
     assert config == hf.GenerationConfig(top_k=3) != hf.GenerationConfig(top_k=4)
     assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
-    with pytest.raises(AttributeError, match="generate has no option 'max_tokens'"):
+    with pytest.raises(AttributeError, match="GenerationConfig has no 'max_tokens'"):
         config.max_tokens  # noqa: B018
     output = hf_model(np.array([[5, 6]]), use_cache=True)
     with pytest.raises(AttributeError, match=r"has no 'past_key_values'.*model\.model\.session\(\)"):

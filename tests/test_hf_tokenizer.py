@@ -107,6 +107,24 @@ def test_tokenizer_properties(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: A
         assert tokenizer.batch_decode(form) == their_tokenizer.batch_decode(form)
 
 
+def test_special_tokens_that_scripts_add(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:
+    for one in (tokenizer, their_tokenizer):
+        assert one.add_special_tokens({"pad_token": one.eos_token}) == 0
+    assert tokenizer.pad_token_id == their_tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert_equal(tokenizer(TEXTS, padding=True), their_tokenizer(TEXTS, padding=True))
+    tokens = ["It", "no such token"]
+    assert tokenizer.convert_tokens_to_ids(tokens) == their_tokenizer.convert_tokens_to_ids(tokens)
+    assert tokenizer.encode_plus(TEXTS[0]) == tokenizer(TEXTS[0])  # a name of transformers 4
+
+
+@pytest.mark.parametrize("clean_up", [True, False])
+def test_no_text_is_cleaned_up(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any, clean_up: bool) -> None:
+    text = "He said , do n't ! I 'm here ."
+    ids = tokenizer.encode(text)
+    for one in (tokenizer, their_tokenizer):
+        assert one.decode(ids, clean_up_tokenization_spaces=clean_up) == text
+
+
 def test_tokenizers_without_a_longest_text(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:
     for limit in (int(1e30), int(1e20) + 1):
         tokenizer.model_max_length = their_tokenizer.model_max_length = limit

@@ -22,6 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported at
 )
 
 from pythia_cpu._errors import CheckpointError
+from pythia_cpu._hub_access import hub_access
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._source import Source, sorted_steps
 
@@ -83,7 +84,7 @@ def resolve(repo_id: str, revision: str | None) -> Revision:
     if _COMMIT.fullmatch(wanted):
         return Revision(repo_id, revision, wanted)
     try:
-        commit = _patiently(lambda: huggingface_hub.HfApi().model_info(repo_id, revision=wanted).sha)
+        commit = _patiently(lambda: _api().model_info(repo_id, revision=wanted).sha)
     except errors.RevisionNotFoundError:
         raise CheckpointError(_unknown_revision(repo_id, wanted)) from None
     except errors.GatedRepoError:
@@ -93,12 +94,21 @@ def resolve(repo_id: str, revision: str | None) -> Revision:
     except _HTTP_ERRORS as error:
         seen = _last_seen_commit(repo_id, wanted)
         if seen is None:
-            problem = f"the hub cannot be reached, and this revision is not in its local cache ({error})"
+            problem = f"the hub cannot be reached, and this revision is not in its cache {_cache_folder()} ({error})"
             raise OSError(f"{repo_id} at {wanted}: {problem}") from None
         return Revision(repo_id, revision, seen)
     if commit is None:
         raise CheckpointError(f"{repo_id} at {wanted}: the hub gives no commit for it")
     return Revision(repo_id, revision, commit)
+
+
+def _api() -> huggingface_hub.HfApi:
+    return huggingface_hub.HfApi(token=hub_access().token)
+
+
+def _cache_folder() -> str:
+    """Where the client keeps its files."""
+    return hub_access().cache_dir or huggingface_hub.constants.HF_HUB_CACHE
 
 
 def download(revision: Revision, *, progress: bool = False) -> Source:
@@ -171,21 +181,27 @@ def _lacks(revision: Revision, what: str, names: tuple[str, ...]) -> Exception:
     """The error where none of these files was found: offline, the hub may have them."""
     where = f"{revision.repo_id} at {revision.name or revision.commit}"
     if huggingface_hub.constants.HF_HUB_OFFLINE and not all(_known_missing(revision, name) for name in names):
-        return OSError(f"{where}: the hub cannot be reached, and its local cache has no {what}")
+        return OSError(f"{where}: the hub cannot be reached, and its cache {_cache_folder()} has no {what}")
     return CheckpointError(f"{where}: has no {what}")
 
 
 def _optional_file(revision: Revision, name: str) -> Path | None:
     """A file of the revision in the client's cache, downloaded if need be; None if the revision has none."""
     try:
+        where = hub_access()
         return Path(
-            _patiently(lambda: huggingface_hub.hf_hub_download(revision.repo_id, name, revision=revision.commit))
+            _patiently(
+                lambda: huggingface_hub.hf_hub_download(
+                    revision.repo_id, name, revision=revision.commit, cache_dir=where.cache_dir, token=where.token
+                )
+            )
         )
     except errors.LocalEntryNotFoundError as error:
         # Offline, a file that is not in the cache may or may not be in the revision.
         if _known_missing(revision, name) or errors.OfflineModeIsEnabled.__name__ in repr(error.__cause__):
             return None
-        raise OSError(f"{revision.repo_id}: {name} is not in the local cache, and the hub cannot be reached") from None
+        where_not = f"{name} is not in {_cache_folder()}, and the hub cannot be reached"
+        raise OSError(f"{revision.repo_id}: {where_not}") from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{revision.repo_id}: has no commit {revision.commit}") from None
     except errors.RepositoryNotFoundError:
@@ -195,7 +211,9 @@ def _optional_file(revision: Revision, name: str) -> Path | None:
 
 
 def _known_missing(revision: Revision, name: str) -> bool:
-    cached = huggingface_hub.try_to_load_from_cache(revision.repo_id, name, revision=revision.commit)
+    cached = huggingface_hub.try_to_load_from_cache(
+        revision.repo_id, name, cache_dir=hub_access().cache_dir, revision=revision.commit
+    )
     return cached is not None and not isinstance(cached, str)
 
 
@@ -221,7 +239,7 @@ def _patiently(call: Callable[[], _Result]) -> _Result:
 
 def _ref_path(repo_id: str, revision: str) -> Path:
     """Where the client's cache remembers the commit of a branch or tag."""
-    folder = Path(huggingface_hub.constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
+    folder = Path(_cache_folder(), f"models--{repo_id.replace('/', '--')}")
     return folder / "refs" / revision
 
 
@@ -254,7 +272,7 @@ def step_revisions(repo_id: str) -> list[str]:
         OSError: the hub cannot be reached.
     """
     try:
-        refs = _patiently(lambda: huggingface_hub.HfApi().list_repo_refs(repo_id))
+        refs = _patiently(lambda: _api().list_repo_refs(repo_id))
     except errors.GatedRepoError:
         raise CheckpointError(f"{repo_id}: asks for an agreement; accept it on the hub and log in") from None
     except errors.RepositoryNotFoundError:
@@ -268,7 +286,7 @@ def step_revisions(repo_id: str) -> list[str]:
 def _unknown_revision(repo_id: str, wanted: str) -> str:
     """The message for a revision that is not there, with those most like it."""
     try:
-        refs = _patiently(lambda: huggingface_hub.HfApi().list_repo_refs(repo_id))
+        refs = _patiently(lambda: _api().list_repo_refs(repo_id))
         names = [ref.name for ref in (*refs.branches, *refs.tags)]
     except _HTTP_ERRORS:
         names = []

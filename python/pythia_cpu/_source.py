@@ -50,6 +50,8 @@ def local_source(folder: Path, revision: str | None) -> Source:
     """
     if revision is None:
         return Source(name=_label(folder.resolve().name), folder=folder)
+    if revision == "main" and not (folder / revision).is_dir():
+        return local_source(folder, None)  # the hub's name for what the folder holds
     if Path(revision).name != revision or revision == ".." or not (folder / revision).is_dir():
         found = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:20]) or "none"
         raise CheckpointError(

@@ -37,8 +37,9 @@ def to_lists(value: Any) -> Any:
     return [to_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def id_rows(name: str, value: object) -> npt.NDArray[np.int64]:
-    """Whole numbers ``[batch, length]`` of a list, array or tensor on the CPU; one row may come without its batch.
+def id_rows(name: str, value: object, *, floats: bool = False) -> npt.NDArray[np.int64]:
+    """Whole numbers ``[batch, length]`` of a list, array or tensor on the CPU; one row may come without its batch. With
+    ``floats`` they may be stored as such.
 
     Raises:
         ValueError: anything else, rows of different lengths included.
@@ -49,11 +50,17 @@ def id_rows(name: str, value: object) -> npt.NDArray[np.int64]:
         raise ValueError(
             f"{name} has rows of different lengths: pad them, with tokenizer.padding_side = 'left' and padding=True"
         ) from None
+    if floats and rows.dtype.kind == "f" and (rows == np.floor(rows)).all() and np.isfinite(rows).all():
+        rows = rows.astype(np.int64)
     if rows.dtype.kind not in "iub" or rows.ndim not in (1, 2) or rows.size == 0:
         raise ValueError(
             f"{name} is an array of {rows.dtype} with shape {list(rows.shape)}, expected whole numbers [batch, length]"
         )
     return np.atleast_2d(rows).astype(np.int64)
+
+
+_SHOWN_CHARACTERS = 60
+_SECRETS = "token", "use_auth_token"
 
 
 def refuse_unknown(call: str, arguments: Mapping[str, object], no_effect: Mapping[str, tuple[object, ...]]) -> None:
@@ -64,8 +71,28 @@ def refuse_unknown(call: str, arguments: Mapping[str, object], no_effect: Mappin
     """
     for name, value in arguments.items():
         allowed = no_effect.get(name)
+        shown = "..." if name in _SECRETS else repr(value)
+        if len(shown) > _SHOWN_CHARACTERS:
+            shown = f"{shown[:_SHOWN_CHARACTERS]}..."
         if allowed is None and value is not None:
-            raise ValueError(f"{call}: {name}={value!r} is not supported by pythia_cpu: leave it out")
-        if allowed and value is not None and not any(value is a or value == a for a in allowed):
+            raise ValueError(f"{call}: {name}={shown} is not supported by pythia_cpu: {_INSTEAD.get(name, _LEAVE_OUT)}")
+        if allowed and value is not None and not any(value is a or value == a or str(value) == a for a in allowed):
             values = ", ".join(map(repr, allowed))
-            raise ValueError(f"{call}: {name} is {value!r}, but pythia_cpu supports only {values}: leave it out")
+            advice = _INSTEAD.get(name, _LEAVE_OUT)
+            raise ValueError(f"{call}: {name} is {shown}, but pythia_cpu supports only {values}: {advice}")
+
+
+_LEAVE_OUT = "leave it out"
+# What to do instead, where there is something; ``model.model`` is the pythia_cpu.Model.
+_INSTEAD = {
+    "bad_words_ids": "use model.model.generate(logit_bias={id: -math.inf}), which bans single tokens",
+    "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
+    "assistant_model": "use model.model.generate(draft=...)",
+    "logits_processor": "use model.model.session(), which gives the logits of each step",
+    "stopping_criteria": "use model.model.stream(), which gives each token as it comes",
+    "past_key_values": "use model.model.session(), which keeps keys and values",
+    "load_in_8bit": "use weights='q8'",
+    "load_in_4bit": "use weights='q4'",
+    "quantization_config": "use weights='q8' or 'q4'",
+    "inputs_embeds": "use model.model.run(edit={'hook_embed': ...})",
+}

@@ -24,11 +24,11 @@ class ModelOutput(Mapping[str, Any]):
     """The fields of a dataclass by name and by place; those that are None are not there, as in transformers."""
 
     def __getattr__(self, name: str) -> Any:
-        """Says where keys and values are."""
-        raise AttributeError(
-            f"pythia_cpu's {type(self).__name__} has no {name!r}; keys and values stay inside: a session, "
-            "model.model.session(), goes on from the tokens that it has read"
-        )
+        """Says what there is, and where keys and values are."""
+        advice = f"it has {', '.join(field.name for field in fields(self))}"  # type: ignore[arg-type]
+        if name == "past_key_values":
+            advice = "model.model.session() keeps keys and values, and goes on from the tokens that it has read"
+        raise AttributeError(f"pythia_cpu's {type(self).__name__} has no {name!r}: {advice}")
 
     def __iter__(self) -> Iterator[str]:
         """Names of the fields that are there."""
@@ -65,6 +65,13 @@ class CausalLMOutput(ModelOutput):
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
 
+    def __getitem__(self, key: str | int | slice) -> Any:
+        """A field by name, or loss and logits by place: after them transformers has keys and values."""
+        last = 0 if self.loss is None else 1
+        if isinstance(key, int) and not 0 <= key <= last:
+            raise IndexError(f"{key} is no place of loss or logits, which are at 0 to {last}: use names, e.g. .logits")
+        return super().__getitem__(key)
+
 
 def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slice]]:
     """Ids ``[batch, length]``, and where the tokens of each row are."""
@@ -73,7 +80,7 @@ def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slic
     rows = id_rows("input_ids", input_ids)
     if attention_mask is None:
         return rows, [slice(0, rows.shape[1])] * len(rows)
-    mask = id_rows("attention_mask", attention_mask)
+    mask = id_rows("attention_mask", attention_mask, floats=True)
     if mask.shape != rows.shape:
         raise ValueError(f"attention_mask has shape {list(mask.shape)}, expected input_ids' {list(rows.shape)}")
     spans = []
@@ -86,6 +93,20 @@ def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slic
             raise ValueError(f"attention_mask[{i}] has zeros between ones, expected padding at the sides only")
         spans.append(span)
     return rows, spans
+
+
+def check_positions(position_ids: Any, rows: Rows, spans: Sequence[slice]) -> None:
+    """Only the distances between positions count (rotary embeddings), and only distances of 1 are supported.
+
+    Raises:
+        ValueError: others.
+    """
+    positions = id_rows("position_ids", position_ids)
+    if positions.shape[1] != rows.shape[1] or len(positions) not in (1, len(rows)):
+        raise ValueError(f"position_ids has shape {list(positions.shape)}, expected input_ids' {list(rows.shape)}")
+    for row, span in zip(np.broadcast_to(positions, rows.shape), spans, strict=True):
+        if (np.diff(row[span]) != 1).any():
+            raise ValueError("position_ids do not count up by 1 from token to token, as in pythia_cpu: leave them out")
 
 
 def last_logits(model: Model, sequences: Sequence[Rows], num_logits: Sequence[int]) -> Iterator[Floats]:
@@ -129,24 +150,33 @@ def forward(
         for i, found in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
             logits[i, spans[i]] = found
     return CausalLMOutput(
-        loss=None if labels is None else convert(np.array(_loss(logits, labels)))[()],
+        loss=None if labels is None else convert(np.array(_loss(logits, labels, spans)))[()],
         logits=convert(logits),
         hidden_states=tuple(map(convert, of_state.values())) if hidden_states else None,
         attentions=tuple(map(convert, of_pattern.values())) if attentions else None,
     )
 
 
-def _loss(logits: Floats, labels: Rows) -> np.float32:
-    """Mean of -log p(labels[i + 1] | ids[0..i]), over labels other than -100."""
+def _loss(logits: Floats, labels: Rows, spans: Sequence[slice]) -> np.float32:
+    """Mean of -log p(labels[i + 1] | ids[0..i]), over labels other than -100; what comes first after padding is not
+    predicted from anything.
+    """
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels has shape {list(labels.shape)}, expected input_ids' {list(logits.shape[:2])}")
     losses = []
-    for row, wanted in zip(logits[:, :-1], labels[:, 1:], strict=True):
-        kept = np.flatnonzero(wanted != _IGNORED_LABEL)
-        ids = wanted[kept]
-        if ids.size and not (ids.min() >= 0 and ids.max() < row.shape[1]):
-            raise ValueError(f"labels holds ids outside 0 to {row.shape[1] - 1} that are not {_IGNORED_LABEL}")
-        scores = row[kept].astype(np.float64)
+    for i, (span, wanted) in enumerate(zip(spans, labels, strict=True)):
+        padding = np.ones(len(wanted), bool)
+        padding[span] = False
+        if (wanted[1:][padding[1:]] != _IGNORED_LABEL).any():
+            raise ValueError(
+                f"labels[{i}] holds ids where attention_mask is 0, but how well padding is predicted is no loss of a "
+                f"text: set labels[attention_mask == 0] = {_IGNORED_LABEL}"
+            )
+        places = 1 + span.start + np.flatnonzero(wanted[span][1:] != _IGNORED_LABEL)
+        ids = wanted[places]
+        if ids.size and not (ids.min() >= 0 and ids.max() < logits.shape[2]):
+            raise ValueError(f"labels holds ids outside 0 to {logits.shape[2] - 1} that are not {_IGNORED_LABEL}")
+        scores = logits[i, places - 1].astype(np.float64)
         top = scores.max(axis=1, initial=-np.inf)
         losses.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1)) - scores[np.arange(len(ids)), ids])
     all_losses = np.concatenate(losses)

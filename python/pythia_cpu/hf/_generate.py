@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,7 @@ class GenerationConfig:
     def __getattr__(self, name: str) -> None:
         """None: the option is not set."""
         if name not in {*_OWN, *_FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
-            raise AttributeError(f"generate has no option {name!r} in pythia_cpu")
+            raise AttributeError(f"pythia_cpu's GenerationConfig has no {name!r}: it has the options of generate")
 
     def __eq__(self, other: object) -> bool:
         """Whether the same options are set to the same values."""
@@ -131,6 +132,8 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     _refuse_special_tokens(model, engine.get("stop", []))
     if as_dict and (with_scores or with_logits):
         _check_scores(with_scores, engine, min_new_tokens)
+    if engine.get("do_sample") and "seed" not in engine and is_torch(input_ids):
+        engine["seed"] = _torch_seed()
 
     convert = to_torch if is_torch(input_ids) else np.asarray
     put = None
@@ -164,6 +167,12 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
             found[: len(logits), i] = logits
         steps = tuple(convert(step) for step in found)
     return GenerateOutput(convert(output), steps if with_scores else None, steps if with_logits else None)
+
+
+def _torch_seed() -> int:
+    """Drawn from torch's generator, so that ``torch.manual_seed`` makes texts repeatable."""
+    torch = sys.modules["torch"]
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def set_options(config: object) -> dict[str, Any]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from pythia_cpu._hub_access import using_hub
 from pythia_cpu._load import load
 from pythia_cpu._model import Config, Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_torch
 from pythia_cpu.hf._dtypes import weights_for
-from pythia_cpu.hf._forward import CausalLMOutput, forward, rows_and_spans
+from pythia_cpu.hf._forward import CausalLMOutput, check_positions, forward, rows_and_spans
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
 from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._offline import offline
+from pythia_cpu.hf._torch_module import TorchModule
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "attn_implementation": (),
@@ -28,6 +29,12 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_cache": (),
     "load_in_8bit": (False,),
     "load_in_4bit": (False,),
+    "return_dict": (True,),
+    "resume_download": (),
+    "subfolder": ("",),
+    "output_loading_info": (False,),
+    "output_hidden_states": (False,),
+    "output_attentions": (False,),
 }
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_cache": (),
@@ -37,7 +44,7 @@ _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
 }
 
 
-class GPTNeoXForCausalLM:
+class GPTNeoXForCausalLM(TorchModule):
     """A model with transformers' calls around a ``pythia_cpu.Model``.
 
     Attributes:
@@ -63,6 +70,8 @@ class GPTNeoXForCausalLM:
         weights: str | None = None,
         threads: int | None = None,
         local_files_only: bool = False,
+        token: str | bool | None = None,
+        use_auth_token: str | bool | None = None,
         **others: Any,
     ) -> GPTNeoXForCausalLM:
         """Loads a checkpoint; it is converted once and kept in the cache. Its generation_config.json is read too.
@@ -70,13 +79,16 @@ class GPTNeoXForCausalLM:
         Args:
             pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
             revision: branch, tag, commit, or a training step as an int.
-            cache_dir: where converted checkpoints are kept, as in ``pythia_cpu.load``.
+            cache_dir: where downloads and converted checkpoints are kept; None: where HF_HOME says, and where
+                ``pythia_cpu.load`` keeps them.
             dtype: of the stored weights: None, "auto" or float32 keep every value of the checkpoint exactly; float16
                 and bfloat16 round to these. Calculations are in float32 always.
             torch_dtype: the old name of dtype.
             weights: as in ``pythia_cpu.load``, instead of dtype: "q8" and "q4" too.
             threads: threads of a forward pass; None means the physical cores this process may use.
             local_files_only: do not ask the hub; read what was downloaded before.
+            token: a user's token for the hub; None: the one that its client has stored, False: none.
+            use_auth_token: the old name of token.
             **others: other options of transformers, where they change nothing.
 
         Raises:
@@ -85,7 +97,8 @@ class GPTNeoXForCausalLM:
         """
         refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
         stored = weights_for(torch_dtype if dtype is None else dtype, weights)
-        with offline(local_files_only):
+        token = use_auth_token if token is None else token
+        with offline(local_files_only), using_hub(cache_dir=cache_dir, token=token):
             model = load(
                 pretrained_model_name_or_path,
                 revision=revision,
@@ -100,50 +113,14 @@ class GPTNeoXForCausalLM:
         """Says what this is, for what a torch module would have."""
         raise AttributeError(
             f"pythia_cpu's GPTNeoXForCausalLM has no {name!r}: it is no torch module and works for inference only; its "
-            "attribute 'model' is a pythia_cpu.Model, which has config, tensors, run (for activations) and more"
+            "attribute 'model' is a pythia_cpu.Model, which has tensors, and in place of hooks run(tokens, "
+            "capture=['blocks.0.hook_resid_post'], edit={...})"
         )
 
     @property
     def config(self) -> Config:
         """The checkpoint's hyperparameters."""
         return self.model.config
-
-    @property
-    def device(self) -> Any:
-        """The CPU: torch's device if torch is imported, else "cpu"."""
-        torch = sys.modules.get("torch")
-        return "cpu" if torch is None else torch.device("cpu")
-
-    @property
-    def dtype(self) -> Any:
-        """What it calculates in: float32, torch's if torch is imported, else numpy's."""
-        torch = sys.modules.get("torch")
-        return np.dtype(np.float32) if torch is None else torch.float32
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many parameters the checkpoint has, with or without the input embeddings; all count as trainable."""
-        tensors = [tensor for tensor in self.model._file.tensors if not tensor["derived"]]
-        left_out = {"gpt_neox.embed_in.weight"} if exclude_embeddings else set()
-        return sum(tensor["rows"] * tensor["cols"] for tensor in tensors if tensor["name"] not in left_out)
-
-    def eval(self) -> GPTNeoXForCausalLM:
-        """Itself: there is no training mode."""
-        return self
-
-    def cpu(self) -> GPTNeoXForCausalLM:
-        """Itself: everything is on the CPU."""
-        return self
-
-    def float(self) -> GPTNeoXForCausalLM:
-        """Itself: calculations are in float32."""
-        return self
-
-    def to(self, device: object = "cpu", dtype: object = None) -> GPTNeoXForCausalLM:
-        """Itself: everything is on the CPU, in float32. Raises ValueError for another device or dtype."""
-        for wanted in (device, dtype):
-            if str(wanted) not in ("cpu", "cpu:0", "torch.float32", "float32", "None"):
-                raise ValueError(f"to is given {str(wanted)!r}, but pythia_cpu runs on the CPU, in float32: use 'cpu'")
-        return self
 
     def __call__(
         self,
@@ -153,6 +130,7 @@ class GPTNeoXForCausalLM:
         labels: Any = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        position_ids: Any = None,
         **others: Any,
     ) -> CausalLMOutput:
         """Logits of every position.
@@ -161,10 +139,12 @@ class GPTNeoXForCausalLM:
             input_ids: ids ``[batch, length]``: list, array or torch tensor.
             attention_mask: 1 for tokens, 0 for padding on either side, ``[batch, length]``; None: all are tokens. A row
                 gets the logits that it has alone.
-            labels: ids ``[batch, length]`` to predict, usually ``input_ids``; -100 is left out of the loss. Entry i is
-                compared with the prediction after token i - 1, as in transformers.
-            output_hidden_states: give ``hidden_states`` too, which is slower.
-            output_attentions: give ``attentions`` too, which is slower.
+            labels: ids ``[batch, length]`` to predict, usually ``input_ids``; -100 is left out of the loss, and must be
+                where there is padding. Entry i is compared with the prediction after token i - 1, as in transformers;
+                that of the first token after padding with none.
+            output_hidden_states: give ``hidden_states`` too, which is slower; None: as ``config`` says, else False.
+            output_attentions: give ``attentions`` too, which is slower; None: likewise.
+            position_ids: those that tokens have anyway, one more from token to token.
             **others: other options of transformers, where they change nothing.
 
         Raises:
@@ -172,13 +152,17 @@ class GPTNeoXForCausalLM:
         """
         refuse_unknown("forward", others, _FORWARD_WITHOUT_EFFECT)
         rows, spans = rows_and_spans(input_ids, attention_mask)
+        if position_ids is not None:
+            check_positions(position_ids, rows, spans)
+        wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        states, patterns = (self.config.get(name, False) if is_on is None else is_on for name, is_on in wanted.items())
         return forward(
             self.model,
             rows,
             spans,
             None if labels is None else id_rows("labels", labels),
-            hidden_states=bool(output_hidden_states),
-            attentions=bool(output_attentions),
+            hidden_states=bool(states),
+            attentions=bool(patterns),
             convert=to_torch if is_torch(input_ids) else np.asarray,
         )
 
@@ -224,8 +208,9 @@ class GPTNeoXForCausalLM:
                     texts) also what each new token was chosen from, for which all rows are computed once more; zeros
                     where a row has come to the context's end.
                 temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,
-                    early_stopping: as in ``pythia_cpu.Model.generate``.
-                    Draws come from ``seed``, not from torch's generator.
+                    early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn from torch's
+                    generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable, though not
+                    those of transformers.
                 Others of transformers are accepted where they change nothing.
 
         Returns:

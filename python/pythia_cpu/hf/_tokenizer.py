@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from pythia_cpu._arguments import refuse_table
+from pythia_cpu._hub_access import using_hub
 from pythia_cpu._source import revision_name
 from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists
 from pythia_cpu.hf._offline import offline
 from pythia_cpu.hf._padding import NO_LIMIT, Columns, as_tensors, fill_up, length_limit, padded_width
+from pythia_cpu.hf._special_tokens import SpecialTokens
 from pythia_cpu.hf._tokenizer_files import read_tokenizer
 
 _END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"
@@ -23,13 +25,27 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "trust_remote_code": (),  # no code of a checkpoint ever runs
     "force_download": (False,),
     "add_prefix_space": (False,),
-    "clean_up_tokenization_spaces": (False,),
+    "clean_up_tokenization_spaces": (),
+    "add_bos_token": (False,),
+    "add_eos_token": (False,),
+    "resume_download": (),
+    "subfolder": ("",),
+    **dict.fromkeys(("bos_token", "eos_token", "unk_token"), (_END_OF_TEXT,)),
 }
 _CALL_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "add_special_tokens": (),  # GPT-NeoX adds none
     "return_token_type_ids": (False,),
+    "return_special_tokens_mask": (False,),
+    "return_overflowing_tokens": (False,),
+    "return_length": (False,),
+    "is_split_into_words": (False,),
+    "stride": (0,),
     "text_pair": (),
     "verbose": (),
+}
+_DECODE_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
+    "clean_up_tokenization_spaces": (),  # BPE tokenizers have nothing to clean up
+    "spaces_between_special_tokens": (False,),
 }
 
 
@@ -50,23 +66,7 @@ class BatchEncoding(dict[str, Any]):
         return self
 
 
-def _id_of(name: str) -> property:
-    """The id of the token that the attribute ``name`` holds, None where it is None; may be set."""
-
-    def get(self: GPTNeoXTokenizer) -> Any:
-        token = getattr(self, name)
-        return None if token is None else self.convert_tokens_to_ids(token)
-
-    def put(self: GPTNeoXTokenizer, id: int | None) -> None:
-        token = None if id is None else self.convert_ids_to_tokens(id)
-        if id is not None and token is None:
-            raise ValueError(f"{name}_id is {id!r}, expected an id of this tokenizer, 0 to {len(self) - 1}, or None")
-        setattr(self, name, token)
-
-    return property(get, put, doc=f"The id of ``{name}``; None where there is none.")
-
-
-class GPTNeoXTokenizer:
+class GPTNeoXTokenizer(SpecialTokens):
     """A GPT-NeoX tokenizer; ``AutoTokenizer.from_pretrained`` makes these.
 
     Attributes, all of which may be set:
@@ -90,8 +90,7 @@ class GPTNeoXTokenizer:
         tokenizer = Tokenizer(section, None)
         tokenizer._tokenizer.post_processor = None  # it trims spaces from offsets, where transformers keeps them
         self._base = tokenizer
-        self._ids: dict[str, int] = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
-        self._tokens = {id: token for token, id in self._ids.items()}
+        super().__init__(tokenizer._tokenizer.get_vocab(with_added_tokens=True))
         self.bos_token = self.eos_token = self.unk_token = _END_OF_TEXT if _END_OF_TEXT in self._ids else None
         self.pad_token = pad_token or (_PADDING if _PADDING in self._ids else None)
         self.padding_side = padding_side
@@ -110,6 +109,8 @@ class GPTNeoXTokenizer:
         truncation_side: str | None = None,
         pad_token: str | None = None,
         model_max_length: int | None = None,
+        token: str | bool | None = None,
+        use_auth_token: str | bool | None = None,
         **others: Any,
     ) -> GPTNeoXTokenizer:
         """The tokenizer of a checkpoint, without its weights.
@@ -117,12 +118,14 @@ class GPTNeoXTokenizer:
         Args:
             pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
             revision: branch, tag, commit, or a training step as an int.
-            cache_dir: where the model's converted weights are kept; a tokenizer has none.
+            cache_dir: where downloads are kept; None: where HF_HOME says.
             local_files_only: do not ask the hub; read what was downloaded before.
             padding_side: "right" or "left"; None, here and below: as tokenizer_config.json says, else "right".
             truncation_side: "right" or "left".
             pad_token: the token that fills rows up; else ``<|padding|>`` where the vocabulary has it.
             model_max_length: the most tokens of a row; else of a ``.pcpu`` file its model's context, else no limit.
+            token: a user's token for the hub; None: the one that its client has stored, False: none.
+            use_auth_token: the old name of token.
             **others: other options of transformers, where they change nothing.
 
         Raises:
@@ -131,7 +134,8 @@ class GPTNeoXTokenizer:
             OSError: a file cannot be read, or the hub cannot be reached.
         """
         refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
-        with offline(local_files_only):
+        token = use_auth_token if token is None else token
+        with offline(local_files_only), using_hub(cache_dir=cache_dir, token=token):
             section, settings = read_tokenizer(pretrained_model_name_or_path, revision_name(revision))
         given = {
             "padding_side": padding_side,
@@ -141,57 +145,13 @@ class GPTNeoXTokenizer:
         }
         return cls(section, **{**settings, **{name: value for name, value in given.items() if value is not None}})
 
-    bos_token_id, eos_token_id = _id_of("bos_token"), _id_of("eos_token")
-    unk_token_id, pad_token_id = _id_of("unk_token"), _id_of("pad_token")
-
     is_fast = True  # in transformers' sense: not written in Python
-
-    @property
-    def special_tokens_map(self) -> dict[str, str]:
-        """The special tokens that are set, by attribute."""
-        names = "bos_token", "eos_token", "unk_token", "pad_token"
-        return {name: token for name in names if (token := getattr(self, name)) is not None}
-
-    @property
-    def all_special_tokens(self) -> list[str]:
-        """The special tokens that are set, each once."""
-        return list(dict.fromkeys(self.special_tokens_map.values()))
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Their ids."""
-        ids: list[int] = self.convert_tokens_to_ids(self.all_special_tokens)
-        return ids
 
     @property
     def vocab_size(self) -> int:
         """Tokens without the added ones, as transformers counts them; ``len(tokenizer)`` has all."""
         size: int = self._base._tokenizer.get_vocab_size(with_added_tokens=False)
         return size
-
-    def __len__(self) -> int:
-        """Tokens, added ones included."""
-        return self._base.vocab_size
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token -> id, added tokens included."""
-        return dict(self._ids)
-
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """Ids of tokens in the vocabulary's own spelling. Raises ValueError for one that it does not have."""
-        if not isinstance(tokens, str):
-            return [self.convert_tokens_to_ids(token) for token in tokens]
-        if tokens not in self._ids:
-            raise ValueError(f"{tokens!r} is not a token of this tokenizer: use one of tokenizer.get_vocab()")
-        return self._ids[tokens]
-
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Tokens of ids (list, array or tensor), or the token of one id; None for an id without one."""
-        found = to_lists(ids)
-        if not isinstance(found, list):
-            return self._tokens.get(found)
-        skipped = set(self.all_special_ids) if skip_special_tokens else set()
-        return [self._tokens.get(id) for id in found if id not in skipped]
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, in the vocabulary's own spelling."""
@@ -255,6 +215,8 @@ class GPTNeoXTokenizer:
         if return_attention_mask is False:
             del columns["attention_mask"]
         return _encoding(columns, single, return_tensors)
+
+    encode_plus = batch_encode_plus = __call__
 
     def pad(
         self,
@@ -330,7 +292,7 @@ class GPTNeoXTokenizer:
         """The text of ids ``[length]`` (list, array or tensor) or of one id, special tokens included by default; of
         ``[batch, length]`` a list of texts.
         """
-        refuse_unknown("decode", others, {"clean_up_tokenization_spaces": (False,)})
+        refuse_unknown("decode", others, _DECODE_WITHOUT_EFFECT)
         ids = to_lists(token_ids)
         if isinstance(ids, list) and ids and isinstance(ids[0], list):
             return [self.decode(row, skip_special_tokens) for row in ids]

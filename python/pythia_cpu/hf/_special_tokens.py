@@ -1,0 +1,103 @@
+"""A tokenizer's special tokens, by attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pythia_cpu.hf._arrays import to_lists
+
+
+def _id_of(name: str) -> property:
+    """The id of the token that the attribute ``name`` holds, None where it is None; may be set."""
+
+    def get(self: SpecialTokens) -> Any:
+        token = getattr(self, name)
+        return None if token is None else self.convert_tokens_to_ids(token)
+
+    def put(self: SpecialTokens, id: int | None) -> None:
+        token = None if id is None else self.convert_ids_to_tokens(id)
+        if id is not None and token is None:
+            raise ValueError(f"{name}_id is {id!r}, expected an id of this tokenizer, 0 to {len(self) - 1}, or None")
+        setattr(self, name, token)
+
+    return property(get, put, doc=f"The id of ``{name}``; None where there is none.")
+
+
+class SpecialTokens:
+    """``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token`` of a vocabulary, and their ids; all may be set."""
+
+    _NAMES = "bos_token", "eos_token", "unk_token", "pad_token"
+
+    bos_token: str | None
+    eos_token: str | None
+    unk_token: str | None
+    pad_token: str | None
+
+    def __init__(self, ids: dict[str, int]) -> None:
+        """The vocabulary, token -> id."""
+        self._ids = ids
+        self._tokens = {id: token for token, id in ids.items()}
+
+    bos_token_id, eos_token_id = _id_of("bos_token"), _id_of("eos_token")
+    unk_token_id, pad_token_id = _id_of("unk_token"), _id_of("pad_token")
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        """The special tokens that are set, by attribute."""
+        return {name: token for name in self._NAMES if (token := getattr(self, name)) is not None}
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The special tokens that are set, each once."""
+        return list(dict.fromkeys(self.special_tokens_map.values()))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Their ids."""
+        return [self._ids[token] for token in self.all_special_tokens]
+
+    def add_special_tokens(self, special_tokens_dict: Mapping[str, object]) -> int:
+        """Sets attributes to tokens that the vocabulary has, as in ``{"pad_token": tokenizer.eos_token}``.
+
+        Returns:
+            0: how many tokens are new.
+
+        Raises:
+            ValueError: another attribute, or a token that the vocabulary, and so the model, does not have.
+        """
+        for name, token in special_tokens_dict.items():
+            if name not in self._NAMES:
+                raise ValueError(
+                    f"{name!r} is no special token of pythia_cpu, expected one of {', '.join(self._NAMES)}"
+                )
+            if str(token) not in self._ids:
+                raise ValueError(
+                    f"{name} is {str(token)!r}, which the vocabulary does not have, and pythia_cpu adds none to it: "
+                    "use tokenizer.eos_token"
+                )
+            setattr(self, name, str(token))
+        return 0
+
+    def __len__(self) -> int:
+        """Tokens, added ones included."""
+        return len(self._ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token -> id, added tokens included."""
+        return dict(self._ids)
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
+        """Ids of tokens in the vocabulary's own spelling; ``unk_token_id`` for one that it does not have."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        unknown = None if self.unk_token is None else self._ids.get(self.unk_token)
+        return self._ids.get(tokens, unknown)
+
+    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
+        """Tokens of ids (list, array or tensor), or the token of one id; None for an id without one."""
+        found = to_lists(ids)
+        if not isinstance(found, list):
+            return self._tokens.get(found)
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        return [self._tokens.get(id) for id in found if id not in skipped]
