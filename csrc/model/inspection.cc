@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "model/tiling.h"
@@ -12,6 +13,11 @@ namespace {
 Config one_layer(Config config) {
   config.num_hidden_layers = 1;
   return config;
+}
+
+// Bit by bit.
+bool is_same(std::span<const float> a, std::span<const float> b) {
+  return std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
 std::string block_prefix(int64_t index) { return "blocks." + std::to_string(index) + "."; }
@@ -156,20 +162,24 @@ void InspectedPass::normalize(const std::string& prefix, const LayerNormWeights&
       scales[static_cast<std::size_t>(row)] = static_cast<float>(std::sqrt(variance + config_.layer_norm_eps));
     });
     const int64_t shape[] = {num_tokens_, 1};
-    if (inspector_.visit(prefix + "hook_scale", shape, scales)) normalize_by(scales, norm, output);
+    const std::vector<float> before = scales;
+    if (inspector_.visit(prefix + "hook_scale", shape, scales)) normalize_by(scales, before, norm, output);
   }
   show(prefix + "hook_normalized", rows_view(output, config_.hidden_size));
 }
 
-// A LayerNorm that divides by given scales.
-void InspectedPass::normalize_by(std::span<const float> scales, const LayerNormWeights& norm, const Activations& output) {
+// A LayerNorm that divides by given scales, of the rows where they are not as before.
+void InspectedPass::normalize_by(std::span<const float> scales, std::span<const float> before, const LayerNormWeights& norm,
+                                 const Activations& output) {
   for_each_row([&](int64_t row) {
+    const auto at = static_cast<std::size_t>(row);
+    if (is_same(scales.subspan(at, 1), before.subspan(at, 1))) return;
     const float* x = workspace_.residual.row(row);
     float* y = output.row(row);
     double mean = 0;
     for (int64_t i = 0; i < config_.hidden_size; ++i) mean += x[i];
     mean /= config_.hidden_size;
-    const double scale = scales[static_cast<std::size_t>(row)];
+    const double scale = scales[at];
     for (int64_t i = 0; i < config_.hidden_size; ++i)
       y[i] = static_cast<float>((x[i] - mean) / scale * norm.weight[i] + norm.bias[i]);
   });
@@ -188,10 +198,9 @@ void InspectedPass::attention(const std::string& prefix, const LayerWeights& lay
   show(name + "hook_rot_q", part_view(0));
   show(name + "hook_rot_k", part_view(1));
   store_keys_values();
-  if (inspect_scores(name))
-    weigh_values(pattern_.data());
-  else
-    attend();
+  const bool is_changed = inspect_scores(name);
+  attend();
+  if (is_changed) weigh_values();
   show(name + "hook_z", heads_view(weighted.row(0), weighted.stride(), head_dim_));
   linear(layer.dense, weighted, workspace_.attention_output.row(0), workspace_.attention_output.stride());
   show(prefix + "hook_attn_out", rows_view(workspace_.attention_output, config_.hidden_size));
@@ -222,7 +231,7 @@ void InspectedPass::store_keys_values() {
   });
 }
 
-// Shows scores and pattern where they are wanted. Returns whether one was changed: then pattern_ holds what to weigh values by.
+// Shows scores and pattern where they are wanted. Returns whether one was changed: then pattern_ is what to weigh values by.
 bool InspectedPass::inspect_scores(const std::string& prefix) {
   const std::string scores_name = prefix + "hook_attn_scores", pattern_name = prefix + "hook_pattern";
   const bool wants_scores = inspector_.wants(scores_name), wants_pattern = inspector_.wants(pattern_name);
@@ -238,47 +247,53 @@ bool InspectedPass::inspect_scores(const std::string& prefix) {
 }
 
 void InspectedPass::compute_scores(float* scores) {
-  for_each(num_heads_, [&](int64_t head) {
-    float* head_scores = scores + head * num_tokens_ * num_tokens_;
-    AttentionArgs args = attention_args(head);
-    args.out = head_scores;
-    args.out_stride = num_tokens_;
-    kernels_.attention_scores(args);
-    for (int64_t query = 0; query < num_tokens_; ++query) {
-      float* row = head_scores + query * num_tokens_;
-      std::fill(row + query + 1, row + num_tokens_, -std::numeric_limits<float>::infinity());
-    }
-  });
+  for_each(num_heads_, [&](int64_t head) { compute_scores(head, 0, num_tokens_, scores + head * num_tokens_ * num_tokens_); });
+}
+
+void InspectedPass::compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores) {
+  AttentionArgs args = attention_args(head);
+  args.queries += first_query * args.queries_stride;
+  args.num_queries = count;
+  args.first_position = first_query;
+  args.out = scores;
+  args.out_stride = num_tokens_;
+  kernels_.attention_scores(args);
+  for (int64_t query = first_query; query < first_query + count; ++query, scores += num_tokens_)
+    std::fill(scores + query + 1, scores + num_tokens_, -std::numeric_limits<float>::infinity());
+}
+
+void InspectedPass::softmax(float* scores) {
+  for_each(num_heads_ * num_tokens_,
+           [&](int64_t i) { softmax(std::span<float>(scores + i * num_tokens_, static_cast<std::size_t>(num_tokens_))); });
 }
 
 // In place, over all keys: a changed score may show one that was masked. A row that is masked as a whole becomes zeros, one
 // with a NaN or an infinity NaN.
-void InspectedPass::softmax(float* scores) {
-  for_each(num_heads_ * num_tokens_, [&](int64_t i) {
-    const std::span<float> row(scores + i * num_tokens_, static_cast<std::size_t>(num_tokens_));
-    constexpr float kInfinity = std::numeric_limits<float>::infinity();
-    if (std::ranges::any_of(row, [](float score) { return std::isnan(score) || score == kInfinity; })) {
-      std::ranges::fill(row, std::numeric_limits<float>::quiet_NaN());
-      return;
-    }
-    const float largest = std::ranges::max(row);
-    if (largest == -kInfinity) {
-      std::ranges::fill(row, 0.0f);
-      return;
-    }
-    for (float& score : row) score -= largest;
-    kernels_.exp(row.data(), num_tokens_, row.data());
-    double sum = 0;
-    for (const float weight : row) sum += weight;
-    for (float& weight : row) weight = static_cast<float>(weight / sum);
-  });
+void InspectedPass::softmax(std::span<float> row) const {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  if (std::ranges::any_of(row, [](float score) { return std::isnan(score) || score == kInfinity; })) {
+    std::ranges::fill(row, std::numeric_limits<float>::quiet_NaN());
+    return;
+  }
+  std::size_t seen = row.size();
+  while (seen > 0 && row[seen - 1] == -kInfinity) row[--seen] = 0.0f;
+  if (seen == 0) return;
+  row = row.first(seen);
+  const float largest = std::ranges::max(row);
+  for (float& score : row) score -= largest;
+  kernels_.exp(row.data(), static_cast<int64_t>(seen), row.data());
+  double sum = 0;
+  for (const float weight : row) sum += weight;
+  for (float& weight : row) weight = static_cast<float>(weight / sum);
 }
 
-// attention = pattern v, for a pattern that is not what attend() would compute. The values are those before they were stored.
-void InspectedPass::weigh_values(const float* pattern) {
+// attention = pattern v, where the pattern is not what it was: the other rows keep what attend() made of them. The values are
+// those before they were stored.
+void InspectedPass::weigh_values() {
   const int64_t stride = round_up(head_dim_, kPanelWidth);
   const Activations& projected = workspace_.query_key_value;
   values_.reserve(num_heads_ * num_tokens_ * stride);
+  unchanged_.reserve(num_heads_ * num_tokens_);
   for_each(num_heads_, [&](int64_t head) {
     float* packed = values_.data() + head * num_tokens_ * stride;
     for (int64_t position = 0; position < num_tokens_; ++position) {
@@ -286,15 +301,25 @@ void InspectedPass::weigh_values(const float* pattern) {
       for (int64_t d = 0; d < stride; ++d)
         packed[(d / kPanelWidth * num_tokens_ + position) * kPanelWidth + d % kPanelWidth] = d < head_dim_ ? value[d] : 0.0f;
     }
-    kernels_.matmul(
-        {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_tokens_},
-         .panel_end = num_panels(head_dim_),
-         .num_rows = num_tokens_,
-         .x = pattern + head * num_tokens_ * num_tokens_,
-         .x_stride = num_tokens_,
-         .quantized_x = {},
-         .y = workspace_.attention.row(0) + head * head_dim_,
-         .y_stride = workspace_.attention.stride()});
+    const auto row = [&](float* rows, int64_t i) {
+      return std::span<float>(rows + i * num_tokens_, static_cast<std::size_t>(num_tokens_));
+    };
+    const std::span<float> before = row(unchanged_.data(), head);
+    for (int64_t query = 0; query < num_tokens_; ++query) {
+      const std::span<float> pattern = row(pattern_.data(), head * num_tokens_ + query);
+      compute_scores(head, query, 1, before.data());
+      softmax(before);
+      if (is_same(pattern, before)) continue;
+      kernels_.matmul(
+          {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_tokens_},
+           .panel_end = num_panels(head_dim_),
+           .num_rows = 1,
+           .x = pattern.data(),
+           .x_stride = num_tokens_,
+           .quantized_x = {},
+           .y = workspace_.attention.row(query) + head * head_dim_,
+           .y_stride = workspace_.attention.stride()});
+    }
   });
 }
 

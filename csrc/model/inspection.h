@@ -76,14 +76,17 @@ class InspectedPass {
   int64_t num_layers_wanted();  // 0..num_hidden_layers + 1, the last being the final LayerNorm
   void layer(int64_t index);
   void normalize(const std::string& prefix, const LayerNormWeights& norm, const Activations& output);
-  void normalize_by(std::span<const float> scales, const LayerNormWeights& norm, const Activations& output);
+  void normalize_by(std::span<const float> scales, std::span<const float> before, const LayerNormWeights& norm,
+                    const Activations& output);
   void attention(const std::string& prefix, const LayerWeights& layer);
   void rotate();
   void store_keys_values();
   bool inspect_scores(const std::string& prefix);
   void compute_scores(float* scores);
+  void compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores);
   void softmax(float* scores);
-  void weigh_values(const float* pattern);
+  void softmax(std::span<float> row) const;
+  void weigh_values();
   AttentionArgs attention_args(int64_t head);
   void attend();
   void mlp(const std::string& prefix, const LayerWeights& layer);
@@ -98,11 +101,12 @@ class InspectedPass {
   const int64_t num_tokens_, num_heads_, head_dim_;
   RunJob run_job_;
   Inspector& inspector_;
-  Workspace workspace_;           // scratch: one part a head
-  KvCache cache_;                 // of one layer, used again for each
-  AlignedBuffer<float> staging_;  // an activation being shown
-  AlignedBuffer<float> pattern_;  // [heads, n, n], where it is wanted
-  AlignedBuffer<float> values_;   // [heads], each packed as a matrix [head_dim, n]
+  Workspace workspace_;             // scratch: one part a head
+  KvCache cache_;                   // of one layer, used again for each
+  AlignedBuffer<float> staging_;    // an activation being shown
+  AlignedBuffer<float> pattern_;    // [heads, n, n], where it is wanted
+  AlignedBuffer<float> values_;     // [heads], each packed as a matrix [head_dim, n]
+  AlignedBuffer<float> unchanged_;  // [heads, n], a row of the pattern without edits
 };
 
 }  // namespace pythia

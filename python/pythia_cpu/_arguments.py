@@ -145,6 +145,8 @@ def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32
         ids = np.array(value, dtype=np.int32)
     else:
         raise ValueError(f"{name} is of type {type(value).__name__}, expected a list of token ids")
+    if ids.ndim == 2 and len(ids) == 1:
+        raise ValueError(f"{name} has shape {list(ids.shape)}, expected one sequence without a batch: pass its [0]")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(
             f"{name} is an array of {ids.dtype} with {ids.ndim} dimensions, expected whole numbers with one"

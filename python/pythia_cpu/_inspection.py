@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ class InspectsActivations(ABC):
         """Runs one sequence, keeps the activations asked for, and changes them on their way.
 
         Names, shapes and meaning are TransformerLens's (``HookedTransformer.from_pretrained_no_processing``), without
-        the batch dimension:
+        the batch dimension; ``hook_normalized`` is what a LayerNorm gives, after weight and bias, as in its versions
+        before 3 (in version 3 it is before them):
 
         - ``[num_tokens, hidden_size]``: ``hook_embed``; of layer i, ``blocks.{i}.hook_resid_pre``, ``hook_attn_out``,
           ``hook_resid_mid`` (only if attention and MLP are not parallel), ``hook_mlp_out``, ``hook_resid_post``, and
@@ -72,9 +74,11 @@ class InspectsActivations(ABC):
           masked; ``attn.hook_pattern``
         - ``[num_tokens, intermediate_size]``: ``mlp.hook_pre``, ``mlp.hook_post``
 
-        The logits are those of ``logits``, bit for bit, unless an edit changes something; all results are the same for
-        any number of threads and on every instruction set. Only activations asked for take memory; a scores or pattern
-        array takes ``4 * num_heads * num_tokens ** 2`` bytes.
+        The logits are those of ``logits``, bit for bit, unless an edit changes something, and an edit at one position
+        changes nothing before it. All results are the same for any number of threads and on every instruction set.
+        Models with q8 and q4 weights also round activations to int8, and a change that moves some of them to the next
+        code shows as much: for small effects, patching and attribution take f32, f16 or bf16. Only activations asked
+        for take memory; a scores or pattern array takes ``4 * num_heads * num_tokens ** 2`` bytes.
 
         Args:
             tokens: token ids ``[num_tokens]``.
@@ -182,15 +186,23 @@ def _edited(name: str, function: Edit, array: Activation) -> Activation:
         return bool((values < np.inf if name.endswith(_SCORES) else np.isfinite(values)).all())  # False for NaN
 
     may_be_unsound = not is_sound(array)
-    returned = function(array)
+    try:
+        returned = function(array)
+    except Exception as error:
+        if sys.version_info >= (3, 11):
+            error.add_note(f"in the edit of {name}")
+        raise
     if returned is None or returned is array:
         result = array
     else:
         may_be_unsound = False
         try:
-            result = np.array(returned, dtype=np.float32, order="C")
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the edit of {name} returned no array of numbers ({error})") from None
+            values = np.asarray(returned)
+            if values.dtype.kind == "c":
+                raise ValueError("they are complex")
+            result = np.array(values, dtype=np.float32, order="C")
+        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of a tensor with gradients
+            raise ValueError(f"the edit of {name} returned no array of numbers that numpy can read ({error})") from None
         if result.shape != array.shape:
             raise ValueError(f"the edit of {name} returned shape {list(result.shape)}, expected {list(array.shape)}")
     if not (may_be_unsound or is_sound(result)):

@@ -20,6 +20,7 @@ from pythia_cpu._record_file import Head, add_records, batches, record_head, rec
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
 _MAX_LOGITS_BYTES = 1 << 26  # of one forward pass
+_FIRST_PLACES = 4  # of a continuation, which are looked at first
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class MemorizationScorer:
         row_bytes = model.kv_bytes_per_position * positions
         self._num_caches = max(1, min(_MAX_ROWS, _MAX_KV_BYTES // row_bytes))
         self._positions = positions
+        self._places = max(1, _MAX_LOGITS_BYTES // (4 * self._vocab_size))  # with logits, in one forward pass
         self._caches: list[_core.KvCache] = []
 
     def score(self, rows: Any, *, progress: bool) -> Memorization:
@@ -142,24 +144,32 @@ class MemorizationScorer:
     def _teacher_forced(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """The greedy token in each place of the continuation, given the row's own tokens before it. Up to the first
         difference from the row, this is what greedy decoding writes, since both have the same bits of logits.
+
+        Most rows differ soon: those that do in the first places are -1 in all others.
         """
-        written = np.empty((len(group), self._length), np.int32)
-        places = max(1, _MAX_LOGITS_BYTES // (4 * self._vocab_size))  # in one pass
-        rows_together = max(1, places // self._length)
-        for first in range(0, len(group), rows_together):
-            rows = group[first : first + rows_together]
-            caches = self._caches[first : first + len(rows)]
-            for cache in caches:
-                cache.truncate(0)
-            begin = 0
-            for column in range(0, self._length, places):
-                count = min(places, self._length - column)
-                end = self._prefix - 1 + column + count
-                passes = [(cache, row[begin:end], count) for cache, row in zip(caches, rows, strict=True)]
-                chosen = self._choose(passes).reshape(len(rows), count)
-                written[first : first + len(rows), column : column + count] = chosen
-                begin = end
+        written = np.full((len(group), self._length), -1, np.int32)
+        begin, going_on = 0, np.arange(len(group))
+        for end in (min(_FIRST_PLACES, self._length), self._length):
+            for first in range(0, len(going_on), rows_together := max(1, self._places // max(1, end - begin))):
+                self._force(group, going_on[first : first + rows_together], begin, end, written)
+            expected = group[going_on, self._prefix + begin : self._prefix + end]
+            going_on = going_on[(written[going_on, begin:end] == expected).all(axis=1)]
+            begin = end
         return written
+
+    def _force(
+        self, group: npt.NDArray[np.int32], rows: npt.NDArray[np.intp], begin: int, end: int, written: Any
+    ) -> None:
+        """Columns ``begin`` to ``end`` of ``written`` for some rows, whose caches hold what comes before."""
+        read = self._prefix - 1 + begin if begin else 0
+        for i in rows:
+            self._caches[i].truncate(read)
+        for column in range(begin, end, self._places):
+            until = min(column + self._places, end)
+            read_until = self._prefix - 1 + until
+            passes = [(self._caches[i], group[i, read:read_until], until - column) for i in rows]
+            written[rows, column:until] = self._choose(passes).reshape(len(rows), until - column)
+            read = read_until
 
     def _decode_from_first_mismatch(self, group: npt.NDArray[np.int32], written: npt.NDArray[np.int32]) -> None:
         """Replaces what follows each row's first difference by what greedy decoding writes from there."""
@@ -192,8 +202,8 @@ class MeasuresMemorization(ABC):
     ) -> Memorization:
         """How much of each row greedy decoding writes, given the row's beginning. Ctrl-C ends it between passes.
 
-        Rows are read with teacher forcing first; only rows that differ are decoded, from their first difference. The
-        result is that of ``generate`` with ``ignore_eos``, token by token.
+        Rows are read with teacher forcing first, those that differ soon only so far; rows that differ are decoded from
+        their first difference. The result is that of ``generate`` with ``ignore_eos``, token by token.
 
         Args:
             rows: token ids ``[num_rows, length]``, e.g. a ``np.memmap`` of training data, or a list of rows. The first
