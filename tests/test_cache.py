@@ -180,7 +180,7 @@ def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]
     assert remove(mini, revision=1800, weights="q8") == [q8]
     assert model.verify()  # still mapped
     assert auto.is_symlink() and auto.resolve() == f16
-    unknown = f16.with_name("x-v0-q8.pcpu")
+    unknown = f16.with_name(f"{f16.name[:8]}x-v0-q8.pcpu")
     unknown.write_bytes(b"of another version")
     assert remove(mini, revision="step5") == []
     assert remove(mini, weights="q8") == [unknown]
@@ -194,6 +194,25 @@ def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]
         remove(mini, weights="auto")
     with pytest.raises(CheckpointError, match="is not a folder"):
         remove("no/such/model")
+
+
+def test_folders_of_one_name_are_apart(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    """As those of several runs are; and what is not read makes no other conversion."""
+    first, second = (write_checkpoint(tmp_path / run / "step5", **SMALL) for run in "ab")
+    kept = cached(second)
+    removed = cached(first).resolve()
+    (first / "notes.txt").write_text("mine")
+    assert cached(first).resolve() == removed
+    assert [file.path for file in pythia_cpu.remove_cached(first, cache_dir=tmp_path / "cache")] == [removed]
+    assert kept.exists()
+
+
+def test_removing_by_another_name_of_the_commit(tmp_path: Path, cached: Callable[..., Path]) -> None:
+    path = cached(MINI_PYTHIA).resolve()
+    link = path.with_name("step9-v0-auto.pcpu")  # as hub models have them
+    link.symlink_to(path.name)
+    removed = pythia_cpu.remove_cached(MINI_PYTHIA, revision="step9", cache_dir=tmp_path / "cache")
+    assert [file.path for file in removed] == [path] and not link.is_symlink()
 
 
 def test_load_converts_a_folder_into_the_cache(tmp_path: Path) -> None:

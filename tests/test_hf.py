@@ -201,7 +201,7 @@ except OSError as error:
             assert done.returncode == 0, done.stderr
             output += done.stdout.splitlines()
     assert output[:2] == ["128 4096", "4096"]
-    assert f"not in its cache {tmp_path}/hf/hub" in output[2] and "hf_secret" not in output[2]
+    assert f"its cache {tmp_path}/hf/hub does not" in output[2] and "hf_secret" not in output[2]
     assert (tmp_path / "chosen/models--EleutherAI--pythia-14m/refs/step3000").exists()
     assert not list(tmp_path.glob("hf/**/*.json"))
 

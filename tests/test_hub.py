@@ -237,7 +237,7 @@ def test_the_hub_is_down(hub: Hub, run: Run, tmp_path: Path) -> None:
 def test_another_server_answers_for_the_hub(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
     hub.trouble = {"/revision/main": ["page"] * 99}
-    assert f"{REPO} at main: the hub cannot be reached" in refused(run, tmp_path, REPO)
+    assert f"{REPO} at main: is no folder here, the hub cannot be reached" in refused(run, tmp_path, REPO)
     hub.trouble.clear()
     converted(run, tmp_path / "up.pcpu", REPO)
     hub.trouble = {"/revision/main": ["page"] * 99}

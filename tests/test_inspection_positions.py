@@ -81,3 +81,10 @@ def test_results_of_edits(model: pythia_cpu.Model) -> None:
 def test_a_batch_of_one_is_no_sequence(model: pythia_cpu.Model) -> None:
     with pytest.raises(ValueError, match=r"tokens has shape \[1, 40\], expected one sequence .* pass its \[0\]"):
         model.run(np.array([TOKENS]))
+
+
+def test_what_notebooks_show(model: pythia_cpu.Model) -> None:
+    run = model.run([5, 6], capture="hook_embed")
+    assert repr(run) == "Run(logits=[2, 4096], activations={'hook_embed': [2, 64]})"
+    assert repr(model.run([5], logits=False)) == "Run(logits=None, activations={})"
+    assert "hidden_size" in dir(model.config)

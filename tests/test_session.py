@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -60,6 +61,14 @@ def test_any_history_gives_the_logits_of_the_tokens(model: pythia_cpu.Model, ste
             session.append([1, 2, 3])  # leaves the fork alone
             session = other
         assert session.tokens == tokens
+
+
+def test_copies_are_forks(model: pythia_cpu.Model) -> None:
+    session = model.session()
+    session.append([5, 6])
+    for other in (copy.copy(session), copy.deepcopy(session)):
+        other.append([7])
+        assert (session.tokens, other.tokens) == ([5, 6], [5, 6, 7])
 
 
 def test_forks_go_their_own_ways(model: pythia_cpu.Model) -> None:

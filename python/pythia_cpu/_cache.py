@@ -21,6 +21,7 @@ from pythia_cpu._source import Source, local_source, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
 _SUFFIX = ".pcpu"
+_READ_SUFFIXES = ".json", ".safetensors", ".bin"  # of a checkpoint's files
 _LOCK_TRIES = 10
 
 
@@ -80,12 +81,13 @@ def cached_conversion(
     name = revision_name(revision)
     if file_path("source", source).is_dir():
         local = local_source(Path(source), name)
-        return _convert_once(_Entry(cache_dir, local.name, _identity(local), weights), local, progress)
+        identity = _place(Path(source)) + _identity(local)
+        return _convert_once(_Entry(cache_dir, local.name, identity, weights), local, progress)
     from pythia_cpu import _hub
 
     repo_id = _hub.repo_id_of(source)
     # A link named after the revision: what it was last, for when the hub cannot be reached and its client has lost it.
-    last = _Entry(cache_dir, repo_id, re.sub(r"[^\w.-]", "--", name or "main"), weights).path
+    last = _Entry(cache_dir, repo_id, _as_file_name(name or "main"), weights).path
     try:
         resolved = _hub.resolve(repo_id, name)
     except OSError:
@@ -128,8 +130,9 @@ def remove_cached(
     has the file open can still be used.
 
     Args:
-        source: as for ``load``. A local folder is known by its name, without its path.
-        revision: the revision it was loaded with ("main" for none), or its commit; None removes all revisions.
+        source: as for ``load``.
+        revision: the revision it was loaded with ("main" for none), or its commit; None removes all revisions. Others
+            of the same commit go with it: they are one file.
         weights: the format; None removes all of them.
         cache_dir: the cache; None is the one that ``load`` uses by default.
 
@@ -145,16 +148,17 @@ def remove_cached(
         raise ValueError(f"weights is {weights!r}, expected one of {', '.join(_core.WEIGHT_FORMATS)}, or None for all")
     wanted = revision_name(revision)
     if file_path("source", source).is_dir():
-        name = Path(source).resolve().name
+        name, place = Path(source).resolve().name, _place(Path(source))
     else:
         from pythia_cpu import _hub
 
-        name = _hub.repo_id_of(source)
+        name, place = _hub.repo_id_of(source), ""
     folder = _folder(cache_dir, name)
     removed = [
         cached
         for cached in list_cache(cache_dir)
         if cached.path.parent == folder
+        and cached.path.name.startswith(place)
         and (weights is None or cached.path.stem.endswith(f"-{weights}"))
         and (wanted is None or _is_revision(cached, wanted))
     ]
@@ -177,6 +181,9 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _is_revision(cached: CachedFile, wanted: str) -> bool:
     if cached.path.name.startswith(f"{wanted}-"):
+        return True
+    links = cached.path.parent.glob(f"{_as_file_name(wanted)}-v*{_SUFFIX}")
+    if any(link.is_symlink() and link.resolve() == cached.path.resolve() for link in links):
         return True
     facts = cached.provenance()
     return facts is not None and wanted == (facts["revision"] or "main")
@@ -221,7 +228,11 @@ def _lock_path(path: Path) -> Path:
 
 def _folder(cache_dir: str | os.PathLike[str] | None, name: str) -> Path:
     """Where a model's conversions lie."""
-    return cache_folder(cache_dir) / re.sub(r"[^\w.-]", "--", name)
+    return cache_folder(cache_dir) / _as_file_name(name)
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "--", name)
 
 
 class _Entry:
@@ -238,15 +249,20 @@ class _Entry:
         return self.path.with_name(f"{self._stem}-{weights}{_SUFFIX}")
 
 
+def _place(folder: Path) -> str:
+    """Tells local folders of one name apart: a hash of the path."""
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
+
+
 def _identity(source: Source) -> str:
     """Changes whenever a file of a local checkpoint does: a hash of names, sizes, times and inodes."""
     sha256 = hashlib.sha256(os.fsencode(source.folder.resolve()))
     for path in sorted(source.folder.iterdir()):
-        if path.is_file():
+        if path.suffix in _READ_SUFFIXES and path.is_file():
             s = path.stat()
             facts = f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}"
             sha256.update(os.fsencode(facts))
-    return sha256.hexdigest()[:40]
+    return sha256.hexdigest()[:32]
 
 
 def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:

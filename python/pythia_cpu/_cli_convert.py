@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
     if options.source is None and (options.revision or options.weights):
         parser.error("--revision and --weights go with SOURCE: leave them out")
+    if options.output == "-":
+        parser.error("-o is -, but a model cannot be written to standard output: name a file")
     # So that an interrupted conversion leaves nothing behind; what is ignored (nohup) stays so.
     heeded = [signum for signum in _STOP_SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, _terminate) for signum in heeded}

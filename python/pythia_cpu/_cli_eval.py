@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pythia_cpu import __version__
 
 _HARNESS = "lm_eval>=0.4.13,<0.5"  # as in pyproject.toml
 
@@ -30,6 +33,9 @@ def main() -> int:
     if len(sys.argv) == 1 or sys.argv[1:] in (["-h"], ["--help"]):
         print(_USAGE, end="")
         return 0
+    if sys.argv[1:] == ["--version"]:
+        print(f"pythia-eval {__version__}")
+        return 0
     try:
         from lm_eval._cli import HarnessCLI
         from lm_eval.utils import setup_logging
@@ -46,8 +52,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             _adapt(arguments, Path(scratch))
             harness.execute(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return _error("interrupted", 130)
+    except BrokenPipeError:  # who reads has seen enough; nothing more can be written when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
         return _error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:

@@ -94,8 +94,8 @@ def resolve(repo_id: str, revision: str | None) -> Revision:
     except _HTTP_ERRORS as error:
         seen = _last_seen_commit(repo_id, wanted)
         if seen is None:
-            problem = f"the hub cannot be reached, and this revision is not in its cache {_cache_folder()} ({error})"
-            raise OSError(f"{repo_id} at {wanted}: {problem}") from None
+            problem = f"is no folder here, the hub cannot be reached, and its cache {_cache_folder()} does not have it"
+            raise OSError(f"{repo_id} at {wanted}: {problem} ({error})") from None
         return Revision(repo_id, revision, seen)
     if commit is None:
         raise CheckpointError(f"{repo_id} at {wanted}: the hub gives no commit for it")

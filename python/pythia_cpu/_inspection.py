@@ -25,7 +25,7 @@ _SCORES = "hook_attn_scores"
 _UNEMBEDDED_ROWS = 512  # at a time
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A forward pass over one sequence.
 
@@ -36,6 +36,12 @@ class Run:
 
     logits: npt.NDArray[np.float32] | Any  # not "| None", which a type checker would ask about at every use
     activations: dict[str, Activation] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Shapes, not numbers."""
+        logits = None if self.logits is None else list(self.logits.shape)
+        shapes = ", ".join(f"{name!r}: {list(array.shape)}" for name, array in self.activations.items())
+        return f"Run(logits={logits}, activations={{{shapes}}})"
 
 
 class InspectsActivations(ABC):

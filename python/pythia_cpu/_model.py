@@ -44,6 +44,10 @@ class Config(dict[str, Any]):
         """Sets the hyperparameter called ``name``, here only: the model stays as it is."""
         self[name] = value
 
+    def __dir__(self) -> list[str]:
+        """The hyperparameters too."""
+        return [*super().__dir__(), *self]
+
     def to_dict(self) -> dict[str, Any]:
         """A dict of its own."""
         return dict(self)

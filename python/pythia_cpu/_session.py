@@ -89,6 +89,14 @@ class Session:
             copy._tokens = list(self._tokens)
         return copy
 
+    def __copy__(self) -> Session:
+        """``fork()``: two sessions never share keys and values."""
+        return self.fork()
+
+    def __deepcopy__(self, memo: object) -> Session:
+        """``fork()``."""
+        return self.fork()
+
     def __repr__(self) -> str:
         """How full it is."""
         return f"Session({len(self._tokens)} of {self._context_length} tokens)"

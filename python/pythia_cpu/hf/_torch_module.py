@@ -33,13 +33,13 @@ class TorchModule:
         return np.dtype(np.float32) if torch is None else torch.float32
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the weights, float32 as in ``model.tensors``: copies, torch tensors if torch is imported,
-        else arrays. A tied head is not there again.
+        """Names and values of the weights, as in ``model.tensors``: float32, the caller's own; torch tensors if torch
+        is imported, else arrays. A tied head is not there again.
         """
         convert = np.asarray if "torch" not in sys.modules else to_torch
         for name, value in self.model.tensors.items():
             if name != "embed_out.weight" or not self.model.config["tie_word_embeddings"]:
-                yield name, convert(np.array(value))
+                yield name, convert(value)
 
     def parameters(self) -> Iterator[Any]:
         """The values of ``named_parameters``."""
