@@ -201,6 +201,31 @@ def test_scores(
         np.testing.assert_array_equal(found, hf_model.model.logits(row[:-1])[-len(found) :])
 
 
+def test_stopping_criteria(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    ids = torch.tensor([[0, 5, 6, 7], [11, 12, 13, 14]])
+    mask = (ids != 0).long()
+    options = {"max_new_tokens": 12, "eos_token_id": 1, "pad_token_id": 0, "attention_mask": mask}
+    plain = hf_model.generate(ids, **options)
+    wanted = int(plain[0, 9])
+
+    class Ends(transformers.StoppingCriteria):
+        def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return input_ids[:, -1] == wanted
+
+    criteria = transformers.StoppingCriteriaList([Ends(), lambda ids, _: torch.tensor([ids.shape[1] > 14])])
+    ours = hf_model.generate(ids, stopping_criteria=criteria, **options)
+    theirs = their_hf_model.generate(ids, stopping_criteria=criteria[:1], **options)
+    assert ours.tolist() == theirs[:, : ours.shape[1]].tolist()
+    assert ours[0, -1] == wanted or ours.shape[1] == 15
+    drawn = hf_model.generate(
+        ids, do_sample=True, seed=2**64 - 1, num_return_sequences=2, stopping_criteria=[Ends()], **options
+    )
+    assert len(drawn) == 4 and len({tuple(row.tolist()) for row in drawn}) == 4
+    for unsupported in ({"num_beams": 2}, {"min_new_tokens": 3}):
+        with pytest.raises(ValueError, match="stopping_criteria are not supported"):
+            hf_model.generate(ids, stopping_criteria=[Ends()], **options, **unsupported)
+
+
 def test_min_new_tokens_and_the_context(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ids = np.random.default_rng(0).integers(2, 4096, (1, 2040))
     whole = hf_model.generate(ids, max_new_tokens=20, eos_token_id=1)

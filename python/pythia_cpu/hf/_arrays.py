@@ -89,7 +89,6 @@ _INSTEAD = {
     "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
     "assistant_model": "use model.model.generate(draft=...)",
     "logits_processor": "use model.model.session(), which gives the logits of each step",
-    "stopping_criteria": "use model.model.stream(), which gives each token as it comes",
     "past_key_values": "use model.model.session(), which keeps keys and values",
     "load_in_8bit": "use weights='q8'",
     "load_in_4bit": "use weights='q4'",

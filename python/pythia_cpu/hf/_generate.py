@@ -13,7 +13,8 @@ import numpy as np
 from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_lists, to_torch
-from pythia_cpu.hf._forward import ModelOutput, Rows, last_logits, rows_and_spans
+from pythia_cpu.hf._forward import ModelOutput, Rows, rows_and_spans
+from pythia_cpu.hf._scores import step_logits, step_scores
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
 _TOP_K = 50  # likewise
@@ -51,7 +52,6 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "generation_kwargs": ({},),
     # Nothing to do for them.
     "logits_processor": ([],),
-    "stopping_criteria": ([],),
     "synced_gpus": (False,),
 }
 
@@ -101,8 +101,8 @@ class GenerateOutput(ModelOutput):
 
     Attributes:
         sequences: int64 ``[batch * num_return_sequences, length]``.
-        scores: of ``output_scores``: for each new token float32 ``[batch * num_return_sequences, vocab_size]``, as the
-            most likely one was taken from; else None.
+        scores: of ``output_scores``: for each new token float32 ``[batch * num_return_sequences, vocab_size]``, as it
+            was chosen from: with penalties, and of drawn tokens with temperature and filters; else None.
         logits: of ``output_logits``: likewise, the model's own.
     """
 
@@ -128,10 +128,11 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     max_new_tokens = _max_new_tokens(given, width, model.context_length)
     min_new_tokens = _min_new_tokens(given, width)
     streamer = given.pop("streamer", None)
+    criteria = list(given.pop("stopping_criteria", None) or ())
     engine = _engine_options(given)
     _refuse_special_tokens(model, engine.get("stop", []))
     if as_dict and (with_scores or with_logits):
-        _check_scores(with_scores, engine, min_new_tokens)
+        _check_scores(engine)
     if engine.get("do_sample") and "seed" not in engine and is_torch(input_ids):
         engine["seed"] = _torch_seed()
 
@@ -145,7 +146,16 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         def put(token: int) -> None:
             streamer.put(convert(np.array([token])))
 
-    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put)
+    def is_done(prompt: Rows, tokens: list[int]) -> bool:
+        ids = convert(np.array([[*prompt, *tokens]]))
+        return any(bool(np.asarray(criterion(ids, None)).any()) for criterion in criteria)
+
+    if criteria and (engine.get("num_beams", 1) != 1 or 0 < min_new_tokens < max_new_tokens):
+        raise ValueError(
+            "stopping_criteria are not supported by pythia_cpu with num_beams or min_new_tokens: leave these out"
+        )
+    done = is_done if criteria else None
+    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put, done)
     if streamer is not None:
         streamer.end()
     count = len(texts) // len(rows)
@@ -155,18 +165,16 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         output[i, width : width + len(text)] = text
     if not as_dict:
         return convert(output)
-    steps: tuple[Any, ...] | None = None
+    of_scores = of_logits = None
     if with_scores or with_logits:
-        # Rows that have ended go on with padding, as in transformers, so that all have as many steps; while they can.
-        sequences = [np.concatenate([prompts[i // count], row[width:-1]]) for i, row in enumerate(output)]
-        num_steps, context_length = output.shape[1] - width, model.context_length
-        num_logits = [num_steps - max(0, len(sequence) - context_length) for sequence in sequences]
-        found = np.zeros((num_steps, len(sequences), model.config["vocab_size"]), np.float32)
-        cut = [sequence[:context_length] for sequence in sequences]
-        for i, logits in enumerate(last_logits(model, cut, num_logits)):
-            found[: len(logits), i] = logits
-        steps = tuple(convert(step) for step in found)
-    return GenerateOutput(convert(output), steps if with_scores else None, steps if with_logits else None)
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        new_tokens = output[:, width:]
+        logits = step_logits(model, repeated, new_tokens)
+        if with_scores:
+            scores = step_scores(logits, repeated, new_tokens, engine, min_new_tokens, eos_token_ids)
+            of_scores = tuple(convert(step) for step in scores)
+        of_logits = tuple(convert(step) for step in logits) if with_logits else None
+    return GenerateOutput(convert(output), of_scores, of_logits)
 
 
 def _torch_seed() -> int:
@@ -242,16 +250,10 @@ def _refuse_special_tokens(model: Model, stop: list[str]) -> None:
                 )
 
 
-def _check_scores(with_scores: object, engine: Mapping[str, Any], min_new_tokens: int) -> None:
+def _check_scores(engine: Mapping[str, Any]) -> None:
     if engine.get("num_beams", 1) != 1:
         raise ValueError(
             "output_scores and output_logits are not supported by pythia_cpu with num_beams: leave them out"
-        )
-    changed = engine.get("do_sample") or engine.get("repetition_penalty", 1) != 1 or min_new_tokens
-    if with_scores and changed:
-        raise ValueError(
-            "output_scores is True, but pythia_cpu supports it only for greedy texts without repetition_penalty and "
-            "min_new_tokens: use output_logits"
         )
 
 
@@ -263,21 +265,32 @@ def _texts(
     eos_token_ids: list[int],
     engine: dict[str, Any],
     put: Callable[[int], None] | None,
+    is_done: Callable[[Rows, list[int]], bool] | None,
 ) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once."""
+    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once, and
+    ``is_done`` is asked after each token of each.
+    """
     completions = [_completions(model, prompt, engine.get("stop", [])) for prompt in prompts]
+
+    def stream(number: int, prompt: Rows, ends: tuple[str, ...], arguments: dict[str, Any]) -> list[int]:
+        if "seed" in arguments:
+            arguments = {**arguments, "seed": (arguments["seed"] + number) % 2**64}
+        tokens: list[int] = []
+        for token in model.stream(prompt, **arguments):
+            tokens.append(token.id)
+            if put is not None:
+                put(token.id)
+            if _end(model, tokens, ends) is not None or (is_done is not None and is_done(prompt, tokens)):
+                break
+        return tokens
 
     def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
         ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
         arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine, **more}
-        if put is not None:
-            tokens: list[int] = []
-            for token in model.stream(prompts[0], **arguments):
-                tokens.append(token.id)
-                put(token.id)
-                if _end(model, tokens, completions[0]) is not None:
-                    break
-            return [tokens]
+        if put is not None or is_done is not None:
+            num_each = arguments.pop("num_return_sequences", 1)
+            each = [(prompt, completions[i]) for i, prompt in enumerate(prompts) for _ in range(num_each)]
+            return [stream(n, prompt, ends, arguments) for n, (prompt, ends) in enumerate(each)]
         results: Any = model.generate(prompts, **arguments)
         several = [result if isinstance(result, list) else [result] for result in results]
         return [t.tokens[: _end(model, t.tokens, completions[i])] for i, row in enumerate(several) for t in row]

@@ -17,6 +17,7 @@ from pythia_cpu.hf._forward import CausalLMOutput, check_positions, forward, row
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
 from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._offline import offline
+from pythia_cpu.hf._scores import transition_scores
 from pythia_cpu.hf._torch_module import TorchModule
 
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
@@ -202,11 +203,13 @@ class GPTNeoXForCausalLM(TorchModule):
                 pad_token_id: fills rows that ended early; None: the first end-of-text id.
                 stop_strings: end a row with the token that completes one of them, which may begin in the prompt; beams
                     that do so are found at the end of the search only.
+                stopping_criteria: functions of a row's ids ``[1, length]``, without padding, and None, called after
+                    each new token; one that gives True ends the row. Rows run one after the other then.
                 streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
                     TextStreamer); not with ``num_beams``.
-                return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` (of greedy
-                    texts) also what each new token was chosen from, for which all rows are computed once more; zeros
-                    where a row has come to the context's end.
+                return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` also what
+                    each new token was chosen from, for which all rows are computed once more, not with ``num_beams``;
+                    zeros where a row has come to the context's end.
                 temperature, top_p, min_p, typical_p, repetition_penalty, seed, num_beams, length_penalty,
                     early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn from torch's
                     generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable, though not
@@ -223,6 +226,25 @@ class GPTNeoXForCausalLM(TorchModule):
             raise ValueError("both inputs and input_ids are given, expected one of them: they are the same")
         given = {**set_options(self.generation_config), **set_options(generation_config), **options}
         return generate(self.model, input_ids if inputs is None else inputs, attention_mask, given)
+
+    def compute_transition_scores(
+        self, sequences: Any, scores: Any, beam_indices: Any = None, normalize_logits: bool = False
+    ) -> Any:
+        """The scores of the tokens that were chosen.
+
+        Args:
+            sequences: as ``generate`` gives them.
+            scores: likewise, of ``output_scores`` or ``output_logits``.
+            beam_indices: None.
+            normalize_logits: of log-probabilities instead of the scores themselves.
+
+        Returns:
+            float32 ``[rows, num_steps]``, a torch tensor where ``sequences`` is one.
+
+        Raises:
+            ValueError: ``beam_indices`` are given.
+        """
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
 
     def __repr__(self) -> str:
         """What is inside."""
