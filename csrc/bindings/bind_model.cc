@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <stdexcept>
 
 #include "bindings/bindings.h"
@@ -22,8 +23,11 @@ std::span<const int32_t> token_span(const TokenArray& tokens) {
   return {tokens.data(), static_cast<std::size_t>(tokens.size())};
 }
 
-// (cache, tokens, num_logits) for each sequence -> float32 [sum of num_logits, vocab_size].
-py::array_t<float> forward(Model& model, const std::vector<std::tuple<KvCache*, TokenArray, int64_t>>& sequences) {
+using LogitArray = py::array_t<float, py::array::c_style>;
+
+// (cache, tokens, num_logits) for each sequence -> float32 [sum of num_logits, vocab_size], a new array or `given`.
+LogitArray forward(Model& model, const std::vector<std::tuple<KvCache*, TokenArray, int64_t>>& sequences,
+                   const std::optional<LogitArray>& given) {
   std::vector<SequenceSlice> slices;
   py::ssize_t rows = 0;
   for (const auto& [cache, tokens, num_logits] : sequences) {
@@ -33,7 +37,11 @@ py::array_t<float> forward(Model& model, const std::vector<std::tuple<KvCache*, 
     slices.push_back({cache, token_span(tokens), num_logits});
     rows += num_logits;
   }
-  py::array_t<float> logits({rows, static_cast<py::ssize_t>(model.config().vocab_size)});
+  const auto columns = static_cast<py::ssize_t>(model.config().vocab_size);
+  if (given && (given->ndim() != 2 || given->shape(0) != rows || given->shape(1) != columns))
+    throw std::invalid_argument("[forward] out has another shape, expected [" + std::to_string(rows) + ", " +
+                                std::to_string(columns) + "]");
+  LogitArray logits = given ? *given : LogitArray({rows, columns});
   float* out = logits.mutable_data();
   const py::gil_scoped_release unlocked;
   model.forward(slices, out);
@@ -117,9 +125,9 @@ void bind_model(py::module_& m) {
       .def_property_readonly("isa", &Model::isa, "Name of the kernel table in use.")
       .def_property("threads", &Model::threads, py::cpp_function(&Model::set_threads, py::call_guard<py::gil_scoped_release>()),
                     "Threads of a forward pass.")
-      .def("forward", &forward, py::arg("sequences"),
+      .def("forward", &forward, py::arg("sequences"), py::arg("out").noconvert() = py::none(),
            "Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits "
-           "[sum of num_logits, vocab_size] of each one's last tokens, in order.")
+           "[sum of num_logits, vocab_size] of each one's last tokens, in order; in `out`, if that is given.")
       .def("choose", &choose, py::arg("sequences"),
            "Append tokens to caches. sequences: list of (KvCache, int32 [n], num_choices); returns the most likely token, "
            "int32, "

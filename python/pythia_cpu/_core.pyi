@@ -349,9 +349,10 @@ class Model:
     def forward(
         self,
         sequences: collections.abc.Sequence[tuple[KvCache, typing.Annotated[numpy.typing.ArrayLike, numpy.int32], int]],
+        out: numpy.typing.NDArray[numpy.float32] | None = None,
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
-        Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits [sum of num_logits, vocab_size] of each one's last tokens, in order.
+        Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits [sum of num_logits, vocab_size] of each one's last tokens, in order; in `out`, if that is given.
         """
     def inspect(
         self,

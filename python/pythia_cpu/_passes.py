@@ -19,7 +19,7 @@ def append_in_chunks(model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[
     try:
         for begin in range(0, len(ids), _PASS_TOKENS):
             chunk = ids[begin : begin + _PASS_TOKENS]
-            logits[begin : begin + len(chunk)] = model.forward([(cache, chunk, len(chunk))])
+            model.forward([(cache, chunk, len(chunk))], out=logits[begin : begin + len(chunk)])
     except BaseException:
         cache.truncate(length)
         raise

@@ -31,6 +31,10 @@ class Tensors(Mapping[str, npt.NDArray[np.float32]]):
             raise no_tensor(name, self._names, self._file.path)
         return self._file.read(name)
 
+    def _ipython_key_completions_(self) -> list[str]:
+        """What IPython offers after ``tensors[``."""
+        return list(self._names)
+
     def __contains__(self, name: object) -> bool:
         """Whether the model has the tensor."""
         return name in self._names
