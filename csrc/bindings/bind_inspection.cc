@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <set>
 #include <stdexcept>
 
@@ -52,7 +53,7 @@ class PythonInspector : public Inspector {
 using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
 py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std::string> names, py::function function,
-                           bool want_logits) {
+                           bool want_logits, std::optional<KvCache*> cache) {
   if (tokens.ndim() != 1)
     throw std::invalid_argument("[inspect] tokens have " + std::to_string(tokens.ndim()) + " dimensions, expected one");
   py::array_t<float> logits({want_logits ? tokens.size() : 0, static_cast<py::ssize_t>(model.config().vocab_size)});
@@ -60,7 +61,7 @@ py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std:
   const std::span<const int32_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
   float* out = want_logits ? logits.mutable_data() : nullptr;
   const py::gil_scoped_release unlocked;
-  model.inspect(ids, inspector, out);
+  model.inspect(ids, inspector, out, cache.value_or(nullptr));
   return logits;
 }
 
@@ -83,9 +84,12 @@ void bind_inspection(py::module_& m) {
   auto model_class = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(m.attr("Model"));
   model_class
       .def("inspect", &inspect, py::arg("tokens"), py::arg("names"), py::arg("function"), py::arg("logits") = true,
+           py::arg("cache") = py::none(),
            "float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, "
            "float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. "
-           "`logits` False: no rows of them, and it ends after the last layer that has one of `names`.")
+           "`logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the "
+           "tokens "
+           "follow those in it, and are appended unless this raises; the function must not use it.")
       .def("unembed", &unembed, py::arg("residuals"),
            "float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.")
       .def_property_readonly(

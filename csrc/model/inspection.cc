@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 
 #include "model/tiling.h"
 
@@ -41,17 +42,22 @@ std::vector<std::string> hook_names(const Config& config) {
 
 InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels,
                              const RotaryTable& rotary, bool quantized, int64_t num_tokens, RunJob run_job,
-                             Inspector& inspector)
+                             Inspector& inspector, KvCache* cache)
     : config_(config),
       weights_(weights),
       kernels_(kernels),
       rotary_(rotary),
+      num_past_(cache ? cache->length() : 0),
       num_tokens_(num_tokens),
+      num_keys_(num_past_ + num_tokens),
       num_heads_(config.num_attention_heads),
       head_dim_(config.head_dim()),
       run_job_(std::move(run_job)),
       inspector_(inspector),
-      cache_({one_layer(config), quantized ? KvFormat::kI16 : KvFormat::kF32}, num_tokens) {
+      own_cache_(cache ? nullptr
+                       : std::make_unique<KvCache>(KvLayout(one_layer(config), quantized ? KvFormat::kI16 : KvFormat::kF32),
+                                                   num_tokens)),
+      cache_(cache ? *cache : *own_cache_) {
   workspace_.reserve(config, num_tokens, static_cast<int>(num_heads_), quantized ? code_bytes(kernels.code_layout) : 0);
 }
 
@@ -59,7 +65,8 @@ void InspectedPass::run(std::span<const int32_t> tokens, float* logits) {
   embed(tokens);
   show("hook_embed", rows_view(workspace_.residual, config_.hidden_size));
   const int64_t num_layers = config_.num_hidden_layers;
-  const int64_t num_wanted = logits ? num_layers + 1 : num_layers_wanted();
+  const int64_t num_needed = own_cache_ ? 0 : num_layers;  // a cache wants keys and values of all
+  const int64_t num_wanted = logits ? num_layers + 1 : std::max(num_needed, num_layers_wanted());
   for (int64_t index = 0; index < std::min(num_wanted, num_layers); ++index) layer(index);
   if (num_wanted > num_layers) normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
   if (logits) head(logits);
@@ -132,6 +139,7 @@ void InspectedPass::embed(std::span<const int32_t> tokens) {
 void InspectedPass::layer(int64_t index) {
   const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
   const std::string prefix = block_prefix(index);
+  cache_layer_ = own_cache_ ? 0 : index;
   const View residual = rows_view(workspace_.residual, config_.hidden_size);
   show(prefix + "hook_resid_pre", residual);
   attention(prefix, layer);
@@ -208,8 +216,8 @@ void InspectedPass::attention(const std::string& prefix, const LayerWeights& lay
 
 void InspectedPass::rotate() {
   for_each_row([&](int64_t row) {
-    const float* cos = rotary_.cos(row);
-    const float* sin = rotary_.sin(row);
+    const float* cos = rotary_.cos(num_past_ + row);
+    const float* sin = rotary_.sin(num_past_ + row);
     float* query = workspace_.query_key_value.row(row);
     for (int64_t head = 0; head < num_heads_; ++head, query += 3 * head_dim_) {
       kernels_.rotary(query, cos, sin, rotary_.half());
@@ -226,8 +234,9 @@ void InspectedPass::store_keys_values() {
                                 .values = keys + head_dim_,
                                 .stride = projected.stride(),
                                 .num_positions = num_tokens_,
+                                .first_position = num_past_,
                                 .head_dim = head_dim_,
-                                .cache = cache_.head(0, head)});
+                                .cache = cache_.head(cache_layer_, head)});
   });
 }
 
@@ -236,35 +245,39 @@ bool InspectedPass::inspect_scores(const std::string& prefix) {
   const std::string scores_name = prefix + "hook_attn_scores", pattern_name = prefix + "hook_pattern";
   const bool wants_scores = inspector_.wants(scores_name), wants_pattern = inspector_.wants(pattern_name);
   if (!wants_scores && !wants_pattern) return false;
-  const int64_t shape[] = {num_heads_, num_tokens_, num_tokens_}, size = num_heads_ * num_tokens_ * num_tokens_;
+  const int64_t shape[] = {num_heads_, num_tokens_, num_keys_}, size = num_heads_ * num_tokens_ * num_keys_;
   pattern_.reserve(size);
   const std::span<float> values(pattern_.data(), static_cast<std::size_t>(size));
   compute_scores(pattern_.data());
   bool changed = wants_scores && inspector_.visit(scores_name, shape, values);
   if (changed || wants_pattern) softmax(pattern_.data());
   if (wants_pattern && inspector_.visit(pattern_name, shape, values)) changed = true;
+  if (changed && !own_cache_)
+    throw std::invalid_argument(
+        "[inspect] attention scores or a pattern were changed in a session, which keeps no values to "
+        "weigh by them: change them in a run over the whole sequence");
   return changed;
 }
 
 void InspectedPass::compute_scores(float* scores) {
-  for_each(num_heads_, [&](int64_t head) { compute_scores(head, 0, num_tokens_, scores + head * num_tokens_ * num_tokens_); });
+  for_each(num_heads_, [&](int64_t head) { compute_scores(head, 0, num_tokens_, scores + head * num_tokens_ * num_keys_); });
 }
 
 void InspectedPass::compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores) {
   AttentionArgs args = attention_args(head);
   args.queries += first_query * args.queries_stride;
   args.num_queries = count;
-  args.first_position = first_query;
+  args.first_position += first_query;
   args.out = scores;
-  args.out_stride = num_tokens_;
+  args.out_stride = num_keys_;
   kernels_.attention_scores(args);
-  for (int64_t query = first_query; query < first_query + count; ++query, scores += num_tokens_)
-    std::fill(scores + query + 1, scores + num_tokens_, -std::numeric_limits<float>::infinity());
+  for (int64_t query = first_query; query < first_query + count; ++query, scores += num_keys_)
+    std::fill(scores + num_past_ + query + 1, scores + num_keys_, -std::numeric_limits<float>::infinity());
 }
 
 void InspectedPass::softmax(float* scores) {
   for_each(num_heads_ * num_tokens_,
-           [&](int64_t i) { softmax(std::span<float>(scores + i * num_tokens_, static_cast<std::size_t>(num_tokens_))); });
+           [&](int64_t i) { softmax(std::span<float>(scores + i * num_keys_, static_cast<std::size_t>(num_keys_))); });
 }
 
 // In place, over all keys: a changed score may show one that was masked. A row that is masked as a whole becomes zeros, one
@@ -288,7 +301,7 @@ void InspectedPass::softmax(std::span<float> row) const {
 }
 
 // attention = pattern v, where the pattern is not what it was: the other rows keep what attend() made of them. The values are
-// those before they were stored.
+// those before they were stored, of all tokens.
 void InspectedPass::weigh_values() {
   const int64_t stride = round_up(head_dim_, kPanelWidth);
   const Activations& projected = workspace_.query_key_value;
@@ -327,7 +340,8 @@ AttentionArgs InspectedPass::attention_args(int64_t head) {
   return {.queries = workspace_.query_key_value.row(0) + 3 * head * head_dim_,
           .queries_stride = workspace_.query_key_value.stride(),
           .num_queries = num_tokens_,
-          .cache = cache_.head(0, head),
+          .first_position = num_past_,
+          .cache = cache_.head(cache_layer_, head),
           .head_dim = head_dim_,
           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim_)),
           .out = workspace_.attention.row(0) + head * head_dim_,

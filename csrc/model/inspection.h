@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -33,11 +34,12 @@ class Inspector {
   virtual bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) = 0;
 };
 
-// The names of all activations of a model, in the order of the pass. Shapes, with n tokens:
+// The names of all activations of a model, in the order of the pass. Shapes, with n tokens, and as many keys or more, where the
+// sequence has begun before:
 //   [n, hidden_size]             hook_embed, *.hook_resid_*, *.hook_attn_out, *.hook_mlp_out, *.hook_normalized
 //   [n, 1]                       *.hook_scale, a LayerNorm's sqrt(variance + eps)
 //   [n, heads, head_dim]         *.attn.hook_q, hook_k, hook_v, hook_rot_q, hook_rot_k, hook_z
-//   [heads, n queries, n keys]   *.attn.hook_attn_scores (scaled; -infinity where masked), *.attn.hook_pattern
+//   [heads, n queries, keys]     *.attn.hook_attn_scores (scaled; -infinity where masked), *.attn.hook_pattern
 //   [n, intermediate_size]       *.mlp.hook_pre, *.mlp.hook_post
 std::vector<std::string> hook_names(const Config& config);
 
@@ -46,12 +48,14 @@ class InspectedPass {
   // Runs a job on at most `max_threads` of the model's threads (0: all) and returns when it is done.
   using RunJob = std::function<void(const std::function<void(Team&)>& job, int max_threads)>;
 
-  // All references outlive the pass. `quantized`: some weights are q8 or q4. Throws std::bad_alloc.
+  // All references outlive the pass. `quantized`: some weights are q8 or q4. The tokens follow those of `cache`, which gets
+  // their keys and values too, beyond its length; with null they are the whole sequence. Throws std::bad_alloc.
   InspectedPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
-                bool quantized, int64_t num_tokens, RunJob run_job, Inspector& inspector);
+                bool quantized, int64_t num_tokens, RunJob run_job, Inspector& inspector, KvCache* cache);
 
-  // logits [num_tokens, vocab_size], or null: then the pass ends after the last layer with an activation that is wanted. The
-  // inspector is called on the calling thread, between jobs. Throws what it throws, and std::bad_alloc.
+  // logits [num_tokens, vocab_size], or null: then a pass without a cache ends after the last layer with an activation that is
+  // wanted. The inspector is called on the calling thread, between jobs. Throws what it throws, std::bad_alloc, and
+  // std::invalid_argument if with a cache it changes scores or a pattern, of which earlier values are needed as they were.
   void run(std::span<const int32_t> tokens, float* logits);
 
   // The end of a pass, for any residual stream [num_tokens, hidden_size]: final LayerNorm and head. Throws as run.
@@ -98,15 +102,17 @@ class InspectedPass {
   const ModelWeights& weights_;
   const KernelTable& kernels_;
   const RotaryTable& rotary_;
-  const int64_t num_tokens_, num_heads_, head_dim_;
+  const int64_t num_past_, num_tokens_, num_keys_, num_heads_, head_dim_;
   RunJob run_job_;
   Inspector& inspector_;
-  Workspace workspace_;             // scratch: one part a head
-  KvCache cache_;                   // of one layer, used again for each
+  Workspace workspace_;                 // scratch: one part a head
+  std::unique_ptr<KvCache> own_cache_;  // of one layer, used again for each, where there is no other
+  KvCache& cache_;
+  int64_t cache_layer_ = 0;
   AlignedBuffer<float> staging_;    // an activation being shown
-  AlignedBuffer<float> pattern_;    // [heads, n, n], where it is wanted
+  AlignedBuffer<float> pattern_;    // [heads, n, keys], where it is wanted
   AlignedBuffer<float> values_;     // [heads], each packed as a matrix [head_dim, n]
-  AlignedBuffer<float> unchanged_;  // [heads, n], a row of the pattern without edits
+  AlignedBuffer<float> unchanged_;  // [heads, keys], a row of the pattern without edits
 };
 
 }  // namespace pythia

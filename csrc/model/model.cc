@@ -195,13 +195,16 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
   run(slices, {.targets = targets.data(), .scores = scores});
 }
 
-void Model::inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits) {
+void Model::inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits, KvCache* cache) {
   const auto count = static_cast<int64_t>(tokens.size());
+  if (cache) validate({cache, tokens, 0}, config());
+  if (cache) check_layout(*cache);
   if (count == 0 || count > config().max_position_embeddings)
     throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
                                 std::to_string(config().max_position_embeddings) + ", the model's context");
   validate_ids("token", tokens, config());
-  inspected_pass(count, inspector).run(tokens, logits);
+  inspected_pass(count, inspector, cache).run(tokens, logits);
+  if (cache) cache->length_ += count;
 }
 
 void Model::unembed(std::span<const float> residuals, float* logits) {
@@ -209,22 +212,25 @@ void Model::unembed(std::span<const float> residuals, float* logits) {
   inspected_pass(static_cast<int64_t>(residuals.size()) / config().hidden_size, nobody).unembed(residuals.data(), logits);
 }
 
-InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector) {
+InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector, KvCache* cache) {
   // The lock is held for one job at a time, so that the inspector may call the model.
   const auto run_job = [this](const std::function<void(Team&)>& job, int max_threads) {
     const Impl::Lock lock(*impl_);
     impl_->pool->run(job, max_threads);
   };
-  return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector};
+  return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector, cache};
+}
+
+void Model::check_layout(const KvCache& cache) const {
+  if (cache.layout() != kv_layout())
+    throw std::invalid_argument("[forward] a cache was made for a model of another shape or weight format");
 }
 
 void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
   impl_->caches.clear();
-  const KvLayout layout = kv_layout();
   for (const SequenceSlice& slice : slices) {
     validate(slice, config());
-    if (slice.cache->layout() != layout)
-      throw std::invalid_argument("[forward] a cache was made for a model of another shape or weight format");
+    check_layout(*slice.cache);
     impl_->caches.push_back(slice.cache);
   }
   std::ranges::sort(impl_->caches);

@@ -67,17 +67,19 @@ class Model {
   void score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores);
 
   // The logits [tokens, vocab_size] of one sequence, with its activations shown to `inspector` (model/inspection.h). The bits
-  // of forward() unless the inspector changes something. Null `logits`: activations only. The inspector may use the model
-  // itself. Throws std::invalid_argument: no tokens, one out of range, or more than the context holds; and what the inspector
-  // throws.
-  void inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits);
+  // of forward() unless the inspector changes something. Null `logits`: activations only. With a cache the tokens follow its
+  // own and are appended to it, unless this throws. The inspector may use the model itself, but not the cache. Throws
+  // std::invalid_argument: no tokens, one out of range, or more than the context or the cache holds; and what the inspector
+  // and the pass throw.
+  void inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits, KvCache* cache = nullptr);
 
   // The logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head, with the bits that
   // forward() has for the same stream. Throws std::invalid_argument: no rows, or more than the context holds.
   void unembed(std::span<const float> residuals, float* logits);
 
  private:
-  InspectedPass inspected_pass(int64_t num_tokens, Inspector& inspector);
+  InspectedPass inspected_pass(int64_t num_tokens, Inspector& inspector, KvCache* cache = nullptr);
+  void check_layout(const KvCache& cache) const;                       // throws std::invalid_argument
   void run(std::span<const SequenceSlice> slices, HeadOutput output);  // impl_->mutex is held
 
   static std::shared_ptr<Model> make(const std::string& path, int threads, std::string_view isa, PageUse page_use);

@@ -64,7 +64,8 @@ class InspectsActivations(ABC):
         edit: Mapping[str, Edit] | EditAny | None = None,
         logits: bool = True,
     ) -> Run:
-        """Runs one sequence, keeps the activations asked for, and changes them on their way.
+        """Runs one sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so for
+        the tokens that a sequence goes on with.
 
         Names, shapes and meaning are TransformerLens's (``HookedTransformer.from_pretrained_no_processing``), without
         the batch dimension; ``hook_normalized`` is what a LayerNorm gives, after weight and bias, as in its versions
@@ -102,25 +103,7 @@ class InspectsActivations(ABC):
         core = self._inspecting()
         config = core.file.config
         ids = sequence_ids("tokens", tokens, config["vocab_size"], config["max_position_embeddings"])
-        names = core.hook_names
-        edits = _edits(edit, names)
-        if not isinstance(capture, Iterable):
-            kind = type(capture).__name__
-            raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
-        wanted = {
-            name for pattern in ([capture] if isinstance(capture, str) else capture) for name in _match(pattern, names)
-        }
-        activations: dict[str, Activation] = {}
-
-        def see(name: str, array: Activation) -> Activation | None:
-            for function in edits.get(name, ()):
-                array = _edited(name, function, array)
-            if name in wanted:
-                activations[name] = array
-            return array if name in edits else None
-
-        found = core.inspect(ids, wanted | edits.keys(), see, boolean("logits", logits))
-        return Run(found if logits else None, activations)
+        return inspected(core, ids, capture, edit, logits, None)
 
     def unembed(self, residuals: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The logits that residual streams give through the final LayerNorm and the head: the logit lens
@@ -155,6 +138,35 @@ class InspectsActivations(ABC):
         for begin in range(0, len(rows), step):
             logits[begin : begin + step] = core.unembed(rows[begin : begin + step])
         return logits.reshape(*array.shape[:-1], vocab_size)
+
+
+def inspected(
+    core: _core.Model,
+    ids: npt.NDArray[np.int32],
+    capture: str | Iterable[str],
+    edit: Mapping[str, Edit] | EditAny | None,
+    logits: object,
+    cache: _core.KvCache | None,
+) -> Run:
+    """``InspectsActivations.run`` of checked ids, after those in a cache."""
+    names = core.hook_names
+    edits = _edits(edit, names)
+    if not isinstance(capture, Iterable):
+        kind = type(capture).__name__
+        raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
+    patterns = [capture] if isinstance(capture, str) else capture
+    wanted = {name for pattern in patterns for name in _match(pattern, names)}
+    activations: dict[str, Activation] = {}
+
+    def see(name: str, array: Activation) -> Activation | None:
+        for function in edits.get(name, ()):
+            array = _edited(name, function, array)
+        if name in wanted:
+            activations[name] = array
+        return array if name in edits else None
+
+    found = core.inspect(ids, wanted | edits.keys(), see, boolean("logits", logits), cache)
+    return Run(found if logits else None, activations)
 
 
 def _match(pattern: object, names: list[str]) -> list[str]:

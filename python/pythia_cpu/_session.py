@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, integer, token_ids
+from pythia_cpu._inspection import Edit, EditAny, Run, inspected
 from pythia_cpu._passes import append_in_chunks
 
 
@@ -30,6 +33,7 @@ class Session:
         self._cache = _core.KvCache(model)
         self._tokens: list[int] = []
         self._lock = threading.RLock()
+        self._is_appending = False
 
     @property
     def tokens(self) -> list[int]:
@@ -54,16 +58,61 @@ class Session:
             ValueError: an id that is not one of the model's, or more tokens than the context holds; nothing is added.
         """
         ids = token_ids("tokens", tokens, self._vocab_size)
+        with self._appending(ids):
+            return append_in_chunks(self._model, self._cache, ids)
+
+    def run(
+        self,
+        tokens: TokenIds,
+        *,
+        capture: str | Iterable[str] = (),
+        edit: Mapping[str, Edit] | EditAny | None = None,
+        logits: bool = True,
+    ) -> Run:
+        """``append``, with the activations of the new tokens, kept and changed as by ``Model.run``: for example to
+        steer a text, token by token.
+
+        Keys and values stay as the edits left them, for all tokens that follow. Shapes are those of ``Model.run`` for
+        the new tokens; keys of scores and patterns are all tokens of the session so far. These two cannot be
+        changed.
+
+        Args:
+            tokens: token ids ``[n]``, n at least 1.
+            capture: as in ``Model.run``.
+            edit: as in ``Model.run``; it must not use this session.
+            logits: False leaves out the logits.
+
+        Raises:
+            ValueError: as ``append`` and ``Model.run``; attention scores or a pattern that are changed. Nothing is
+                added.
+        """
+        ids = token_ids("tokens", tokens, self._vocab_size)
+        if len(ids) == 0:
+            raise ValueError("tokens has no tokens, expected at least one")
+        with self._appending(ids):
+            return inspected(self._model, ids, capture, edit, logits, self._cache)
+
+    def _refuse_use_by_edits(self) -> None:
+        if self._is_appending:
+            raise ValueError("an edit of this session's run changes the session: use another one, or a fork")
+
+    @contextlib.contextmanager
+    def _appending(self, ids: npt.NDArray[np.int32]) -> Iterator[None]:
+        """Around a pass that adds tokens to the cache, which are noted when it has."""
         with self._lock:
+            self._refuse_use_by_edits()
             if len(self._tokens) + len(ids) > self._context_length:
                 raise ValueError(
                     f"the session has {len(self._tokens)} tokens and tokens holds {len(ids)} more, but the model's "
                     f"context holds {self._context_length}: append fewer, or truncate first"
                 )
             self._cache.truncate(len(self._tokens))  # Ctrl-C may have come before an earlier call could note its tokens
-            logits = append_in_chunks(self._model, self._cache, ids)
-            self._tokens += ids.tolist()
-        return logits
+            self._is_appending = True
+            try:
+                yield
+                self._tokens += ids.tolist()
+            finally:
+                self._is_appending = False
 
     def truncate(self, n: int) -> None:
         """Forgets all tokens but the first ``n``.
@@ -72,6 +121,7 @@ class Session:
             ValueError: ``n`` is no whole number from 0 to ``len(session)``.
         """
         with self._lock:
+            self._refuse_use_by_edits()
             length = integer("n", n, 0, len(self._tokens))
             del self._tokens[length:]  # first: a cache that is longer is cut by the next call
             self._cache.truncate(length)
@@ -83,7 +133,7 @@ class Session:
         copy = Session.__new__(Session)
         copy._model = self._model
         copy._vocab_size, copy._context_length = self._vocab_size, self._context_length
-        copy._lock = threading.RLock()
+        copy._lock, copy._is_appending = threading.RLock(), False
         with self._lock:
             copy._cache = self._model.fork(self._cache)
             copy._tokens = list(self._tokens)
