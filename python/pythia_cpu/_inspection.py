@@ -64,8 +64,8 @@ class InspectsActivations(ABC):
         edit: Mapping[str, Edit] | EditAny | None = None,
         logits: bool = True,
     ) -> Run:
-        """Runs one sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so for
-        the tokens that a sequence goes on with.
+        """Runs one sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so
+        for the tokens that a sequence goes on with.
 
         Names, shapes and meaning are TransformerLens's (``HookedTransformer.from_pretrained_no_processing``), without
         the batch dimension; ``hook_normalized`` is what a LayerNorm gives, after weight and bias, as in its versions
