@@ -63,6 +63,12 @@ def test_any_history_gives_the_logits_of_the_tokens(model: pythia_cpu.Model, ste
         assert session.tokens == tokens
 
 
+def test_tokens_that_are_only_read(model: pythia_cpu.Model) -> None:
+    session = model.session()
+    assert session.append(TOKENS[:600], logits=False).shape == (0, model.config.vocab_size)
+    np.testing.assert_array_equal(session.append(TOKENS[600:610]), model.logits(TOKENS[:610])[600:])
+
+
 def test_copies_are_forks(model: pythia_cpu.Model) -> None:
     session = model.session()
     session.append([5, 6])
@@ -117,8 +123,8 @@ def test_an_interruption_between_cache_and_tokens(model: pythia_cpu.Model, monke
     session = model.session()
     session.append(TOKENS[:20])
 
-    def interrupted(*arguments: Any) -> Any:
-        append_in_chunks(*arguments)
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        append_in_chunks(*arguments, **options)
         raise KeyboardInterrupt
 
     class Tokens(list[int]):

@@ -12,18 +12,23 @@ from pythia_cpu import _core
 _PASS_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
 
 
-def append_in_chunks(model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-    """Logits ``[len(ids), vocab_size]`` of ids that go into a cache. On an error the cache is as it was."""
-    logits = np.empty((len(ids), model.file.config["vocab_size"]), np.float32)
+def append_in_chunks(
+    model: _core.Model, cache: _core.KvCache, ids: npt.NDArray[np.int32], *, logits: bool = True
+) -> npt.NDArray[np.float32]:
+    """Logits ``[len(ids), vocab_size]`` of ids that go into a cache, or none of them. On an error the cache is as it
+    was.
+    """
+    found = np.empty((len(ids) if logits else 0, model.file.config["vocab_size"]), np.float32)
     length = cache.length
     try:
         for begin in range(0, len(ids), _PASS_TOKENS):
             chunk = ids[begin : begin + _PASS_TOKENS]
-            model.forward([(cache, chunk, len(chunk))], out=logits[begin : begin + len(chunk)])
+            num_logits = len(chunk) if logits else 0
+            model.forward([(cache, chunk, num_logits)], out=found[begin : begin + num_logits] if logits else found)
     except BaseException:
         cache.truncate(length)
         raise
-    return logits
+    return found
 
 
 def last_logits(

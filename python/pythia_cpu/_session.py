@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, integer, token_ids
+from pythia_cpu._arguments import TokenIds, boolean, integer, token_ids
 from pythia_cpu._inspection import Edit, EditAny, Run, inspected
 from pythia_cpu._passes import append_in_chunks
 
@@ -45,21 +45,23 @@ class Session:
         """How many tokens there are so far."""
         return len(self._tokens)
 
-    def append(self, tokens: TokenIds) -> npt.NDArray[np.float32]:
+    def append(self, tokens: TokenIds, *, logits: bool = True) -> npt.NDArray[np.float32]:
         """Adds tokens to the end.
 
         Args:
             tokens: token ids ``[n]``; n may be 0.
+            logits: False only reads the tokens, which takes less time.
 
         Returns:
-            float32 ``[n, vocab_size]``; row i is the prediction after all tokens up to the i-th new one.
+            float32 ``[n, vocab_size]``; row i is the prediction after all tokens up to the i-th new one. Without logits
+            ``[0, vocab_size]``.
 
         Raises:
             ValueError: an id that is not one of the model's, or more tokens than the context holds; nothing is added.
         """
         ids = token_ids("tokens", tokens, self._vocab_size)
         with self._appending(ids):
-            return append_in_chunks(self._model, self._cache, ids)
+            return append_in_chunks(self._model, self._cache, ids, logits=boolean("logits", logits))
 
     def run(
         self,

@@ -89,7 +89,6 @@ _INSTEAD = {
     "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
     "assistant_model": "use model.model.generate(draft=...)",
     "logits_processor": "use model.model.session(), which gives the logits of each step",
-    "past_key_values": "use model.model.session(), which keeps keys and values",
     "load_in_8bit": "use weights='q8'",
     "load_in_4bit": "use weights='q4'",
     "quantization_config": "use weights='q8' or 'q4'",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pythia_cpu import _passes
 from pythia_cpu._arguments import sequence_ids
 from pythia_cpu._model import Model
+from pythia_cpu._session import Session
 from pythia_cpu.hf._arrays import id_rows
 
 _IGNORED_LABEL = -100
@@ -24,39 +25,52 @@ class ModelOutput(Mapping[str, Any]):
     """The fields of a dataclass by name and by place; those that are None are not there, as in transformers."""
 
     def __getattr__(self, name: str) -> Any:
-        """Says what there is, and where keys and values are."""
-        advice = f"it has {', '.join(field.name for field in fields(self))}"  # type: ignore[arg-type]
-        if name == "past_key_values":
-            advice = "model.model.session() keeps keys and values, and goes on from the tokens that it has read"
-        raise AttributeError(f"pythia_cpu's {type(self).__name__} has no {name!r}: {advice}")
+        """Says what there is."""
+        names = ", ".join(name for name in self._names())
+        raise AttributeError(f"pythia_cpu's {type(self).__name__} has no {name!r}: it has {names}")
+
+    def _names(self) -> list[str]:
+        return [field.name for field in fields(self) if not field.name.startswith("_")]  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[str]:
         """Names of the fields that are there."""
-        return (field.name for field in fields(self) if getattr(self, field.name) is not None)  # type: ignore[arg-type]
+        return (name for name in self._names() if getattr(self, name) is not None)
 
     def __len__(self) -> int:
         """How many fields are there."""
-        return len(self.to_tuple())
+        return sum(1 for _ in self)
+
+    def _places(self) -> list[str]:
+        """Names in their order."""
+        return list(self)
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are there."""
-        return tuple(getattr(self, name) for name in self)
+        """The fields that are there, in their order."""
+        return tuple(getattr(self, name) for name in self._places())
 
     def __getitem__(self, key: str | int | slice) -> Any:
         """A field by name, or by its place among those that are there."""
-        return dict(zip(self, self.to_tuple(), strict=True))[key] if isinstance(key, str) else self.to_tuple()[key]
+        if isinstance(key, str):
+            if key not in self._places():
+                raise KeyError(key)
+            return getattr(self, key)
+        names = self._places()[key]
+        return getattr(self, names) if isinstance(names, str) else tuple(getattr(self, name) for name in names)
 
 
 @dataclass(frozen=True, eq=False)
 class CausalLMOutput(ModelOutput):
     """What a forward pass gives; everything is 0 where the attention mask is 0.
 
+    ``past_key_values``, between logits and hidden states by place, is not among the names: it is made when it is asked
+    for.
+
     Attributes:
         loss: mean cross-entropy of ``labels``, in nats for each token; None without labels.
         logits: float32 ``[batch, length, vocab_size]``.
         hidden_states: of ``output_hidden_states``: float32 ``[batch, length, hidden_size]``, the embeddings and then
             what each layer gives, the last one after the final LayerNorm, as in transformers.
-        attentions: of ``output_attentions``: float32 ``[batch, num_heads, length, length]``, queries by keys, one for
+        attentions: of ``output_attentions``: float32 ``[batch, num_heads, length, num_keys]``, queries by keys, one for
             each layer.
     """
 
@@ -64,13 +78,24 @@ class CausalLMOutput(ModelOutput):
     logits: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
+    _past: Any = field(default=None, repr=False)  # or a function that gives it
 
-    def __getitem__(self, key: str | int | slice) -> Any:
-        """A field by name, or loss and logits by place: after them transformers has keys and values."""
-        last = 0 if self.loss is None else 1
-        if isinstance(key, int) and not 0 <= key <= last:
-            raise IndexError(f"{key} is no place of loss or logits, which are at 0 to {last}: use names, e.g. .logits")
-        return super().__getitem__(key)
+    @property
+    def past_key_values(self) -> Any:
+        """What the next forward pass can go on from; None with ``use_cache=False``. After a pass that was not given one
+        the rows are read once more for it.
+        """
+        if callable(self._past):
+            object.__setattr__(self, "_past", self._past())
+        return self._past
+
+    def _places(self) -> list[str]:
+        names = list(self)
+        return (
+            names
+            if self._past is None
+            else [*names[: names.index("logits") + 1], "past_key_values", *names[1 + names.index("logits") :]]
+        )
 
 
 def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slice]]:
@@ -125,8 +150,13 @@ def forward(
     hidden_states: bool,
     attentions: bool,
     convert: Callable[[npt.NDArray[Any]], Any],
+    sessions: Sequence[Session] | None,
+    past: Any,
 ) -> CausalLMOutput:
-    """``GPTNeoXForCausalLM.__call__``; ``convert`` is applied to every array that it gives."""
+    """``GPTNeoXForCausalLM.__call__``; ``convert`` is applied to every array that it gives.
+
+    With ``sessions`` the rows go on from these. ``past`` is the output's ``past_key_values``, or gives it.
+    """
     config, (batch, length) = model.config, rows.shape
     tokens = [rows[i, span] for i, span in enumerate(spans)]
     layers = range(config["num_hidden_layers"])
@@ -134,26 +164,34 @@ def forward(
     patterns = [f"blocks.{i}.attn.hook_pattern" for i in layers]
     states, patterns = states if hidden_states else [], patterns if attentions else []
 
+    num_keys = length if sessions is None else length + past.width
     logits = np.zeros((batch, length, config["vocab_size"]), np.float32)
     of_state = {name: np.zeros((batch, length, config["hidden_size"]), np.float32) for name in states}
     heads = config["num_attention_heads"]
-    of_pattern = {name: np.zeros((batch, heads, length, length), np.float32) for name in patterns}
+    of_pattern = {name: np.zeros((batch, heads, length, num_keys), np.float32) for name in patterns}
     if states or patterns:
         for i, span in enumerate(spans):
-            run = model.run(tokens[i], capture=[*states, *patterns])
+            reader = model if sessions is None else sessions[i]
+            run = reader.run(tokens[i], capture=[*states, *patterns])
             logits[i, span] = run.logits
             for name in states:
                 of_state[name][i, span] = run.activations[name]
             for name in patterns:
-                of_pattern[name][i, :, span, span] = run.activations[name]
+                found = run.activations[name]
+                keys = span if sessions is None else slice(num_keys - found.shape[2], num_keys)
+                of_pattern[name][i, :, span, keys] = found
+    elif sessions is not None:
+        for i, session in enumerate(sessions):
+            logits[i] = session.append(tokens[i])
     else:
-        for i, found in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
-            logits[i, spans[i]] = found
+        for i, of_row in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
+            logits[i, spans[i]] = of_row
     return CausalLMOutput(
         loss=None if labels is None else convert(np.array(_loss(logits, labels, spans)))[()],
         logits=convert(logits),
         hidden_states=tuple(map(convert, of_state.values())) if hidden_states else None,
         attentions=tuple(map(convert, of_pattern.values())) if attentions else None,
+        _past=past,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from pythia_cpu.hf._forward import CausalLMOutput, check_positions, forward, row
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
 from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._offline import offline
+from pythia_cpu.hf._past import PastKeyValues, as_past
 from pythia_cpu.hf._scores import transition_scores
 from pythia_cpu.hf._torch_module import TorchModule
 
@@ -38,7 +40,6 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "output_attentions": (False,),
 }
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
-    "use_cache": (),
     "return_dict": (True,),
     "token_type_ids": (),
     "logits_to_keep": (0,),
@@ -132,6 +133,8 @@ class GPTNeoXForCausalLM(TorchModule):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         position_ids: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
         **others: Any,
     ) -> CausalLMOutput:
         """Logits of every position.
@@ -146,18 +149,28 @@ class GPTNeoXForCausalLM(TorchModule):
             output_hidden_states: give ``hidden_states`` too, which is slower; None: as ``config`` says, else False.
             output_attentions: give ``attentions`` too, which is slower; None: likewise.
             position_ids: those that tokens have anyway, one more from token to token.
+            past_key_values: of the output of an earlier call, whose rows go on with ``input_ids``; ``attention_mask``
+                is that of all columns then. It grows.
+            use_cache: False: the output has no ``past_key_values``.
             **others: other options of transformers, where they change nothing.
 
         Raises:
             ValueError: as ``pythia_cpu.Model.logits``; a mask with holes; an option that is not supported.
         """
         refuse_unknown("forward", others, _FORWARD_WITHOUT_EFFECT)
-        rows, spans = rows_and_spans(input_ids, attention_mask)
+        if past_key_values is None:
+            past = sessions = None
+            rows, spans = rows_and_spans(input_ids, attention_mask)
+        else:
+            past = as_past(past_key_values)
+            rows, spans = rows_and_spans(input_ids, None)
+            past.check(rows, attention_mask, self.model.context_length)
+            sessions = past.sessions
         if position_ids is not None:
             check_positions(position_ids, rows, spans)
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         states, patterns = (self.config.get(name, False) if is_on is None else is_on for name, is_on in wanted.items())
-        return forward(
+        output = forward(
             self.model,
             rows,
             spans,
@@ -165,7 +178,12 @@ class GPTNeoXForCausalLM(TorchModule):
             hidden_states=bool(states),
             attentions=bool(patterns),
             convert=to_torch if is_torch(input_ids) else np.asarray,
+            sessions=sessions,
+            past=past or (None if use_cache is False else functools.partial(PastKeyValues.of, self.model, rows, spans)),
         )
+        if past is not None:
+            past.width += rows.shape[1]
+        return output
 
     forward = __call__
 
