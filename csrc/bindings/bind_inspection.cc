@@ -88,8 +88,7 @@ void bind_inspection(py::module_& m) {
            "float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, "
            "float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. "
            "`logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the "
-           "tokens "
-           "follow those in it, and are appended unless this raises; the function must not use it.")
+           "tokens follow those in it, and are appended unless this raises; the function must not use it.")
       .def("unembed", &unembed, py::arg("residuals"),
            "float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.")
       .def_property_readonly(
