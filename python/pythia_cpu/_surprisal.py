@@ -6,7 +6,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -30,6 +30,7 @@ class WordSurprisal:
         end: where it ends, in characters; ``text[start:end] == word``.
         nats: the surprisal with the natural logarithm.
         num_tokens: how many tokens it is the sum of.
+        bits: the surprisal with the logarithm of base 2.
     """
 
     word: str
@@ -37,11 +38,11 @@ class WordSurprisal:
     end: int
     nats: float
     num_tokens: int
+    bits: float = field(init=False)
 
-    @property
-    def bits(self) -> float:
-        """The surprisal with the logarithm of base 2."""
-        return self.nats / math.log(2)
+    def __post_init__(self) -> None:
+        """Computes ``bits``."""
+        object.__setattr__(self, "bits", self.nats / math.log(2))
 
 
 class MeasuresSurprisal(ABC):

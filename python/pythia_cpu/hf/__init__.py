@@ -21,6 +21,7 @@ from typing import Any
 from pythia_cpu.hf._forward import CausalLMOutput
 from pythia_cpu.hf._generate import GenerateOutput, GenerationConfig
 from pythia_cpu.hf._model import AutoModelForCausalLM, GPTNeoXForCausalLM
+from pythia_cpu.hf._pipeline import TextGenerationPipeline, pipeline
 from pythia_cpu.hf._tokenizer import AutoTokenizer, BatchEncoding, GPTNeoXTokenizer, GPTNeoXTokenizerFast
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "GPTNeoXTokenizerFast",
     "GenerateOutput",
     "GenerationConfig",
+    "TextGenerationPipeline",
+    "pipeline",
 ]
 
 _FROM_TRANSFORMERS = (

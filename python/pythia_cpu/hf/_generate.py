@@ -84,6 +84,14 @@ class GenerationConfig:
         if name not in {*_OWN, *_FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
             raise AttributeError(f"pythia_cpu's GenerationConfig has no {name!r}: it has the options of generate")
 
+    def to_dict(self) -> dict[str, Any]:
+        """The options that are set."""
+        return dict(vars(self))
+
+    def update(self, **options: Any) -> None:
+        """Sets options."""
+        vars(self).update(options)
+
     def __eq__(self, other: object) -> bool:
         """Whether the same options are set to the same values."""
         return isinstance(other, GenerationConfig) and vars(self) == vars(other)
