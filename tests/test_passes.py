@@ -17,9 +17,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     found: list[list[int]] = []
     forward = _core.Model.forward
 
-    def counted(self: _core.Model, sequences: list[Any]) -> Any:
+    def counted(self: _core.Model, sequences: list[Any], **options: Any) -> Any:
         found.append([len(ids) for _, ids, _ in sequences])
-        return forward(self, sequences)
+        return forward(self, sequences, **options)
 
     monkeypatch.setattr(_core.Model, "forward", counted)
     return found
