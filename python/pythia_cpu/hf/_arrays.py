@@ -59,6 +59,18 @@ def id_rows(name: str, value: object, *, floats: bool = False) -> npt.NDArray[np
     return np.atleast_2d(rows).astype(np.int64)
 
 
+_LEAVE_OUT = "leave it out"
+# What to do instead, where there is something; ``model.model`` is the pythia_cpu.Model.
+_INSTEAD = {
+    "bad_words_ids": "use model.model.generate(logit_bias={id: -math.inf}), which bans single tokens",
+    "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
+    "assistant_model": "use model.model.generate(draft=...)",
+    "logits_processor": "use model.model.session(), which gives the logits of each step",
+    "load_in_8bit": "use weights='q8'",
+    "load_in_4bit": "use weights='q4'",
+    "quantization_config": "use weights='q8' or 'q4'",
+    "inputs_embeds": "use model.model.run(edit={'hook_embed': ...})",
+}
 _SHOWN_CHARACTERS = 60
 _SECRETS = "token", "use_auth_token"
 
@@ -80,17 +92,3 @@ def refuse_unknown(call: str, arguments: Mapping[str, object], no_effect: Mappin
             values = ", ".join(map(repr, allowed))
             advice = _INSTEAD.get(name, _LEAVE_OUT)
             raise ValueError(f"{call}: {name} is {shown}, but pythia_cpu supports only {values}: {advice}")
-
-
-_LEAVE_OUT = "leave it out"
-# What to do instead, where there is something; ``model.model`` is the pythia_cpu.Model.
-_INSTEAD = {
-    "bad_words_ids": "use model.model.generate(logit_bias={id: -math.inf}), which bans single tokens",
-    "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
-    "assistant_model": "use model.model.generate(draft=...)",
-    "logits_processor": "use model.model.session(), which gives the logits of each step",
-    "load_in_8bit": "use weights='q8'",
-    "load_in_4bit": "use weights='q4'",
-    "quantization_config": "use weights='q8' or 'q4'",
-    "inputs_embeds": "use model.model.run(edit={'hook_embed': ...})",
-}

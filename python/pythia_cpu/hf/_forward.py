@@ -26,7 +26,7 @@ class ModelOutput(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Says what there is."""
-        names = ", ".join(name for name in self._names())
+        names = ", ".join(self._names())
         raise AttributeError(f"pythia_cpu's {type(self).__name__} has no {name!r}: it has {names}")
 
     def _names(self) -> list[str]:
@@ -91,11 +91,9 @@ class CausalLMOutput(ModelOutput):
 
     def _places(self) -> list[str]:
         names = list(self)
-        return (
-            names
-            if self._past is None
-            else [*names[: names.index("logits") + 1], "past_key_values", *names[1 + names.index("logits") :]]
-        )
+        if self._past is not None:
+            names.insert(1 + names.index("logits"), "past_key_values")
+        return names
 
 
 def rows_and_spans(input_ids: Any, attention_mask: Any) -> tuple[Rows, list[slice]]:

@@ -14,14 +14,13 @@ from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_lists, to_torch
 from pythia_cpu.hf._forward import ModelOutput, Rows, rows_and_spans
-from pythia_cpu.hf._scores import step_logits, step_scores
+from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
 _TOP_K = 50  # likewise
 _MAX_LENGTH_4 = 20  # of transformers 4's GenerationConfig where it is not set, which means _NEW_TOKENS
 
-# Options of transformers that pythia_cpu.Model.generate has under the same name; a filter needs do_sample.
-_FILTERS = "temperature", "top_k", "top_p", "min_p", "typical_p"
+# Options of transformers that pythia_cpu.Model.generate has under the same name, beside FILTERS.
 _SHARED = "repetition_penalty", "seed", "num_beams", "length_penalty", "early_stopping"
 _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_cache": (),
@@ -81,7 +80,7 @@ class GenerationConfig:
 
     def __getattr__(self, name: str) -> None:
         """None: the option is not set."""
-        if name not in {*_OWN, *_FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
+        if name not in {*_OWN, *FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
             raise AttributeError(f"pythia_cpu's GenerationConfig has no {name!r}: it has the options of generate")
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,7 +238,7 @@ def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
         "num_return_sequences": given.pop("num_return_sequences", None),
         "stop": strings("stop_strings", given.pop("stop_strings", None)) or None,
     }
-    filters = {"top_k": _TOP_K} | {name: given.pop(name) for name in _FILTERS if name in given}
+    filters = {"top_k": _TOP_K} | {name: given.pop(name) for name in FILTERS if name in given}
     if engine["do_sample"]:  # otherwise they change nothing, whatever they are
         engine |= filters
     engine |= {name: given.pop(name) for name in _SHARED if name in given}

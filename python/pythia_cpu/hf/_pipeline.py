@@ -13,7 +13,6 @@ from pythia_cpu.hf._tokenizer import GPTNeoXTokenizer
 _TASK = "text-generation"
 # transformers.TextGenerationPipeline's own, where neither the call nor the pipeline says otherwise.
 _OPTIONS: dict[str, Any] = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
-_LENGTHS = "max_length", "max_new_tokens"
 _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "device": ("cpu", -1),
     "framework": (),
@@ -59,10 +58,10 @@ class TextGenerationPipeline:
         prefix, stop = given.pop("prefix", None) or "", given.pop("stop_sequence", None)
         if stop is not None:
             given["stop_strings"] = stop
-        refuse_unknown("pipeline", {"clean_up": given.pop("clean_up_tokenization_spaces", None)}, {"clean_up": ()})
-        defaults = {name: value for name, value in _OPTIONS.items() if name not in _LENGTHS}
-        if not any(given.get(name) is not None for name in _LENGTHS):
-            defaults["max_new_tokens"] = _OPTIONS["max_new_tokens"]
+        given.pop("clean_up_tokenization_spaces", None)  # as in decode, without effect
+        defaults = dict(_OPTIONS)
+        if given.get("max_length") is not None:
+            del defaults["max_new_tokens"]
 
         single = isinstance(text_inputs, str)
         texts: list[str] = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)

@@ -15,8 +15,8 @@ from pythia_cpu._model import Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, to_torch
 from pythia_cpu.hf._forward import Floats, Rows, last_logits
 
-_PENALTIES = ("repetition_penalty",)
-_DRAWS = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+# Options of transformers that pythia_cpu.Model.generate has under the same name, and that need do_sample.
+FILTERS = "temperature", "top_k", "top_p", "min_p", "typical_p"
 
 
 def step_logits(model: Model, prompts: Sequence[Rows], new_tokens: Rows) -> Floats:
@@ -45,9 +45,8 @@ def step_scores(
     """What transformers' processors make of ``step_logits``: penalties, ends of text that cannot come yet, and of drawn
     rows the temperature and the filters, -inf for tokens that they leave out.
     """
-    wanted: dict[str, Any] = {name: engine[name] for name in _PENALTIES if name in engine}
-    if engine.get("do_sample"):
-        wanted |= {name: engine[name] for name in _DRAWS if name in engine}
+    names = ("repetition_penalty", *(FILTERS if engine.get("do_sample") else ()))
+    wanted: dict[str, Any] = {name: engine[name] for name in names if name in engine}
     if not wanted and not min_new_tokens:
         return logits
     no_end = dict.fromkeys(eos_token_ids, -math.inf)
