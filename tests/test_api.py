@@ -367,8 +367,8 @@ def test_ctrl_c_stops_within_a_token(call: str) -> None:
     output, errors = process.communicate(timeout=60)
     assert errors == ""
     interrupted, same = output.splitlines()
-    # The million tokens of the list take far longer than this, a step a few milliseconds.
-    assert float(interrupted.split()[1]) - sent < 1.0
+    # The million tokens of the list take a minute, a step a few milliseconds: far from both on a busy machine.
+    assert float(interrupted.split()[1]) - sent < 10
     assert same == "True"
     assert process.returncode == 0
 
