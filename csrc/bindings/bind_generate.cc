@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/python_inspector.h"
 #include "common/fp_environment.h"
 #include "common/thread_pool.h"
 #include "generate/generator.h"
@@ -150,15 +152,20 @@ struct GenerationEngine {
   Tokenizer tokenizer;
 };
 
+// The names of activations, and the function that sees them.
+using NamesAndFunction = std::pair<std::set<std::string>, py::function>;
+
 // A generator and the requests that it works on.
 class GenerationRun {
  public:
   GenerationRun(const std::shared_ptr<GenerationEngine>& engine, int64_t max_active, int64_t max_kv_bytes,
                 const std::optional<std::shared_ptr<Model>>& draft,
-                const std::optional<std::shared_ptr<PrefixCache>>& prefix_cache)
+                const std::optional<std::shared_ptr<PrefixCache>>& prefix_cache,
+                const std::optional<NamesAndFunction>& inspector)
       : generator_(engine->model, std::shared_ptr<const Tokenizer>(engine, &engine->tokenizer),
                    {.max_active = max_active, .max_kv_bytes = max_kv_bytes},
-                   {draft.value_or(nullptr), prefix_cache.value_or(nullptr)}) {}
+                   {draft.value_or(nullptr), prefix_cache.value_or(nullptr),
+                    inspector ? std::make_shared<PythonInspector>(inspector->first, inspector->second) : nullptr}) {}
 
   int64_t add(std::vector<int32_t> prompt, const SamplingOptions& sampling, int64_t max_new_tokens,
               std::vector<std::string> stop, std::vector<int32_t> eos_token_ids, uint64_t seed, uint64_t sequence,
@@ -264,11 +271,12 @@ void bind_generate(py::module_& m) {
 
   py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once. One user at a time.")
       .def(py::init<const std::shared_ptr<GenerationEngine>&, int64_t, int64_t, const std::optional<std::shared_ptr<Model>>&,
-                    const std::optional<std::shared_ptr<PrefixCache>>&>(),
+                    const std::optional<std::shared_ptr<PrefixCache>>&, const std::optional<NamesAndFunction>&>(),
            py::arg("engine").none(false), py::kw_only(), py::arg("max_active") = GeneratorLimits().max_active,
            py::arg("max_kv_bytes") = GeneratorLimits().max_kv_bytes, py::arg("draft") = py::none(),
-           py::arg("prefix_cache") = py::none(),
-           "max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens.")
+           py::arg("prefix_cache") = py::none(), py::arg("inspector") = py::none(),
+           "max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens. inspector: names of "
+           "activations and a function, as Model.inspect takes them; then requests run one after the other.")
       .def("add", &GenerationRun::add, py::arg("prompt"), py::arg("sampling"), py::kw_only(), py::arg("max_new_tokens"),
            py::arg("stop"), py::arg("eos_token_ids"), py::arg("seed"), py::arg("sequence") = 0, py::arg("num_logprobs") = -1,
            "Queue a request; returns its number, counting from 0.")

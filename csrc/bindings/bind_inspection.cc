@@ -4,13 +4,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <cstring>
 #include <optional>
 #include <set>
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "bindings/python_inspector.h"
 #include "model/inspection.h"
 #include "model/model.h"
 
@@ -18,37 +17,6 @@ namespace py = pybind11;
 
 namespace pythia {
 namespace {
-
-// Shows activations to a Python function. Called without the GIL.
-class PythonInspector : public Inspector {
- public:
-  PythonInspector(std::set<std::string> names, py::function function)
-      : names_(std::move(names)), function_(std::move(function)) {}
-
-  bool wants(const std::string& name) override {
-    const py::gil_scoped_acquire locked;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C ends the pass at its next activation
-    return names_.contains(name);
-  }
-
-  bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
-    const py::gil_scoped_acquire locked;
-    const py::array_t<float> shown(shape, values.data());
-    if (!shown) throw py::error_already_set();  // no memory: pybind11 does not look at what NumPy's copy gives
-    const py::object result = function_(name, shown);
-    if (result.is_none()) return false;
-    const auto changed = result.cast<py::array_t<float, py::array::c_style>>();
-    if (!std::ranges::equal(shape, std::span(changed.shape(), static_cast<std::size_t>(changed.ndim()))))
-      throw std::invalid_argument("[inspect] the function changed the shape of " + name);
-    if (std::memcmp(changed.data(), values.data(), values.size_bytes()) == 0) return false;
-    std::ranges::copy_n(changed.data(), static_cast<std::ptrdiff_t>(values.size()), values.begin());
-    return true;
-  }
-
- private:
-  const std::set<std::string> names_;
-  const py::function function_;
-};
 
 using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
@@ -59,9 +27,9 @@ py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std:
   py::array_t<float> logits({want_logits ? tokens.size() : 0, static_cast<py::ssize_t>(model.config().vocab_size)});
   PythonInspector inspector(std::move(names), std::move(function));
   const std::span<const int32_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
-  float* out = want_logits ? logits.mutable_data() : nullptr;
+  float* out = logits.mutable_data();
   const py::gil_scoped_release unlocked;
-  model.inspect(ids, inspector, out, cache.value_or(nullptr));
+  model.inspect({cache.value_or(nullptr), ids, want_logits ? tokens.size() : 0}, inspector, out);
   return logits;
 }
 

@@ -17,7 +17,8 @@ struct TokenChooser::Scratch {
   std::vector<float> scores;
 };
 
-TokenChooser::TokenChooser(std::shared_ptr<Model> model) : model_(std::move(model)), kernels_(select_kernels(model_->isa())) {}
+TokenChooser::TokenChooser(std::shared_ptr<Model> model, std::shared_ptr<Inspector> inspector)
+    : model_(std::move(model)), inspector_(std::move(inspector)), kernels_(select_kernels(model_->isa())) {}
 
 TokenChooser::~TokenChooser() = default;
 
@@ -37,7 +38,7 @@ void TokenChooser::return_scratch(std::unique_ptr<Scratch> scratch) {
 void TokenChooser::run(std::span<PassPart> parts) {
   slices_.clear();
   int64_t num_rows = 0;
-  bool largest_only = true;
+  bool largest_only = inspector_ == nullptr;
   for (PassPart& part : parts) {
     part.chosen.clear();
     slices_.push_back(part.slice);
@@ -61,9 +62,18 @@ void TokenChooser::take_largest(std::span<PassPart> parts, int64_t num_rows) {
   }
 }
 
-void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
+// Runs the model over slices_.
+void TokenChooser::compute_logits(std::span<const PassPart> parts, int64_t num_rows) {
   const int64_t vocab_size = model_->config().vocab_size;
   logits_.reserve(num_rows * vocab_size);
+  if (inspector_) {
+    float* logits = logits_.data();
+    for (const SequenceSlice& slice : slices_) {
+      model_->inspect(slice, *inspector_, logits);
+      logits += slice.num_logits * vocab_size;
+    }
+    return;
+  }
   const int64_t num_blocks = num_rows * ScoreMaxima::num_blocks(vocab_size);
   block_maxima_.reserve(num_blocks);
   maxima_ = {.of_blocks = block_maxima_.data(), .of_groups = nullptr};
@@ -75,7 +85,10 @@ void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
     maxima_.of_groups = group_maxima_.data();
   }
   model_->forward(slices_, logits_.data(), maxima_);
+}
 
+void TokenChooser::sample(std::span<PassPart> parts, int64_t num_rows) {
+  compute_logits(parts, num_rows);
   struct Job {
     PassPart* part;
     int64_t first_row;

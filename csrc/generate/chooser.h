@@ -28,7 +28,8 @@ struct PassPart {
 // One user at a time.
 class TokenChooser {
  public:
-  explicit TokenChooser(std::shared_ptr<Model> model);
+  // With an inspector parts run one by one, and it sees the activations of each (Model::inspect).
+  explicit TokenChooser(std::shared_ptr<Model> model, std::shared_ptr<Inspector> inspector = nullptr);
   ~TokenChooser();
 
   const Model& model() const { return *model_; }
@@ -36,24 +37,26 @@ class TokenChooser {
   // Appends the slices to their caches and chooses tokens for the rows with logits. If all take the largest logit, the logits
   // never exist; otherwise the model's threads share the parts, or the rows of a part that is alone. The choice does not depend
   // on the other parts.
-  // Throws what Model::forward throws; then the caches may have grown.
+  // Throws what Model::forward, or Model::inspect, throws; then the caches may have grown.
   void run(std::span<PassPart> parts);
 
  private:
   struct Scratch;
   void take_largest(std::span<PassPart> parts, int64_t num_rows);
   void sample(std::span<PassPart> parts, int64_t num_rows);
+  void compute_logits(std::span<const PassPart> parts, int64_t num_rows);
   void sample_part(PassPart& part, int64_t first_row, Scratch& scratch, const ParallelFor* parallel_for) const;
   std::unique_ptr<Scratch> take_scratch();
   void return_scratch(std::unique_ptr<Scratch> scratch);
 
   std::shared_ptr<Model> model_;
+  std::shared_ptr<Inspector> inspector_;
   const KernelTable& kernels_;
   std::vector<SequenceSlice> slices_;
   std::vector<GreedyChoice> choices_;
   AlignedBuffer<float> logits_;  // [rows with logits, vocab_size]
   AlignedBuffer<float> block_maxima_, group_maxima_;
-  ScoreMaxima maxima_;  // of the logits
+  ScoreMaxima maxima_;  // of the logits, or none
   std::mutex scratch_mutex_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // not in use
 };

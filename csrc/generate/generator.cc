@@ -40,12 +40,17 @@ Generator::Generator(std::shared_ptr<Model> model, std::shared_ptr<const Tokeniz
                      const GeneratorAids& aids)
     : tokenizer_(std::move(tokenizer)),
       limits_(checked(limits)),
-      chooser_(std::move(model)),
+      chooser_(std::move(model), aids.inspector),
       draft_(aids.draft ? std::make_unique<DraftProposer>(aids.draft, chooser_.model()) : nullptr),
       prefix_cache_(aids.prefix_cache) {
   if (prefix_cache_ && prefix_cache_->layout() != chooser_.model().kv_layout())
     throw std::invalid_argument(
         "[generate] the prefix cache was made for a model of another shape or weight format: make one for this model");
+  if (!aids.inspector) return;
+  if (draft_ || prefix_cache_)
+    throw std::invalid_argument("[generate] an inspector came with a draft or a prefix cache, expected one of them only");
+  limits_.max_active = 1;
+  limits_.max_rows = chooser_.model().config().max_position_embeddings;
 }
 
 Generator::~Generator() = default;

@@ -27,12 +27,15 @@ struct GeneratorLimits {
 struct GeneratorAids {
   std::shared_ptr<Model> draft;               // proposes tokens; the same tokenizer
   std::shared_ptr<PrefixCache> prefix_cache;  // of the model
+  // Sees the activations of every pass, and may change them. Then sequences run one after the other, each prompt in one pass,
+  // and there are no other aids.
+  std::shared_ptr<Inspector> inspector;
 };
 
 // One user at a time; several generators may share a model. A generator may be dropped at any point.
 class Generator {
  public:
-  // Throws std::invalid_argument if a limit is out of range.
+  // Throws std::invalid_argument if a limit is out of range, or the aids do not go together.
   Generator(std::shared_ptr<Model> model, std::shared_ptr<const Tokenizer> tokenizer, const GeneratorLimits& limits = {},
             const GeneratorAids& aids = {});
   ~Generator();

@@ -54,7 +54,7 @@ uint64_t logits_fingerprint_of_file(const std::string& path, int threads) {
   const std::vector<int32_t> tokens = fingerprint_prompt(model->config());
   std::vector<float> logits = room_for_logits(model->config(), tokens);
   PageReleaser releaser(model->file());
-  model->inspect(tokens, releaser, logits.data());
+  model->inspect({nullptr, tokens, static_cast<int64_t>(tokens.size())}, releaser, logits.data());
   return fingerprint_of(logits);
 }
 

@@ -61,15 +61,15 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
   workspace_.reserve(config, num_tokens, static_cast<int>(num_heads_), quantized ? code_bytes(kernels.code_layout) : 0);
 }
 
-void InspectedPass::run(std::span<const int32_t> tokens, float* logits) {
+void InspectedPass::run(std::span<const int32_t> tokens, int64_t num_logits, float* logits) {
   embed(tokens);
   show("hook_embed", rows_view(workspace_.residual, config_.hidden_size));
   const int64_t num_layers = config_.num_hidden_layers;
   const int64_t num_needed = own_cache_ ? 0 : num_layers;  // a cache wants keys and values of all
-  const int64_t num_wanted = logits ? num_layers + 1 : std::max(num_needed, num_layers_wanted());
+  const int64_t num_wanted = num_logits > 0 ? num_layers + 1 : std::max(num_needed, num_layers_wanted());
   for (int64_t index = 0; index < std::min(num_wanted, num_layers); ++index) layer(index);
   if (num_wanted > num_layers) normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
-  if (logits) head(logits);
+  if (num_logits > 0) head(num_logits, logits);
 }
 
 void InspectedPass::unembed(const float* residuals, float* logits) {
@@ -77,10 +77,12 @@ void InspectedPass::unembed(const float* residuals, float* logits) {
     std::copy_n(residuals + row * config_.hidden_size, config_.hidden_size, workspace_.residual.row(row));
   });
   normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
-  head(logits);
+  head(num_tokens_, logits);
 }
 
-void InspectedPass::head(float* logits) { linear(weights_.embed_out, workspace_.head_input, logits, config_.vocab_size); }
+void InspectedPass::head(int64_t num_logits, float* logits) {
+  linear(weights_.embed_out, workspace_.head_input, logits, config_.vocab_size, num_tokens_ - num_logits);
+}
 
 int64_t InspectedPass::num_layers_wanted() {
   const std::vector<std::string> names = hook_names(config_);
@@ -369,20 +371,23 @@ void InspectedPass::add(const Activations& update, const Activations& to) {
   for_each_row([&](int64_t row) { kernels_.add(update.row(row), to.row(row), config_.hidden_size, to.row(row)); });
 }
 
-void InspectedPass::linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride) {
+void InspectedPass::linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride,
+                           int64_t first_row) {
   const bool quantized = quantizes(weights);
+  const int64_t num_rows = num_tokens_ - first_row;
   const auto run = [&](Team& team) {
-    if (quantized) team.for_each(num_tokens_, [&](int64_t row) { input.quantize(kernels_, row, 0, weights.weight.inputs); });
-    const Tiling tiling(weights.weight.outputs, num_tokens_, team.size());
+    if (quantized)
+      team.for_each(num_rows, [&](int64_t row) { input.quantize(kernels_, first_row + row, 0, weights.weight.inputs); });
+    const Tiling tiling(weights.weight.outputs, num_rows, team.size());
     team.for_each(tiling.size(), [&](int64_t i) {
       const Tile tile = tiling[i];
       kernels_.matmul({.weights = weights.weight,
                        .panel_begin = tile.panel_begin,
                        .panel_end = tile.panel_end,
                        .num_rows = tile.num_rows(),
-                       .x = input.row(tile.row_begin),
+                       .x = input.row(first_row + tile.row_begin),
                        .x_stride = input.stride(),
-                       .quantized_x = quantized ? input.quantized(tile.row_begin) : QuantizedRows{},
+                       .quantized_x = quantized ? input.quantized(first_row + tile.row_begin) : QuantizedRows{},
                        .bias = weights.bias,
                        .y = output + tile.row_begin * output_stride,
                        .y_stride = output_stride});

@@ -53,10 +53,11 @@ class InspectedPass {
   InspectedPass(const Config& config, const ModelWeights& weights, const KernelTable& kernels, const RotaryTable& rotary,
                 bool quantized, int64_t num_tokens, RunJob run_job, Inspector& inspector, KvCache* cache);
 
-  // logits [num_tokens, vocab_size], or null: then a pass without a cache ends after the last layer with an activation that is
-  // wanted. The inspector is called on the calling thread, between jobs. Throws what it throws, std::bad_alloc, and
-  // std::invalid_argument if with a cache it changes scores or a pattern, of which earlier values are needed as they were.
-  void run(std::span<const int32_t> tokens, float* logits);
+  // Logits [num_logits, vocab_size] of the last tokens. With none of them a pass without a cache ends after the last layer with
+  // an activation that is wanted. The inspector is called on the calling thread, between jobs. Throws what it throws,
+  // std::bad_alloc, and std::invalid_argument if with a cache it changes scores or a pattern, of which earlier values are
+  // needed as they were.
+  void run(std::span<const int32_t> tokens, int64_t num_logits, float* logits);
 
   // The end of a pass, for any residual stream [num_tokens, hidden_size]: final LayerNorm and head. Throws as run.
   void unembed(const float* residuals, float* logits);
@@ -94,9 +95,10 @@ class InspectedPass {
   AttentionArgs attention_args(int64_t head);
   void attend();
   void mlp(const std::string& prefix, const LayerWeights& layer);
-  void head(float* logits);
+  void head(int64_t num_logits, float* logits);
   void add(const Activations& update, const Activations& to);
-  void linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride);
+  void linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride,
+              int64_t first_row = 0);  // whose output is the first
 
   const Config& config_;
   const ModelWeights& weights_;

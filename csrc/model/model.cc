@@ -195,16 +195,16 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
   run(slices, {.targets = targets.data(), .scores = scores});
 }
 
-void Model::inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits, KvCache* cache) {
-  const auto count = static_cast<int64_t>(tokens.size());
-  if (cache) validate({cache, tokens, 0}, config());
-  if (cache) check_layout(*cache);
+void Model::inspect(const SequenceSlice& slice, Inspector& inspector, float* logits) {
+  const auto count = static_cast<int64_t>(slice.tokens.size());
+  if (slice.cache) validate(slice, config());
+  if (slice.cache) check_layout(*slice.cache);
   if (count == 0 || count > config().max_position_embeddings)
     throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
                                 std::to_string(config().max_position_embeddings) + ", the model's context");
-  validate_ids("token", tokens, config());
-  inspected_pass(count, inspector, cache).run(tokens, logits);
-  if (cache) cache->length_ += count;
+  validate_ids("token", slice.tokens, config());
+  inspected_pass(count, inspector, slice.cache).run(slice.tokens, slice.num_logits, logits);
+  if (slice.cache) slice.cache->length_ += count;
 }
 
 void Model::unembed(std::span<const float> residuals, float* logits) {

@@ -66,12 +66,10 @@ class Model {
   // num_logits]. The logits never exist as a whole. What forward says of bits holds here too.
   void score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores);
 
-  // The logits [tokens, vocab_size] of one sequence, with its activations shown to `inspector` (model/inspection.h). The bits
-  // of forward() unless the inspector changes something. Null `logits`: activations only. With a cache the tokens follow its
-  // own and are appended to it, unless this throws. The inspector may use the model itself, but not the cache. Throws
-  // std::invalid_argument: no tokens, one out of range, or more than the context or the cache holds; and what the inspector
-  // and the pass throw.
-  void inspect(std::span<const int32_t> tokens, Inspector& inspector, float* logits, KvCache* cache = nullptr);
+  // As forward with one slice, whose activations are shown to `inspector` (model/inspection.h): the same bits unless it changes
+  // something. Without a cache the tokens are the whole sequence; a cache is as it was if this throws. The inspector may use
+  // the model itself, but not the cache. Throws what forward, the inspector and the pass throw.
+  void inspect(const SequenceSlice& slice, Inspector& inspector, float* logits);
 
   // The logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head, with the bits that
   // forward() has for the same stream. Throws std::invalid_argument: no rows, or more than the context holds.

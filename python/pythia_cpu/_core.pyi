@@ -467,9 +467,10 @@ class Generator:
         max_kv_bytes: int = 0,
         draft: Model | None = None,
         prefix_cache: PrefixCache | None = None,
+        inspector: tuple[collections.abc.Set[str], collections.abc.Callable[..., typing.Any]] | None = None,
     ) -> None:
         """
-        max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens.
+        max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens. inspector: names of activations and a function, as Model.inspect takes them; then requests run one after the other.
         """
     def add(
         self,

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
-from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch, iterator, refuse_table
-from pythia_cpu._generating_model import GeneratingModel
+from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, refuse_table
+from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
+from pythia_cpu._inspection import Edit, EditAny
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._token_stream import TokenStream
@@ -57,6 +58,7 @@ class GeneratesTexts(ABC):
         seed: int | None = None,
         logprobs: int | None = None,
         draft: GeneratesTexts | None = None,
+        edit: Mapping[str, Edit] | EditAny | None = None,
         max_kv_bytes: int | None = None,
         progress: bool = True,
     ) -> Any:
@@ -95,6 +97,9 @@ class GeneratesTexts(ABC):
                 decoding). The tokens stay the same. The vocab_size may differ, as Pythia's do, which pad it
                 differently: a text with a token that the draft does not know goes on without proposals. Not with
                 ``num_beams``.
+            edit: functions that change activations, as in ``Session.run``: they see those of the whole prompt, then
+                those of each new token but the last. Texts are then written one after the other, without a
+                ``prefix_cache``, more slowly than without edits. Not with ``num_beams`` or a ``draft``.
             max_kv_bytes: the most memory for keys and values of texts that run at once, all beams of them; one may
                 always run. None: half of what is free.
             progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.
@@ -111,7 +116,7 @@ class GeneratesTexts(ABC):
                 model's.
         """
         options = dict(locals())
-        for name in ("self", "prompt", "draft", "max_kv_bytes", "progress"):
+        for name in ("self", "prompt", "draft", "edit", "max_kv_bytes", "progress"):
             del options[name]
         model = self._generating()
         batch = is_batch("prompt", prompt)
@@ -123,7 +128,7 @@ class GeneratesTexts(ABC):
         found: dict[int, list[Generation]] = {}
         shown = boolean("progress", progress) and batch
         with ProgressBar(len(prompts), what="generating", unit="text", enabled=shown) as bar:
-            for index, texts in self._texts(prompts, GenerationArguments(**options), draft, max_kv_bytes):
+            for index, texts in self._texts(prompts, GenerationArguments(**options), draft, edit, max_kv_bytes):
                 found[index] = texts
                 bar.update(1)
         results = [found[i][0] if num_return_sequences == 1 else found[i] for i in range(len(prompts))]
@@ -134,6 +139,7 @@ class GeneratesTexts(ABC):
         prompts: Iterable[Prompt],
         *,
         draft: GeneratesTexts | None = None,
+        edit: Mapping[str, Edit] | EditAny | None = None,
         max_kv_bytes: int | None = None,
         **arguments: Any,
     ) -> Iterator[tuple[int, Any]]:
@@ -143,6 +149,7 @@ class GeneratesTexts(ABC):
             prompts: an iterable of str and sequences of token ids, taken from as there is room: millions of them need
                 not be in memory.
             draft: as in ``generate``.
+            edit: as in ``generate``.
             max_kv_bytes: as in ``generate``.
             **arguments: those of ``generate``, except ``progress``.
 
@@ -158,35 +165,49 @@ class GeneratesTexts(ABC):
         several = iterator("prompts", prompts, "an iterable of prompts: pass [prompt], or use generate")
         alone = options.num_sequences() == 1
         checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(several))
-        results = self._texts(checked, options, draft, max_kv_bytes)
+        results = self._texts(checked, options, draft, edit, max_kv_bytes)
         return ((index, texts[0] if alone else texts) for index, texts in results)
 
     def _texts(
-        self, prompts: Iterable[list[int]], arguments: GenerationArguments, draft: object, max_kv_bytes: int | None
+        self,
+        prompts: Iterable[list[int]],
+        arguments: GenerationArguments,
+        draft: object,
+        edit: Mapping[str, Edit] | EditAny | None,
+        max_kv_bytes: int | None,
     ) -> Iterator[tuple[int, list[Generation]]]:
-        model, kv_bytes = self._generating(), 0
-        if max_kv_bytes is not None:
-            kv_bytes = integer("max_kv_bytes", max_kv_bytes, 1)
-        helper = self._draft(draft, arguments)
+        model = self._generating()
+        aids = self._aids(arguments, draft, edit, max_kv_bytes)
         model.check(arguments)
-        return model.generate(prompts, arguments, draft=helper, max_kv_bytes=kv_bytes)
+        return model.generate(prompts, arguments, aids)
 
-    def _draft(self, draft: object, arguments: GenerationArguments) -> GeneratingModel | None:
-        if draft is None:
-            return None
-        if not isinstance(draft, GeneratesTexts):
+    def _aids(
+        self,
+        arguments: GenerationArguments,
+        draft: object,
+        edit: Mapping[str, Edit] | EditAny | None,
+        max_kv_bytes: int | None = None,
+    ) -> Aids:
+        if draft is not None and not isinstance(draft, GeneratesTexts):
             raise ValueError(f"draft is of type {type(draft).__name__}, expected a Model, as pythia_cpu.load gives")
-        helper = draft._generating()
-        self._generating().check_draft(helper, arguments.num_beams)
-        return helper
+        helper = None if draft is None else draft._generating()
+        return self._generating().aids(arguments, helper, edit, max_kv_bytes)
 
-    def stream(self, prompt: Prompt, *, draft: GeneratesTexts | None = None, **arguments: Any) -> TokenStream:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        draft: GeneratesTexts | None = None,
+        edit: Mapping[str, Edit] | EditAny | None = None,
+        **arguments: Any,
+    ) -> TokenStream:
         """Writes on from one prompt, token by token.
 
         Args:
             prompt: a str or a sequence of token ids.
             draft: as in ``generate``; tokens then come several at a time, and the stream's ``draft_acceptance`` says in
                 the end how many of its proposals were accepted.
+            edit: as in ``generate``.
             **arguments: those of ``generate``, except ``num_return_sequences``, ``num_beams``, ``max_kv_bytes`` and
                 ``progress``.
 
@@ -202,7 +223,7 @@ class GeneratesTexts(ABC):
                 "prompt is a list of prompts, but a stream writes one text: pass one prompt, or use generate"
             )
         model, options = self._generating(), GenerationArguments.of("stream", arguments)
-        return model.stream(model.prompt("prompt", prompt), options, self._draft(draft, options))
+        return model.stream(model.prompt("prompt", prompt), options, self._aids(options, draft, edit))
 
     def prefix_cache(self, max_bytes: int) -> PrefixCache:
         """From now on keeps keys and values of generated texts, so that later prompts (``generate``, ``generate_each``,

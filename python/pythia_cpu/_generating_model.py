@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pythia_cpu import _core
@@ -11,6 +11,7 @@ from pythia_cpu._arguments import integer, sequence_ids
 from pythia_cpu._beam_search import beam_search
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
+from pythia_cpu._inspection import Edit, EditAny, inspector
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
@@ -27,6 +28,21 @@ class _Texts:
     prompt: list[int]
     seed: int
     done: dict[int, Generation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aids:
+    """What generation can use beside the model and its prompts, checked.
+
+    Attributes:
+        draft: a model that proposes tokens.
+        inspector: the names of activations, and the function that sees and changes them.
+        max_kv_bytes: the most memory for keys and values; 0: half of the free memory.
+    """
+
+    draft: GeneratingModel | None = None
+    inspector: tuple[set[str], EditAny] | None = None
+    max_kv_bytes: int = 0
 
 
 class GeneratingModel:
@@ -68,38 +84,50 @@ class GeneratingModel:
         request = arguments.request(self.tokenizer.eos_token_id)
         if arguments.num_beams > 1:
             arguments.beams(request["eos_token_ids"])
-        generator = self._generator(0, None)  # never run
+        generator = self._generator(Aids())  # never run
         generator.add([0], **request, seed=arguments.draw_seed(), num_logprobs=arguments.num_logprobs())
 
-    def check_draft(self, draft: GeneratingModel, num_beams: int) -> None:
-        """Refuses a draft that does not fit."""
-        if num_beams != 1:
-            raise ValueError(f"num_beams is {num_beams} with a draft, expected one of them only")
+    def aids(
+        self,
+        arguments: GenerationArguments,
+        draft: GeneratingModel | None,
+        edit: Mapping[str, Edit] | EditAny | None,
+        max_kv_bytes: int | None = None,
+    ) -> Aids:
+        """Refuses aids that do not fit each other, the arguments or the model."""
+        if draft is not None:
+            self._check_draft(draft)
+        given = [f"num_beams={arguments.num_beams}"] * (arguments.num_beams != 1)
+        given += ["a draft"] * (draft is not None) + ["edit"] * (edit is not None)
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} do not go together, expected one of them only")
+        return Aids(
+            draft,
+            None if edit is None else inspector(self.core, edit),
+            0 if max_kv_bytes is None else integer("max_kv_bytes", max_kv_bytes, 1),
+        )
+
+    def _check_draft(self, draft: GeneratingModel) -> None:
         if tokenization(draft.core.file.tokenizer) != tokenization(self.core.file.tokenizer):
             raise ValueError("the draft has another tokenizer than the model, expected two models with the same one")
 
-    def stream(self, prompt: list[int], arguments: GenerationArguments, draft: GeneratingModel | None) -> TokenStream:
+    def stream(self, prompt: list[int], arguments: GenerationArguments, aids: Aids) -> TokenStream:
         """``Model.stream``."""
-        generator = self._generator(0, draft)
+        generator = self._generator(aids)
         return TokenStream(generator, prompt, arguments, self.tokenizer.eos_token_id)
 
     def generate(
-        self,
-        prompts: Iterable[list[int]],
-        arguments: GenerationArguments,
-        *,
-        draft: GeneratingModel | None,
-        max_kv_bytes: int,
+        self, prompts: Iterable[list[int]], arguments: GenerationArguments, aids: Aids
     ) -> Iterator[tuple[int, list[Generation]]]:
         """Each prompt's number and its ``num_return_sequences`` texts, as they are done. Prompts are taken from the
-        iterable as there is room. ``max_kv_bytes`` 0: half of the free memory.
+        iterable as there is room.
         """
         count = arguments.num_sequences()
         if arguments.num_beams > 1:
-            yield from self._search(prompts, arguments, count, max_kv_bytes)
+            yield from self._search(prompts, arguments, count, aids)
             return
         request, num_logprobs = arguments.request(self.tokenizer.eos_token_id), arguments.num_logprobs()
-        generator = self._generator(max_kv_bytes, draft)
+        generator = self._generator(aids)
         coming = enumerate(prompts)
         running: dict[int, tuple[_Texts, int]] = {}  # request -> texts of its prompt, which of them
         while True:
@@ -128,20 +156,21 @@ class GeneratingModel:
                 if len(texts.done) == count:
                     yield texts.index, [texts.done[i] for i in range(count)]
 
-    def _generator(self, max_kv_bytes: int, draft: GeneratingModel | None) -> _core.Generator:
+    def _generator(self, aids: Aids) -> _core.Generator:
         return _core.Generator(
             self._engine,
-            max_kv_bytes=max_kv_bytes,
-            draft=None if draft is None else draft.core,
-            prefix_cache=self._prefix_cache,
+            max_kv_bytes=aids.max_kv_bytes,
+            draft=None if aids.draft is None else aids.draft.core,
+            prefix_cache=None if aids.inspector else self._prefix_cache,  # what edits changed is for nobody else
+            inspector=aids.inspector,
         )
 
     def _search(
-        self, prompts: Iterable[list[int]], arguments: GenerationArguments, count: int, max_kv_bytes: int
+        self, prompts: Iterable[list[int]], arguments: GenerationArguments, count: int, aids: Aids
     ) -> Iterator[tuple[int, list[Generation]]]:
         """The ``count`` best texts of a beam search for each prompt, best first."""
         options = arguments.beams(arguments.eos_token_ids(self.tokenizer.eos_token_id))
-        most = self._generator(max_kv_bytes, None).max_kv_bytes
+        most = self._generator(aids).max_kv_bytes
         searches = beam_search(self.core, self.tokenizer, prompts, options, most)
         for index, prompt, hypotheses in searches:
             yield (

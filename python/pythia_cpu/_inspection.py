@@ -159,14 +159,19 @@ def inspected(
     activations: dict[str, Activation] = {}
 
     def see(name: str, array: Activation) -> Activation | None:
-        for function in edits.get(name, ()):
-            array = _edited(name, function, array)
+        array = _apply(edits, name, array)
         if name in wanted:
             activations[name] = array
         return array if name in edits else None
 
     found = core.inspect(ids, wanted | edits.keys(), see, boolean("logits", logits), cache)
     return Run(found if logits else None, activations)
+
+
+def inspector(core: _core.Model, edit: Mapping[str, Edit] | EditAny) -> tuple[set[str], EditAny]:
+    """Edits in the form the core takes: the names of the activations to show, and what makes others of them."""
+    edits = _edits(edit, core.hook_names)
+    return set(edits), functools.partial(_apply, edits)
 
 
 def _match(pattern: object, names: list[str]) -> list[str]:
@@ -195,6 +200,13 @@ def _edits(edit: Mapping[str, Edit] | EditAny | None, names: list[str]) -> dict[
     if not callable(edit):
         raise ValueError(f"edit is of type {type(edit).__name__}, expected functions by name, or one function")
     return {name: [functools.partial(edit, name)] for name in names}
+
+
+def _apply(edits: dict[str, list[Edit]], name: str, array: Activation) -> Activation:
+    """An activation after its edits, if it has any."""
+    for function in edits.get(name, ()):
+        array = _edited(name, function, array)
+    return array
 
 
 def _edited(name: str, function: Edit, array: Activation) -> Activation:

@@ -1,0 +1,50 @@
+// Activations shown to a Python function.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "model/inspection.h"
+
+namespace pythia {
+
+// Calls function(name, float32 array) with a copy of each activation of these names; an array that it returns, of the same
+// shape, takes the activation's place. Used without the GIL, made and dropped with it.
+class PythonInspector : public Inspector {
+ public:
+  PythonInspector(std::set<std::string> names, pybind11::function function)
+      : names_(std::move(names)), function_(std::move(function)) {}
+
+  bool wants(const std::string& name) override {
+    const pybind11::gil_scoped_acquire locked;
+    if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();  // Ctrl-C ends the pass at its next activation
+    return names_.contains(name);
+  }
+
+  bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
+    const pybind11::gil_scoped_acquire locked;
+    const pybind11::array_t<float> shown(shape, values.data());
+    if (!shown) throw pybind11::error_already_set();  // no memory: pybind11 does not look at what NumPy's copy gives
+    const pybind11::object result = function_(name, shown);
+    if (result.is_none()) return false;
+    const auto changed = result.cast<pybind11::array_t<float, pybind11::array::c_style>>();
+    if (!std::ranges::equal(shape, std::span(changed.shape(), static_cast<std::size_t>(changed.ndim()))))
+      throw std::invalid_argument("[inspect] the function changed the shape of " + name);
+    if (std::memcmp(changed.data(), values.data(), values.size_bytes()) == 0) return false;
+    std::ranges::copy_n(changed.data(), static_cast<std::ptrdiff_t>(values.size()), values.begin());
+    return true;
+  }
+
+ private:
+  const std::set<std::string> names_;
+  const pybind11::function function_;
+};
+
+}  // namespace pythia
