@@ -69,6 +69,7 @@ def test_names_and_defaults() -> None:
         "seed": None,
         "logprobs": None,
         "draft": None,
+        "edit": None,
         "max_kv_bytes": None,
         "progress": True,
     }
