@@ -161,7 +161,7 @@ def test_full_context(model: pythia_cpu.Model, draft: pythia_cpu.Model) -> None:
 
 
 def test_errors(model: pythia_cpu.Model) -> None:
-    with pytest.raises(ValueError, match="num_beams is 2 with a draft"):
+    with pytest.raises(ValueError, match="num_beams=2 and a draft do not go together"):
         model.generate("Once", draft=model, num_beams=2)
     with pytest.raises(ValueError, match="max_new_tokens is -1"):
         model.generate("Once", draft=model, max_new_tokens=-1)

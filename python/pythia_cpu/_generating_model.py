@@ -97,8 +97,9 @@ class GeneratingModel:
         """Refuses aids that do not fit each other, the arguments or the model."""
         if draft is not None:
             self._check_draft(draft)
-        given = [f"num_beams={arguments.num_beams}"] * (arguments.num_beams != 1)
-        given += ["a draft"] * (draft is not None) + ["edit"] * (edit is not None)
+        beams = arguments.num_beams
+        all_aids = {f"num_beams={beams}": beams != 1, "a draft": draft is not None, "edit": edit is not None}
+        given = [name for name, is_given in all_aids.items() if is_given]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} do not go together, expected one of them only")
         return Aids(
