@@ -305,7 +305,8 @@ def test_perplexity_of_long_and_short_texts(model: pythia_cpu.Model) -> None:
     for arguments, message in [
         ({"text": [7], "stride": 8}, "none of them has one before it"),
         ({"text": ""}, "no tokens"),
-        ({"text": ["a", "b"]}, "list of texts"),
+        ({"text": ["a", ""]}, r"text\[1\] has no tokens"),
+        ({"text": [[5, 6], [7]], "stride": 8}, r"text\[1\] has 1 tokens and none of them has one before it"),
         ({"text": "a", "context_length": 2049}, "context_length is 2049"),
         ({"text": "a", "context_length": 1}, "context_length is 1"),
         ({"text": "a", "stride": 0}, "stride is 0"),
@@ -313,3 +314,14 @@ def test_perplexity_of_long_and_short_texts(model: pythia_cpu.Model) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             model.perplexity(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{}, {"context_length": 16}, {"context_length": 16, "stride": 5}])
+def test_perplexities_of_lists(model: pythia_cpu.Model, options: dict[str, int]) -> None:
+    texts = ["It was a dark night.", "He said that he would " * 30, "Once upon a time"]
+    alone = [model.perplexity(text, **options) for text in texts]
+    assert model.perplexity(texts, **options) == alone
+    assert model.perplexity(np.array(texts), **options) == alone
+    ids = [model.tokenizer.encode(text) for text in texts]
+    found = model.perplexity(ids, **options)
+    assert [(one.nll, one.num_bytes) for one in found] == [(one.nll, None) for one in alone]

@@ -141,22 +141,35 @@ class ScoringModel:
         pairs = enumerate(zip(context, continuation, strict=True))
         return True, [self.pair(a, b, names=(f"context[{i}]", f"continuation[{i}]")) for i, (a, b) in pairs]
 
-    def perplexity(self, text: Prompt, *, context_length: int | None, stride: int | None, progress: bool) -> Perplexity:
+    def perplexity(
+        self, text: Prompt | Prompts, *, context_length: int | None, stride: int | None, progress: bool
+    ) -> Perplexity | list[Perplexity]:
         """``Model.perplexity``."""
-        if is_batch("text", text):
-            raise ValueError("text is a list of texts, expected one: a str or a sequence of token ids")
-        ids = self.some_ids("text", text)
-        windows = self.windows(ids, context_length=context_length, stride=stride)
-        scored = [scores.logprobs for scores in all_scores(self.core, windows, progress=progress)]
-        num_tokens = sum(map(len, scored))
-        if num_tokens == 0:
-            raise ValueError(f"text has {len(ids)} tokens and none of them has one before it: pass a longer text")
-        nll = -math.fsum(x for logprobs in scored for x in logprobs.tolist())
-        if not isinstance(text, str):
-            return Perplexity(nll=nll, num_tokens=num_tokens)
-        return Perplexity(
-            nll=nll, num_tokens=num_tokens, num_words=len(re.split(r"\s+", text)), num_bytes=len(text.encode("utf-8"))
-        )
+        if not is_batch("text", text):
+            return self._perplexities({"text": text}, context_length, stride, progress)[0]
+        return self._perplexities({f"text[{i}]": one for i, one in enumerate(text)}, context_length, stride, progress)
+
+    def _perplexities(
+        self, texts: dict[str, Any], context_length: int | None, stride: int | None, progress: bool
+    ) -> list[Perplexity]:
+        """Of texts by the names that errors call them by."""
+        windows: list[list[ScoreRequest]] = []
+        for name, text in texts.items():
+            ids = self.some_ids(name, text)
+            windows.append(self.windows(ids, context_length=context_length, stride=stride))
+            if all(begin >= len(tokens) for tokens, begin in windows[-1]):
+                raise ValueError(f"{name} has {len(ids)} tokens and none of them has one before it: pass a longer text")
+        scored = iter(all_scores(self.core, [one for several in windows for one in several], progress=progress))
+        found = []
+        for text, several in zip(texts.values(), windows, strict=True):
+            logprobs = [x for _ in several for x in next(scored).logprobs.tolist()]
+            nll, num_tokens = -math.fsum(logprobs), len(logprobs)
+            if not isinstance(text, str):
+                found.append(Perplexity(nll=nll, num_tokens=num_tokens))
+                continue
+            num_words, num_bytes = len(re.split(r"\s+", text)), len(text.encode("utf-8"))
+            found.append(Perplexity(nll=nll, num_tokens=num_tokens, num_words=num_words, num_bytes=num_bytes))
+        return found
 
     def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> list[ScoreRequest]:
         """How a text is cut into requests; ``Model.perplexity`` documents it."""
@@ -276,14 +289,22 @@ class ScoresTexts(ABC):
         """
         return self._scoring().score(text, continuation, progress=progress)
 
+    @overload
+    def perplexity(
+        self, text: Prompt, *, context_length: int | None = None, stride: int | None = None, progress: bool = True
+    ) -> Perplexity: ...
+    @overload
+    def perplexity(
+        self, text: Prompts, *, context_length: int | None = None, stride: int | None = None, progress: bool = True
+    ) -> list[Perplexity]: ...
     def perplexity(
         self,
-        text: Prompt,
+        text: Prompt | Prompts,
         *,
         context_length: int | None = None,
         stride: int | None = None,
         progress: bool = True,
-    ) -> Perplexity:
+    ) -> Perplexity | list[Perplexity]:
         """Perplexity of a text of any length, which is cut into windows. Ctrl-C ends it within a pass of 512 tokens.
 
         Without ``stride``, the rolling windows of lm-evaluation-harness: every token is scored once. The first window
@@ -298,7 +319,8 @@ class ScoresTexts(ABC):
         scored tokens; the guide's own code gives a window's mean one token too little weight where windows overlap.
 
         Args:
-            text: a str, or a sequence of token ids.
+            text: a str, a sequence of token ids, or a list of these, each of which gets a perplexity of its own; short
+                ones run together.
             context_length: tokens of a window, 2 to the model's ``context_length``, which is the default.
             stride: tokens between the beginnings of windows, 1 to ``context_length``.
             progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
