@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "model/softmax_row.h"
 #include "model/tiling.h"
 
 namespace pythia {
@@ -278,28 +279,9 @@ void InspectedPass::compute_scores(int64_t head, int64_t first_query, int64_t co
 }
 
 void InspectedPass::softmax(float* scores) {
-  for_each(num_heads_ * num_tokens_,
-           [&](int64_t i) { softmax(std::span<float>(scores + i * num_keys_, static_cast<std::size_t>(num_keys_))); });
-}
-
-// In place, over all keys: a changed score may show one that was masked. A row that is masked as a whole becomes zeros, one
-// with a NaN or an infinity NaN.
-void InspectedPass::softmax(std::span<float> row) const {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  if (std::ranges::any_of(row, [](float score) { return std::isnan(score) || score == kInfinity; })) {
-    std::ranges::fill(row, std::numeric_limits<float>::quiet_NaN());
-    return;
-  }
-  std::size_t seen = row.size();
-  while (seen > 0 && row[seen - 1] == -kInfinity) row[--seen] = 0.0f;
-  if (seen == 0) return;
-  row = row.first(seen);
-  const float largest = std::ranges::max(row);
-  for (float& score : row) score -= largest;
-  kernels_.exp(row.data(), static_cast<int64_t>(seen), row.data());
-  double sum = 0;
-  for (const float weight : row) sum += weight;
-  for (float& weight : row) weight = static_cast<float>(weight / sum);
+  for_each(num_heads_ * num_tokens_, [&](int64_t i) {
+    softmax_row(kernels_, std::span<float>(scores + i * num_keys_, static_cast<std::size_t>(num_keys_)));
+  });
 }
 
 // attention = pattern v, where the pattern is not what it was: the other rows keep what attend() made of them. The values are
@@ -323,7 +305,7 @@ void InspectedPass::weigh_values() {
     for (int64_t query = 0; query < num_tokens_; ++query) {
       const std::span<float> pattern = row(pattern_.data(), head * num_tokens_ + query);
       compute_scores(head, query, 1, before.data());
-      softmax(before);
+      softmax_row(kernels_, before);
       if (is_same(pattern, before)) continue;
       kernels_.matmul(
           {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_tokens_},

@@ -90,7 +90,6 @@ class InspectedPass {
   void compute_scores(float* scores);
   void compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores);
   void softmax(float* scores);
-  void softmax(std::span<float> row) const;
   void weigh_values();
   AttentionArgs attention_args(int64_t head);
   void attend();
