@@ -58,6 +58,7 @@ def test_names_and_defaults() -> None:
         "repetition_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        "no_repeat_ngram_size": 0,
         "logit_bias": None,
         "num_beams": 1,
         "length_penalty": 1.0,

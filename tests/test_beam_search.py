@@ -122,7 +122,15 @@ def test_all_of_the_likeliest_end(
 
 
 @pytest.mark.parametrize(
-    "options", [{"repetition_penalty": 1.3}, {"logit_bias": {13: -2.0, 264: 1.0}}, {"repetition_penalty": 0.8}], ids=str
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"logit_bias": {13: -2.0, 264: 1.0}},
+        {"repetition_penalty": 0.8},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 1, "repetition_penalty": 1.1},
+    ],
+    ids=str,
 )
 def test_penalties(
     model: pythia_cpu.Model, mini_checkpoint: Path, reference: Callable[[Path], Reference], options: dict[str, Any]

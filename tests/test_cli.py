@@ -64,6 +64,7 @@ def assert_fails(result: subprocess.CompletedProcess[str], status: int, *parts: 
         (("--top-p=0.9", "--min-p=0.01", f"--seed={2**64 - 1}"), {"top_p": 0.9, "min_p": 0.01, "seed": 2**64 - 1}),
         (("--typical-p", "0.8", "--seed", "3", "-t", "1"), {"typical_p": 0.8, "seed": 3}),
         (("--repetition-penalty", "1.3"), {"repetition_penalty": 1.3, "do_sample": False}),
+        (("--no-repeat-ngram-size", "2"), {"no_repeat_ngram_size": 2, "do_sample": False}),
         (
             ("--presence-penalty", "1", "--frequency-penalty", "-0.5"),
             {"presence_penalty": 1, "frequency_penalty": -0.5, "do_sample": False},

@@ -235,6 +235,7 @@ def test_the_largest_logit_is_found_without_logits(
     [
         {"temperature": 0.7, "repetition_penalty": 1.4, "logprobs": 2},
         {"top_p": 0.9, "presence_penalty": 0.5},
+        {"top_p": 0.9, "no_repeat_ngram_size": 2},
         {"temperature": 1.1, "top_k": 50, "top_p": 0.95},
         {"min_p": 0.1},
     ],

@@ -20,6 +20,7 @@ OUTPUT: dict[str, Any] = {"return_dict_in_generate": True, "output_scores": True
     "options",
     [
         {"repetition_penalty": 1.7, "max_new_tokens": 8},
+        {"no_repeat_ngram_size": 2, "max_new_tokens": 8},
         {"min_new_tokens": 5, "max_new_tokens": 8},
         {"min_new_tokens": 8, "max_new_tokens": 8},
     ],

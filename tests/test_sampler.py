@@ -42,7 +42,11 @@ def assert_same_tokens(logits: np.ndarray, changes: dict[str, Any], prompt: list
     ids, scores, weights = _core.filter_logits(logits, options(**changes), prompt=prompt)
     np.testing.assert_array_equal(ids, np.flatnonzero(expected > -np.inf))
     np.testing.assert_array_equal(scores, expected[ids])
-    unfiltered = {key: value for key, value in changes.items() if key in ("repetition_penalty", "logit_bias")}
+    unfiltered = {
+        key: value
+        for key, value in changes.items()
+        if key in ("repetition_penalty", "logit_bias", "no_repeat_ngram_size")
+    }
     quotients = reference_scores(logits, unfiltered, prompt)[ids].astype(np.float64) / changes.get("temperature", 1.0)
     probabilities = torch.softmax(torch.tensor(quotients), -1).numpy()
     np.testing.assert_allclose(weights / weights.sum(), probabilities, rtol=2e-6, atol=1e-10)
@@ -129,6 +133,22 @@ def test_processors_before_the_filters() -> None:
         assert 41 not in assert_same_tokens(logits, {"logit_bias": bias})
         changes = {"logit_bias": bias, "repetition_penalty": 1.7, "temperature": 0.6, "top_k": 30, "top_p": 0.9}
         assert_same_tokens(logits, changes, prompt)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9, 30])
+@pytest.mark.parametrize("changes", [{}, {"repetition_penalty": 1.7, "temperature": 0.6, "top_k": 3}])
+def test_no_run_of_tokens_comes_twice(size: int, changes: dict[str, Any]) -> None:
+    rng = np.random.default_rng(size)
+    banned = 0
+    for seed in range(30):
+        logits, prompt = random_logits(6, seed), rng.integers(0, 4, rng.integers(1, 40)).tolist()
+        left = assert_same_tokens(logits, {**changes, "no_repeat_ngram_size": size}, prompt)
+        banned += len(left) < len(assert_same_tokens(logits, changes, prompt))
+        cut = int(rng.integers(0, len(prompt)))  # what is generated counts as the prompt does
+        sampling = options(**changes, no_repeat_ngram_size=size)
+        found, _, _ = _core.filter_logits(logits, sampling, prompt=prompt[:cut], generated=prompt[cut:])
+        np.testing.assert_array_equal(found, left)
+    assert (banned > 0) == (size < 5 and not (size == 4 and changes))
 
 
 def test_presence_and_frequency_penalties() -> None:
@@ -259,6 +279,7 @@ def test_unusual_logits(changes: dict[str, Any]) -> None:
         ({"typical_p": 1.5}, "typical_p is 1.5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
         ({"repetition_penalty": math.inf}, "repetition_penalty is inf"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1"),
         ({"presence_penalty": math.nan}, "presence_penalty is nan"),
         ({"frequency_penalty": math.inf}, "frequency_penalty is inf"),
         ({"logit_bias": [(100, 1.0)]}, "logit_bias names token 100"),

@@ -51,6 +51,8 @@ def padded(make_checkpoint: Callable[..., Path], make_model_file: Callable[..., 
     [
         {},
         {"repetition_penalty": 1.2, "frequency_penalty": 0.1},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 1, "do_sample": True, "seed": 2},
         {"do_sample": True, "temperature": 0.8, "top_k": 40, "seed": 3},
         {"do_sample": True, "seed": 4, "presence_penalty": 0.5, "num_return_sequences": 2},
         {"eos_token_id": [13, 15]},

@@ -35,7 +35,7 @@ std::vector<float> row_of(const Logits& logits) {
 
 SamplingOptions make_options(bool do_sample, float temperature, int64_t top_k, double top_p, double min_p, double typical_p,
                              float repetition_penalty, float presence_penalty, float frequency_penalty,
-                             std::vector<std::pair<int32_t, float>> logit_bias) {
+                             int64_t no_repeat_ngram_size, std::vector<std::pair<int32_t, float>> logit_bias) {
   SamplingOptions options;
   options.do_sample = do_sample;
   options.temperature = temperature;
@@ -46,6 +46,7 @@ SamplingOptions make_options(bool do_sample, float temperature, int64_t top_k, d
   options.repetition_penalty = repetition_penalty;
   options.presence_penalty = presence_penalty;
   options.frequency_penalty = frequency_penalty;
+  options.no_repeat_ngram_size = no_repeat_ngram_size;
   options.logit_bias = std::move(logit_bias);
   return options;
 }
@@ -250,6 +251,7 @@ void bind_generate(py::module_& m) {
            py::arg("min_p") = defaults.min_p, py::arg("typical_p") = defaults.typical_p,
            py::arg("repetition_penalty") = defaults.repetition_penalty, py::arg("presence_penalty") = defaults.presence_penalty,
            py::arg("frequency_penalty") = defaults.frequency_penalty,
+           py::arg("no_repeat_ngram_size") = defaults.no_repeat_ngram_size,
            py::arg("logit_bias") = std::vector<std::pair<int32_t, float>>());
 
   py::class_<GenerationEngine, std::shared_ptr<GenerationEngine>>(

@@ -66,6 +66,8 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
       number_option("--repetition-penalty", "X", "divide scores of tokens seen before by X", s.repetition_penalty),
       number_option("--presence-penalty", "X", "subtract X from scores of tokens already written", s.presence_penalty),
       number_option("--frequency-penalty", "X", "subtract X for each time the token was written", s.frequency_penalty),
+      integer_option("--no-repeat-ngram-size", 0, "N", "let no run of N tokens come twice, prompt included", 0, kMost,
+                     s.no_repeat_ngram_size),
       {"--logit-bias", 0, "ID:X", "add X to the score of token ID (-inf bans it); may be given\nseveral times",
        [&s](std::string_view value) { s.logit_bias.push_back(parse_bias(value)); }},
       flag("--echo", 0, "print the prompt before the text", o.echo),

@@ -43,14 +43,9 @@ class Penalties {
     replaced_.clear();
     for (const auto& [id, bias] : options.logit_bias)
       if (static_cast<size_t>(id) < logits.size()) replace(id) += bias;  // a draft may have fewer than the model
-    if (!options.has_history_terms()) return;
-    for (const auto& [id, times_generated] : history->entries()) {
-      float& score = replace(id);
-      score = score < 0 ? score * options.repetition_penalty : score / options.repetition_penalty;
-      if (times_generated == 0) continue;
-      score -= static_cast<float>(times_generated) * options.frequency_penalty;
-      score -= options.presence_penalty;
-    }
+    if (options.has_penalties()) penalize(options, *history);
+    if (options.no_repeat_ngram_size > 0)
+      history->for_repeats(options.no_repeat_ngram_size, [this](int32_t id) { replace(id) = kLowest; });
   }
   ~Penalties() {
     while (!replaced_.empty()) {
@@ -63,6 +58,15 @@ class Penalties {
   Penalties& operator=(const Penalties&) = delete;
 
  private:
+  void penalize(const SamplingOptions& options, const TokenHistory& history) {
+    for (const auto& [id, times_generated] : history.entries()) {
+      float& score = replace(id);
+      score = score < 0 ? score * options.repetition_penalty : score / options.repetition_penalty;
+      if (times_generated == 0) continue;
+      score -= static_cast<float>(times_generated) * options.frequency_penalty;
+      score -= options.presence_penalty;
+    }
+  }
   float& replace(int32_t id) {
     float& logit = logits_[static_cast<size_t>(id)];
     replaced_.emplace_back(id, logit);
@@ -77,11 +81,25 @@ class Penalties {
 void throw_no_token() {
   throw std::invalid_argument(
       "[generate] the model gave no usable logits (all are NaN or -infinity), expected numbers: check the checkpoint's "
-      "weights, and logit_bias if it bans tokens");
+      "weights, and logit_bias and no_repeat_ngram_size if they ban tokens");
 }
 
-TokenHistory::TokenHistory(std::span<const int32_t> prompt) {
+TokenHistory::TokenHistory(std::span<const int32_t> prompt) : tokens_(prompt.begin(), prompt.end()) {
   for (const int32_t id : prompt) entry(id);
+}
+
+void TokenHistory::add_generated(int32_t id) {
+  tokens_.push_back(id);
+  ++entry(id).times_generated;
+}
+
+template <class Body>
+void TokenHistory::for_repeats(int64_t n, Body body) const {
+  const auto known = n - 1;
+  if (std::ssize(tokens_) < known) return;
+  const auto last = tokens_.end() - known;
+  for (auto begin = tokens_.begin(); begin != last; ++begin)
+    if (std::equal(last, tokens_.end(), begin)) body(*(begin + known));
 }
 
 TokenHistory::Entry& TokenHistory::entry(int32_t id) {

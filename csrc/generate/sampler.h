@@ -15,7 +15,7 @@
 
 namespace pythia {
 
-// The distinct tokens of a sequence, for the penalties.
+// The tokens of a sequence, for the penalties.
 class TokenHistory {
  public:
   struct Entry {
@@ -23,11 +23,16 @@ class TokenHistory {
     int32_t times_generated;  // 0: in the prompt only
   };
   explicit TokenHistory(std::span<const int32_t> prompt);
-  void add_generated(int32_t id) { ++entry(id).times_generated; }
-  std::span<const Entry> entries() const { return entries_; }
+  void add_generated(int32_t id);
+  std::span<const Entry> entries() const { return entries_; }  // the distinct ones
+
+  // Calls body(id) for every token, perhaps several times, that would end a run of n tokens which is in the sequence already.
+  template <class Body>
+  void for_repeats(int64_t n, Body body) const;
 
  private:
   Entry& entry(int32_t id);
+  std::vector<int32_t> tokens_;
   std::vector<Entry> entries_;
   std::unordered_map<int32_t, size_t> index_;
 };

@@ -43,6 +43,8 @@ void validate(const SamplingOptions& options, int64_t vocab_size) {
   require(std::isfinite(options.presence_penalty), "presence_penalty", options.presence_penalty, "a finite number; 0 is off");
   require(std::isfinite(options.frequency_penalty), "frequency_penalty", options.frequency_penalty,
           "a finite number; 0 is off");
+  require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", options.no_repeat_ngram_size,
+          "0 (off) or a positive number of tokens");
 
   std::set<int32_t> biased, banned;
   for (const auto& [id, bias] : options.logit_bias) {

@@ -9,7 +9,7 @@ namespace pythia {
 
 // Names and meanings of transformers' GenerationConfig; presence_penalty, frequency_penalty and logit_bias as the OpenAI API
 // defines them. The steps run in this order, those marked * only when do_sample is on (without it they are ignored):
-//   logit_bias, repetition_penalty, presence_penalty and frequency_penalty, then arg-max,
+//   logit_bias, repetition_penalty, presence_penalty and frequency_penalty, no_repeat_ngram_size, then arg-max,
 //   or temperature*, top_k*, top_p*, min_p*, typical_p* and a draw.
 struct SamplingOptions {
   bool do_sample = false;           // off: the token with the highest score, the lowest id of equals
@@ -21,10 +21,12 @@ struct SamplingOptions {
   float repetition_penalty = 1.0f;  // scores of prompt and generated tokens are divided by it if >= 0, else multiplied
   float presence_penalty = 0.0f;    // subtracted from the scores of generated tokens
   float frequency_penalty = 0.0f;   // subtracted as often as the token has been generated
+  int64_t no_repeat_ngram_size = 0;  // ban tokens that would end a run of so many that was there before, prompt included; 0: off
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token id, added to its score); -infinity bans a token
 
   bool changes_logits() const { return !logit_bias.empty() || has_history_terms(); }
-  bool has_history_terms() const { return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f; }
+  bool has_history_terms() const { return has_penalties() || no_repeat_ngram_size > 0; }
+  bool has_penalties() const { return repetition_penalty != 1.0f || presence_penalty != 0.0f || frequency_penalty != 0.0f; }
 };
 
 // Throws std::invalid_argument naming the option if one is out of its range, for a model of `vocab_size` outputs.

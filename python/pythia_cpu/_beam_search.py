@@ -40,6 +40,7 @@ class BeamOptions:
     repetition_penalty: float
     presence_penalty: float
     frequency_penalty: float
+    no_repeat_ngram_size: int
     stop: list[str]
     num_logprobs: int  # -1: none, 0: of the chosen tokens, n: of the n most likely too
 
@@ -107,7 +108,8 @@ class _Search:
             best = _core.largest(totals, self._keep)
         if totals[best[0]] == -np.inf:
             raise ValueError(
-                "no token has a score above -infinity: check the weights, and logit_bias if it bans tokens"
+                "no token has a score above -infinity: check the weights, and logit_bias and no_repeat_ngram_size if "
+                "they ban tokens"
             )
         beams, ids = np.divmod(best, logprobs.shape[1])
         candidates = [self._extended(int(beam), int(id), unchanged) for beam, id in zip(beams, ids, strict=True)]
@@ -135,8 +137,13 @@ class _Search:
         options = self._options
         for id, bias in options.logit_bias:
             row[id] += np.float32(bias)
-        if options.repetition_penalty == 1 and options.presence_penalty == options.frequency_penalty == 0:
-            return
+        if options.repetition_penalty != 1 or options.presence_penalty != 0 or options.frequency_penalty != 0:
+            self._penalize(row, tokens)
+        if options.no_repeat_ngram_size > 0:
+            row[repeats([*self.prompt, *tokens], options.no_repeat_ngram_size)] = -np.inf
+
+    def _penalize(self, row: FloatArray, tokens: list[int]) -> None:
+        options = self._options
         seen = np.array(sorted({*self.prompt, *tokens}))
         penalty = np.float32(options.repetition_penalty)
         row[seen] = np.where(row[seen] < 0, row[seen] * penalty, row[seen] / penalty)
@@ -195,6 +202,13 @@ class _Search:
         if self._options.early_stopping == "never" and self._options.length_penalty > 0:
             length = self._max_tokens
         return bool(self._scores[0] / length_factor(length, self._options.length_penalty) > self.finished[-1].score)
+
+
+def repeats(tokens: list[int], n: int) -> list[int]:
+    """The tokens that would end a run of ``n`` tokens which is there already."""
+    known = n - 1
+    last = tokens[len(tokens) - known :] if known <= len(tokens) else None
+    return [tokens[i + known] for i in range(len(tokens) - known) if tokens[i : i + known] == last]
 
 
 def length_factor(length: int, penalty: float) -> np.float32:

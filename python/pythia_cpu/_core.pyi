@@ -428,6 +428,7 @@ class SamplingOptions:
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
+        no_repeat_ngram_size: int = 0,
         logit_bias: collections.abc.Sequence[tuple[int, float]] = [],
     ) -> None: ...
 

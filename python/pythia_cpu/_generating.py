@@ -47,6 +47,7 @@ class GeneratesTexts(ABC):
         repetition_penalty: float = 1.0,
         presence_penalty: float = 0.0,
         frequency_penalty: float = 0.0,
+        no_repeat_ngram_size: int = 0,
         logit_bias: Mapping[int, float] | None = None,
         num_beams: int = 1,
         length_penalty: float = 1.0,
@@ -80,6 +81,8 @@ class GeneratesTexts(ABC):
                 1: off.
             presence_penalty: subtracted from the scores of tokens in the new text.
             frequency_penalty: subtracted once for each time the token is in the new text.
+            no_repeat_ngram_size: tokens that would end a run of so many tokens that is in the prompt or the text already
+                are banned; 0: off.
             logit_bias: token id -> number added to its score; ``-inf`` bans a token.
             num_beams: beams of a beam search with transformers' rules; 1: none. Not with ``do_sample``.
             length_penalty: finished beams are ranked by log-probability / length ** length_penalty.
@@ -105,7 +108,7 @@ class GeneratesTexts(ABC):
             progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.
 
         The steps run in transformers' order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
-        temperature, top_k, top_p, min_p, typical_p.
+        no_repeat_ngram_size, temperature, top_k, top_p, min_p, typical_p.
 
         Returns:
             a Generation; for a list of prompts a list of them in the same order. With ``num_return_sequences`` above 1

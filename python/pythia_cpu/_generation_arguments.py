@@ -32,6 +32,7 @@ class GenerationArguments:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
     logit_bias: Mapping[int, float] | None = None
     num_beams: int = 1
     length_penalty: float = 1.0
@@ -63,6 +64,7 @@ class GenerationArguments:
             repetition_penalty=number("repetition_penalty", self.repetition_penalty),
             presence_penalty=number("presence_penalty", self.presence_penalty),
             frequency_penalty=number("frequency_penalty", self.frequency_penalty),
+            no_repeat_ngram_size=integer("no_repeat_ngram_size", self.no_repeat_ngram_size, 0),
             logit_bias=biases("logit_bias", self.logit_bias),
         )
 
@@ -100,6 +102,7 @@ class GenerationArguments:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
             stop=strings("stop", self.stop),
             num_logprobs=self.num_logprobs(),
         )

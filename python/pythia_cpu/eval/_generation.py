@@ -12,7 +12,7 @@ import pythia_cpu
 from pythia_cpu._arguments import integer, strings
 
 # Arguments of Model.generate that a task may set under the same name.
-_SAMPLING = {"top_k", "top_p", "min_p", "typical_p", "repetition_penalty"}
+_SAMPLING = {"top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size"}
 
 # Arguments of transformers' generate that change nothing here.
 _IGNORED = {"use_cache", "pad_token_id", "num_beams", "num_return_sequences"}

@@ -21,7 +21,7 @@ _TOP_K = 50  # likewise
 _MAX_LENGTH_4 = 20  # of transformers 4's GenerationConfig where it is not set, which means _NEW_TOKENS
 
 # Options of transformers that pythia_cpu.Model.generate has under the same name, beside FILTERS.
-_SHARED = "repetition_penalty", "seed", "num_beams", "length_penalty", "early_stopping"
+_SHARED = "repetition_penalty", "no_repeat_ngram_size", "seed", "num_beams", "length_penalty", "early_stopping"
 _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_cache": (),
     "cache_implementation": (),
@@ -31,7 +31,6 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "transformers_version": (),
     "output_attentions": (False,),
     "output_hidden_states": (False,),
-    "no_repeat_ngram_size": (0,),
     "num_beam_groups": (1,),
     "diversity_penalty": (0,),
     "epsilon_cutoff": (0,),

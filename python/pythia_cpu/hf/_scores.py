@@ -45,7 +45,7 @@ def step_scores(
     """What transformers' processors make of ``step_logits``: penalties, ends of text that cannot come yet, and of drawn
     rows the temperature and the filters, -inf for tokens that they leave out.
     """
-    names = ("repetition_penalty", *(FILTERS if engine.get("do_sample") else ()))
+    names = ("repetition_penalty", "no_repeat_ngram_size", *(FILTERS if engine.get("do_sample") else ()))
     wanted: dict[str, Any] = {name: engine[name] for name in names if name in engine}
     if not wanted and not min_new_tokens:
         return logits
