@@ -81,8 +81,8 @@ class GeneratesTexts(ABC):
                 1: off.
             presence_penalty: subtracted from the scores of tokens in the new text.
             frequency_penalty: subtracted once for each time the token is in the new text.
-            no_repeat_ngram_size: tokens that would end a run of so many tokens that is in the prompt or the text already
-                are banned; 0: off.
+            no_repeat_ngram_size: bans tokens that would end a run of so many tokens which is in the prompt or the text
+                already; 0: off.
             logit_bias: token id -> number added to its score; ``-inf`` bans a token.
             num_beams: beams of a beam search with transformers' rules; 1: none. Not with ``do_sample``.
             length_penalty: finished beams are ranked by log-probability / length ** length_penalty.

@@ -278,8 +278,8 @@ def step_revisions(repo_id: str) -> list[str]:
     except errors.RepositoryNotFoundError:
         raise CheckpointError(f"{repo_id}: is not a model on the hub; check its name") from None
     except _HTTP_ERRORS as error:
-        problem = "the hub cannot be reached, and only it knows all revisions; list_cache() names the conversions that are here"
-        raise OSError(f"{repo_id}: {problem} ({error})") from None
+        problem = "the hub cannot be reached, and only it knows all revisions"
+        raise OSError(f"{repo_id}: {problem}; list_cache() names the conversions that are here ({error})") from None
     return sorted_steps(ref.name for ref in refs.branches)
 
 

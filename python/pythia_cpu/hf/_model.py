@@ -229,9 +229,9 @@ class GPTNeoXForCausalLM(TorchModule):
                     each new token was chosen from, for which all rows are computed once more, not with ``num_beams``;
                     zeros where a row has come to the context's end.
                 temperature, top_p, min_p, typical_p, repetition_penalty, no_repeat_ngram_size, seed, num_beams,
-                    length_penalty, early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn from torch's
-                    generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable, though not
-                    those of transformers.
+                    length_penalty, early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn
+                    from torch's generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable,
+                    though not those of transformers.
                 Others of transformers are accepted where they change nothing.
 
         Returns:
