@@ -100,6 +100,26 @@ def test_activations_are_the_same_without_logits(model: Model, pattern: str) -> 
         assert_same_bits(run.activations[name], array, name)
 
 
+def test_lists_of_sequences(model: Model) -> None:
+    """Each is what it is alone, also where an edit changes it."""
+    sequences = [TOKENS, TOKENS[5:12], TOKENS[:1]]
+    edit = {"blocks.1.hook_mlp_out": lambda x: x * 1.5}
+    found = model.run(sequences, capture=iter(["hook_embed", "*.hook_resid_post"]), edit=edit)
+    for run, tokens in zip(found, sequences, strict=True):
+        expected = model.run(tokens, capture=["hook_embed", "*.hook_resid_post"], edit=edit)
+        assert_same_bits(run.logits, expected.logits)
+        assert list(run.activations) == list(expected.activations)
+        for name, array in expected.activations.items():
+            assert_same_bits(run.activations[name], array, name)
+    assert [run.logits.shape for run in model.run(np.array([TOKENS, TOKENS]))] == [(40, 4096)] * 2
+    for bad, message in [
+        ([TOKENS, []], r"tokens\[1\] has no tokens"),
+        ([[1], [4096]], r"tokens\[1\] holds token id 4096"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.run(bad)
+
+
 def test_type_checkers_take_logits_for_an_array() -> None:
     assert Any in get_args(get_type_hints(pythia_cpu.Run)["logits"])
 

@@ -7,15 +7,15 @@ import fnmatch
 import functools
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, sequence_ids
+from pythia_cpu._arguments import TokenIds, boolean, is_batch, sequence_ids
 
 Activation: TypeAlias = npt.NDArray[np.float32]
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
@@ -56,6 +56,7 @@ class InspectsActivations(ABC):
         """The names that ``run`` knows, in the order of the pass."""
         return self._inspecting().hook_names
 
+    @overload
     def run(
         self,
         tokens: TokenIds,
@@ -63,9 +64,26 @@ class InspectsActivations(ABC):
         capture: str | Iterable[str] = (),
         edit: Mapping[str, Edit] | EditAny | None = None,
         logits: bool = True,
-    ) -> Run:
-        """Runs one sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so
-        for the tokens that a sequence goes on with.
+    ) -> Run: ...
+    @overload
+    def run(
+        self,
+        tokens: Sequence[TokenIds],
+        *,
+        capture: str | Iterable[str] = (),
+        edit: Mapping[str, Edit] | EditAny | None = None,
+        logits: bool = True,
+    ) -> list[Run]: ...
+    def run(
+        self,
+        tokens: TokenIds | Sequence[TokenIds],
+        *,
+        capture: str | Iterable[str] = (),
+        edit: Mapping[str, Edit] | EditAny | None = None,
+        logits: bool = True,
+    ) -> Run | list[Run]:
+        """Runs a sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so for
+        the tokens that a session goes on with, ``generate`` with its ``edit`` for texts as they are written.
 
         Names, shapes and meaning are TransformerLens's (``HookedTransformer.from_pretrained_no_processing``), without
         the batch dimension; ``hook_normalized`` is what a LayerNorm gives, after weight and bias, as in its versions
@@ -88,7 +106,8 @@ class InspectsActivations(ABC):
         for take memory; a scores or pattern array takes ``4 * num_heads * num_tokens ** 2`` bytes.
 
         Args:
-            tokens: token ids ``[num_tokens]``.
+            tokens: token ids ``[num_tokens]``, or a list of such sequences (or an integer array ``[batch,
+                num_tokens]``), which run one after the other and give a list of results.
             capture: names to keep, or patterns of them such as ``"blocks.*.hook_resid_post"``.
             edit: functions by name (or pattern), each called with its activation, or one function called with the name
                 and array of every activation, scores and patterns too. A function returns the array that takes the
@@ -102,8 +121,12 @@ class InspectsActivations(ABC):
         """
         core = self._inspecting()
         config = core.file.config
-        ids = sequence_ids("tokens", tokens, config["vocab_size"], config["max_position_embeddings"])
-        return inspected(core, ids, capture, edit, logits, None)
+        sizes = config["vocab_size"], config["max_position_embeddings"]
+        if not is_batch("tokens", tokens):
+            return inspected(core, sequence_ids("tokens", tokens, *sizes), capture, edit, logits, None)
+        patterns = list(capture) if isinstance(capture, Iterator) else capture  # each sequence reads them
+        several = [sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)]
+        return [inspected(core, ids, patterns, edit, logits, None) for ids in several]
 
     def unembed(self, residuals: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The logits that residual streams give through the final LayerNorm and the head: the logit lens
