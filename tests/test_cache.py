@@ -21,6 +21,7 @@ from pythia_cpu._cache import _locked, cache_folder, cached_conversion, clear_ca
 from pythia_cpu._cli_convert import main
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
+IDENTITY = "0123456789abcdef" * 2 + "01234567"
 
 
 @pytest.fixture
@@ -148,20 +149,24 @@ def test_clearing_removes_conversions_and_nothing_else(tmp_path: Path, cached: C
     size = path.stat().st_size
     (tmp_path / "cache" / "mine.txt").write_text("x")
     (path.parent / "also mine.txt").write_text("x")
-    (path.parent / "x.pcpu.partial-1-0").write_text("left behind")
+    (path.parent / "mine-v2-q8.pcpu").write_text("x")
+    path.with_name(f"{IDENTITY}-v4-q8.pcpu.partial-1-0").write_text("left behind")
     assert clear_cache(tmp_path / "cache") == size + len("left behind")
-    assert sorted(p.name for p in (tmp_path / "cache").rglob("*")) == ["also mine.txt", "c", "mine.txt"]
+    assert sorted(p.name for p in (tmp_path / "cache").rglob("*")) == [
+        "also mine.txt", "c", "mine-v2-q8.pcpu", "mine.txt",
+    ]  # fmt: skip
     assert not list_cache(tmp_path / "cache")
     assert cached(tmp_path / "c").exists()
 
 
 def test_clearing_leaves_what_is_being_converted(tmp_path: Path, cached: Callable[..., Path]) -> None:
     path = cached(write_checkpoint(tmp_path / "c", **SMALL))
-    working = path.with_name("x-q8.pcpu.partial-1-0")
+    working = path.with_name(f"{IDENTITY}-v4-q8.pcpu.partial-1-0")
     working.write_text("half")
-    with _locked(path.with_name("x-q8.pcpu.lock")):
+    lock = path.with_name(f"{IDENTITY}-v4-q8.pcpu.lock")
+    with _locked(lock):
         clear_cache(tmp_path / "cache")
-        assert sorted(p.name for p in path.parent.iterdir()) == ["x-q8.pcpu.lock", working.name]
+        assert sorted(p.name for p in path.parent.iterdir()) == [lock.name, working.name]
     assert clear_cache(tmp_path / "cache") == len("half")
     assert not path.parent.exists()
 
@@ -180,7 +185,7 @@ def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]
     assert remove(mini, revision=1800, weights="q8") == [q8]
     assert model.verify()  # still mapped
     assert auto.is_symlink() and auto.resolve() == f16
-    unknown = f16.with_name(f"{f16.name[:8]}x-v0-q8.pcpu")
+    unknown = f16.with_name(f"{f16.name[:8]}{IDENTITY[8:]}-v0-q8.pcpu")
     unknown.write_bytes(b"of another version")
     assert remove(mini, revision="step5") == []
     assert remove(mini, weights="q8") == [unknown]
@@ -241,14 +246,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out
     assert listed.count("\n") == 2 and "f16   step1800  " in listed and str(tmp_path / "cache") in listed
-    assert main(["--remove", str(MINI_PYTHIA.parent), "--weights", "auto"]) == 1
-    assert "weights is 'auto', expected one of f32" in capsys.readouterr().err
     assert main(["--remove", str(MINI_PYTHIA.parent), "--revision", "1800"]) == 0
     assert capsys.readouterr().out.startswith(f"removed 4.9 MB, {tmp_path}/cache/mini-pythia/")
     assert main(["--remove", str(MINI_PYTHIA.parent)]) == 1
     assert "has no such conversion of" in capsys.readouterr().err
     (tmp_path / "cache" / "old").mkdir()
-    (tmp_path / "cache" / "old" / "x-v1-f16.pcpu").write_bytes(b"of long ago")
+    (tmp_path / "cache" / "old" / f"{IDENTITY}-v1-f16.pcpu").write_bytes(b"of long ago")
     assert main(["--list"]) == 0
     assert "0.0 MB  ?     damaged, or of another version  " in capsys.readouterr().out
     assert main(["--clear"]) == 0
@@ -365,6 +368,15 @@ def test_command_usage(capsys: pytest.CaptureFixture[str], tmp_path: Path, monke
         ["--clear", "--revision", "3"],
         ["--nonsense"],
         ["--remove"],
+        ["x", "--remove", "--weights", "auto"],
+        ["x", "-o", "-"],
+        ["x", "-o", "m", "--report", "-"],
+        ["x", "-o", "m", "--report", "./m"],
+        ["x", "-o", "m", "--report-text", "m"],
+        ["x", "-o", "m", "--report", "r", "--report-text", "r"],
+        ["x", "-o", "m", "-q", "--report-text", "t"],
+        ["--list", "--report", "r"],
+        ["--clear", "--report-text", "t"],
     ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)

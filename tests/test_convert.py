@@ -329,11 +329,6 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(
             assert problem in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "stdout").is_symlink()
-    assert main([str(folder), "-o", output, "--report", f"{tmp_path}/c/../m.pcpu"]) == 1
-    assert "m.pcpu is named for the model and for the report" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="2"):
-        main([str(folder), "-o", "-"])
-    assert "a model cannot be written to standard output: name a file" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "pipe", "stdout"]
     with pytest.raises(ValueError, match="null"):
         convert(folder, f"{output}\0")

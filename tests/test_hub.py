@@ -274,7 +274,8 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
 # Names
 
 
-def test_names_of_sources() -> None:
+def test_names_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert repo_id_of("pythia-70m-deduped") == "EleutherAI/pythia-70m-deduped"
     assert repo_id_of("EleutherAI/gpt-neox-20b") == "EleutherAI/gpt-neox-20b"
     for name in ("", "gpt2", "a/b/c", "/a/b", "../b c", "pythia-14m/", "./a", "../a", "~/a"):

@@ -365,7 +365,7 @@ def test_unknown_names(model: Model) -> None:
         (lambda x: x[:-1], r"hook_embed returned shape \[269, \d+\], expected \[270, \d+\]"),
         (lambda x: x * np.nan, "hook_embed gave values that are not finite"),
         (lambda x: x * np.float32(np.inf), "not finite"),
-        (lambda x: "text", "hook_embed returned no array of numbers"),
+        (lambda x: "text", "the edit of hook_embed returned is an array of <U4, expected real numbers"),
         (lambda x: x.fill(np.nan), "not finite"),
     ],
 )

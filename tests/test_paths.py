@@ -59,7 +59,7 @@ def test_conversion(folder: Path, mini_checkpoint: Path, capsys: pytest.CaptureF
 
 def test_names_that_no_file_can_have(mini_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"junk")
-    for name, message in (("a\0.pcpu", "null byte"), ("a\ud800.pcpu", "surrogates not allowed")):
+    for name, message in (("a\0.pcpu", "null (byte|character)"), ("a\ud800.pcpu", "surrogates not allowed")):
         with pytest.raises(ValueError, match=message):
             pythia_cpu.load(tmp_path / name)
         with pytest.raises(ValueError, match=message):

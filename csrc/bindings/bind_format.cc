@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "format/reader.h"
 #include "format/writer.h"
 #include "model/fingerprint.h"
@@ -65,7 +66,7 @@ py::array_t<uint8_t> pack(const py::buffer& array, const std::string& dtype, int
   const WeightFormat format = parse_format(format_name, "format");
   py::array_t<uint8_t> packed(packed_size_bytes(format, rows, cols));
   auto* out = reinterpret_cast<std::byte*>(packed.mutable_data());
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   pack_matrix(source, format, out);
   return packed;
 }
@@ -80,7 +81,7 @@ py::array_t<float> unpack(const py::buffer& packed, const std::string& format_na
                                 " bytes, expected " + std::to_string(packed_size_bytes(format, rows, cols)));
   py::array_t<float> values({rows, cols});
   float* out = values.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   unpack_matrix(format, view.bytes().data(), rows, cols, out);
   return values;
 }
@@ -94,7 +95,7 @@ bool holds(const py::buffer& array, const std::string& dtype, const std::string&
     throw std::invalid_argument("[holds_exactly] the array has " + std::to_string(size_bytes) +
                                 " bytes, not a whole number of " + dtype);
   const SourceMatrix source = {source_format, view.bytes().data(), 1, size_bytes / element_size_bytes(source_format)};
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   return holds_exactly(source, format);
 }
 
@@ -109,7 +110,7 @@ py::array_t<uint8_t> convert(const py::buffer& array, const std::string& dtype, 
   const int64_t n = size_bytes / element_size_bytes(from);
   py::array_t<uint8_t> converted(n * element_size_bytes(to));
   auto* out = reinterpret_cast<std::byte*>(converted.mutable_data());
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   convert_elements(from, view.bytes().data(), n, to, out);
   return converted;
 }
@@ -194,7 +195,7 @@ py::array_t<float> read_tensor(const PcpuFile& file, const std::string& name) {
   const auto format = static_cast<WeightFormat>(record->format);
   auto values = layout == Layout::kVector ? py::array_t<float>(cols) : py::array_t<float>({rows, cols});
   float* out = values.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   if (layout == Layout::kPanels) {
     unpack_matrix(format, file.data(*record), rows, cols, out);
   } else {
@@ -214,7 +215,7 @@ void bind_format(py::module_& m) {
           "open",
           [](const py::str& path, int threads) {
             const std::string bytes = path_from_python(path);
-            const py::gil_scoped_release unlocked;
+            const WithoutGil unlocked;
             return std::const_pointer_cast<PcpuFile>(PcpuFile::open(bytes, threads));
           },
           py::arg("path"), py::arg("threads") = 1,
@@ -251,7 +252,7 @@ void bind_format(py::module_& m) {
           "append",
           [](PcpuWriter& writer, const py::buffer& packed) {
             const ByteView view(packed);
-            const py::gil_scoped_release unlocked;
+            const WithoutGil unlocked;
             writer.append(view.bytes());
           },
           py::arg("packed"))
@@ -281,7 +282,7 @@ void bind_format(py::module_& m) {
             const auto compute = [&](const std::string& path) { return logits_fingerprint_of_file(path, threads); };
             fingerprint ? writer.finish(compute) : writer.finish();
           },
-          py::arg("fingerprint") = false, py::arg("threads") = 0, py::call_guard<py::gil_scoped_release>(),
+          py::arg("fingerprint") = false, py::arg("threads") = 0, py::call_guard<WithoutGil>(),
           "Writes the tables and the header, syncs and renames; `fingerprint` runs the model on `threads` threads (0: all "
           "physical cores) and stores its logits' fingerprint. Raises ValueError if something is missing, OSError.");
 
@@ -310,7 +311,7 @@ void bind_format(py::module_& m) {
       "checksum64",
       [](const py::buffer& data) {
         const ByteView view(data);
-        const py::gil_scoped_release unlocked;
+        const WithoutGil unlocked;
         return checksum64(view.bytes().data(), view.bytes().size());
       },
       py::arg("data"), "The format's checksum of some bytes.");

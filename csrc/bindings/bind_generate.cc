@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "bindings/python_inspector.h"
 #include "common/fp_environment.h"
 #include "common/thread_pool.h"
@@ -86,7 +87,7 @@ py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& 
   Sampler sampler(select_kernels());
   py::array_t<int32_t> ids(num_draws);
   int32_t* out = ids.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   const FpEnvironment fp_environment;
   ThreadPool pool(threads);
   const ParallelFor on_threads = [&](int64_t count, const auto& body) {
@@ -109,7 +110,7 @@ py::array_t<float> log_softmax(const Logits& logits) {
   const auto num_rows = static_cast<size_t>(logits.shape(0)), vocab_size = static_cast<size_t>(logits.shape(1));
   const float* in = logits.data();
   float* out = logprobs.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   const FpEnvironment fp_environment;
   ScoreRow scratch(select_kernels());
   for (size_t row = 0; row < num_rows; ++row, in += vocab_size, out += vocab_size) {
@@ -126,7 +127,7 @@ py::array_t<int64_t> largest_of(const Logits& values, int64_t count) {
   const std::span<const float> scores(values.data(), static_cast<size_t>(values.size()));
   std::vector<int64_t> places;
   {
-    const py::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     std::vector<float> maxima, scratch;
     block_maxima(select_kernels(), scores, maxima);
     places = largest_places(scores, maxima, count, scratch);
@@ -220,7 +221,7 @@ class GenerationRun {
 
   std::vector<GeneratedToken> run_step() {
     if (unreported_.empty()) {
-      const py::gil_scoped_release unlocked;
+      const WithoutGil unlocked;
       unreported_ = generator_.step();
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C; who goes on gets these tokens first
@@ -256,9 +257,9 @@ void bind_generate(py::module_& m) {
 
   py::class_<GenerationEngine, std::shared_ptr<GenerationEngine>>(
       m, "GenerationEngine", "A model and its tokenizer, ready for any number of generators.")
-      .def(py::init<std::shared_ptr<Model>>(), py::arg("model").none(false), py::call_guard<py::gil_scoped_release>());
+      .def(py::init<std::shared_ptr<Model>>(), py::arg("model").none(false), py::call_guard<WithoutGil>());
 
-  const py::call_guard<py::gil_scoped_release> unlocked;  // while another thread's step copies keys and values
+  const py::call_guard<WithoutGil> unlocked;  // while another thread's step copies keys and values
   py::class_<PrefixCache, std::shared_ptr<PrefixCache>>(
       m, "PrefixCache", "Keys and values of sequences that were computed before, for those that begin alike. Thread-safe.")
       .def(py::init([](const Model& model, int64_t max_bytes) {

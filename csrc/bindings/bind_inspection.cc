@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "bindings/python_inspector.h"
 #include "model/inspection.h"
 #include "model/model.h"
@@ -28,7 +29,7 @@ py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std:
   PythonInspector inspector(std::move(names), std::move(function));
   const std::span<const int32_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
   float* out = logits.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   model.inspect({cache.value_or(nullptr), ids, want_logits ? tokens.size() : 0}, inspector, out);
   return logits;
 }
@@ -41,7 +42,7 @@ py::array_t<float> unembed(Model& model, const RowArray& residuals) {
   py::array_t<float> logits({residuals.shape(0), static_cast<py::ssize_t>(model.config().vocab_size)});
   float* out = logits.mutable_data();
   const std::span<const float> rows(residuals.data(), static_cast<std::size_t>(residuals.size()));
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   model.unembed(rows, out);
   return logits;
 }

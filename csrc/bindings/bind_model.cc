@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
 
@@ -43,7 +44,7 @@ LogitArray forward(Model& model, const std::vector<std::tuple<KvCache*, TokenArr
                                 std::to_string(columns) + "]");
   LogitArray logits = given ? *given : LogitArray({rows, columns});
   float* out = logits.mutable_data();
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   model.forward(slices, out);
   return logits;
 }
@@ -61,7 +62,7 @@ py::array_t<int32_t> choose(Model& model, const std::vector<std::tuple<KvCache*,
   }
   std::vector<GreedyChoice> choices(rows);
   {
-    const py::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     model.choose(slices, choices.data());
   }
   py::array_t<int32_t> ids(static_cast<py::ssize_t>(rows));
@@ -80,14 +81,14 @@ py::tuple score(Model& model, const std::vector<std::tuple<KvCache*, TokenArray,
   }
   std::vector<TokenScore> scores(targets.size());
   {
-    const py::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     model.score(slices, targets, scores.data());
   }
   return score_arrays(scores);
 }
 
 std::unique_ptr<KvCache> fork(const Model& model, const KvCache& cache) {
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   auto copy = std::make_unique<KvCache>(model.kv_layout(), cache.capacity());
   copy->copy_prefix(cache, cache.length());
   return copy;
@@ -114,7 +115,7 @@ void bind_model(py::module_& m) {
           "open",
           [](const py::str& path, int threads, const std::string& isa) {
             const std::string bytes = path_from_python(path);
-            const py::gil_scoped_release unlocked;
+            const WithoutGil unlocked;
             return Model::open(bytes, threads, isa);
           },
           py::arg("path"), py::arg("threads") = 0, py::arg("isa") = "",
@@ -123,7 +124,7 @@ void bind_model(py::module_& m) {
           "file", [](const Model& model) { return std::const_pointer_cast<PcpuFile>(model.file().shared_from_this()); },
           "The file, a PcpuFile.")
       .def_property_readonly("isa", &Model::isa, "Name of the kernel table in use.")
-      .def_property("threads", &Model::threads, py::cpp_function(&Model::set_threads, py::call_guard<py::gil_scoped_release>()),
+      .def_property("threads", &Model::threads, py::cpp_function(&Model::set_threads, py::call_guard<WithoutGil>()),
                     "Threads of a forward pass.")
       .def("forward", &forward, py::arg("sequences"), py::arg("out").noconvert() = py::none(),
            "Append tokens to caches. sequences: list of (KvCache, int32 [n], num_logits); returns float32 logits "
@@ -136,7 +137,7 @@ void bind_model(py::module_& m) {
            "Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the "
            "targets following the last tokens; returns (log-probabilities float32, most likely ids int32, ranks int32, "
            "entropies float32) of all targets.")
-      .def("fingerprint", &logits_fingerprint, py::call_guard<py::gil_scoped_release>(),
+      .def("fingerprint", &logits_fingerprint, py::call_guard<WithoutGil>(),
            "The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.")
       .def_property_readonly(
           "kv_bytes_per_position", [](const Model& model) { return model.kv_layout().bytes_per_position(); },

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "score/windows.h"
 
 namespace py = pybind11;
@@ -24,7 +25,7 @@ std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> model, std::vector<Re
 std::vector<std::size_t> step(Scorer& scorer) {
   std::vector<std::size_t> ended;
   {
-    const py::gil_scoped_release unlocked;
+    const WithoutGil unlocked;
     ended = scorer.step();
   }
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "common/cgroup.h"
 #include "common/huge_pages.h"
 #include "common/memory.h"
@@ -36,7 +37,7 @@ std::pair<py::array_t<int64_t>, int64_t> run_phases(int threads, const std::vect
   int64_t* const counts = runs.mutable_data();  // plain: a task that two threads run, or see unfinished, is a race
   std::atomic<int64_t> num_ended, num_early = 0;
 
-  const py::gil_scoped_release unlocked;
+  const WithoutGil unlocked;
   ThreadPool pool(threads);
   for (int64_t job = 0; job < num_jobs; ++job) {
     num_ended = 0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings.h"
+#include "bindings/gil.h"
 #include "text/tokenizer.h"
 
 namespace py = pybind11;
@@ -37,7 +38,7 @@ class BoundTokenizer {
     const std::string_view bytes(utf8, static_cast<std::size_t>(size));
     std::vector<int32_t> ids;
     {
-      std::optional<py::gil_scoped_release> release;
+      std::optional<WithoutGil> release;
       if (bytes.size() >= kReleaseGilBytes) release.emplace();
       ids = tokenizer_.encode(bytes);
     }
@@ -55,7 +56,7 @@ class BoundTokenizer {
     for (const py::handle item : ids) values.push_back(to_id(item));
     std::string text;
     {
-      std::optional<py::gil_scoped_release> release;
+      std::optional<WithoutGil> release;
       if (values.size() >= kReleaseGilBytes) release.emplace();
       text = tokenizer_.decode(values, skip_special_tokens);
     }

@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "bindings/gil.h"
 #include "model/inspection.h"
 
 namespace pythia {
@@ -23,16 +24,22 @@ class PythonInspector : public Inspector {
       : names_(std::move(names)), function_(std::move(function)) {}
 
   bool wants(const std::string& name) override {
-    const pybind11::gil_scoped_acquire locked;
+    const WithGil locked;
     if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();  // Ctrl-C ends the pass at its next activation
     return names_.contains(name);
   }
 
   bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
-    const pybind11::gil_scoped_acquire locked;
-    const pybind11::array_t<float> shown(shape, values.data());
-    if (!shown) throw pybind11::error_already_set();  // no memory: pybind11 does not look at what NumPy's copy gives
-    const pybind11::object result = function_(name, shown);
+    const WithGil locked;
+    // Filled here, not by NumPy: that gives the lock up meanwhile, and a thread may come to its end where it takes it back. So
+    // there is no object of C++ between here and Python's code, either.
+    pybind11::array_t<float> shown(shape);
+    std::ranges::copy(values, shown.mutable_data());
+    const pybind11::str name_object(name);
+    PyObject* const returned = call_or_wait_for_the_end(
+        [&] { return PyObject_CallFunctionObjArgs(function_.ptr(), name_object.ptr(), shown.ptr(), nullptr); });
+    if (returned == nullptr) throw pybind11::error_already_set();
+    const auto result = pybind11::reinterpret_steal<pybind11::object>(returned);
     if (result.is_none()) return false;
     const auto changed = result.cast<pybind11::array_t<float, pybind11::array::c_style>>();
     if (!std::ranges::equal(shape, std::span(changed.shape(), static_cast<std::size_t>(changed.ndim()))))

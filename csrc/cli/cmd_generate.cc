@@ -1,8 +1,10 @@
 // pythia-cpu generate: text from a prompt.
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <string>
@@ -12,6 +14,7 @@
 #include "cli/generate_options.h"
 #include "cli/io.h"
 #include "cli/json_writer.h"
+#include "cli/line_reader.h"
 #include "cli/shipped_model.h"
 #include "generate/generator.h"
 #include "generate/stop_strings.h"
@@ -47,27 +50,26 @@ void drop_last_newline(std::string& text) {
   if (text.ends_with('\r')) text.pop_back();
 }
 
-std::vector<std::string> split_lines(const std::string& text) {
-  std::vector<std::string> lines;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    lines.push_back(text.substr(begin, end - begin));
-    if (lines.back().ends_with('\r')) lines.back().pop_back();
-    begin = end + 1;
-  }
-  return lines;
-}
+// Where the prompt is: the text itself, or the file that has it ("-": standard input).
+struct PromptPlace {
+  std::optional<std::string> text;
+  std::string path;
+};
 
-// The prompt text of the command line: given, in a file, or on standard input.
-std::string read_prompt(const GenerateOptions& options, const std::vector<std::string_view>& arguments) {
+PromptPlace prompt_place(const GenerateOptions& options, const std::vector<std::string_view>& arguments) {
   if (arguments.size() > 1)
     throw UsageError("found " + std::to_string(arguments.size()) + " prompts, expected one: put it in quotes, or use --batch");
   if (!options.prompt_path.empty() && !arguments.empty())
     throw UsageError("found both a prompt and --prompt-file, expected one of them");
   if (options.prompt_path.empty() && arguments.empty()) throw UsageError("no prompt given; - reads it from standard input");
-  if (!arguments.empty() && arguments[0] != "-") return std::string(arguments[0]);
-  std::string text = read_all(arguments.empty() ? options.prompt_path : "-");
-  if (!options.batch) drop_last_newline(text);
+  if (!arguments.empty() && arguments[0] != "-") return {std::string(arguments[0]), {}};
+  return {std::nullopt, arguments.empty() ? options.prompt_path : "-"};
+}
+
+std::string read_prompt(const PromptPlace& place) {
+  if (place.text) return *place.text;
+  std::string text = read_all(place.path);
+  drop_last_newline(text);
   return text;
 }
 
@@ -94,10 +96,11 @@ void write_ids(JsonWriter& json, std::string_view key, std::span<const int32_t> 
 }
 
 // One line: the names are those of Python's Generation. finish_reason is null if Ctrl-C came before the end.
-std::string to_json(const Run& run, const std::string& prompt, const GenerationRequest& request,
+std::string to_json(const Run& run, std::optional<int64_t> index, const std::string& prompt, const GenerationRequest& request,
                     const GenerationResult& result) {
   JsonWriter json;
   json.begin_object();
+  if (index) json.key("index").number(*index);
   json.key("prompt").string(prompt).key("text").string(result.text);
   write_ids(json, "prompt_tokens", request.prompt);
   write_ids(json, "tokens", result.tokens);
@@ -137,35 +140,80 @@ int run_one(const Run& run, const std::string& prompt) {
       result.append(std::move(token), request.num_logprobs);
     }
   }
-  write_output(stream ? "\n" : to_json(run, prompt, request, result));
-  return interrupted() ? kInterruptedStatus : 0;
+  write_output(stream ? "\n" : to_json(run, std::nullopt, prompt, request, result));
+  return exit_status();
 }
 
 // One prompt a line in, one JSON object a line out, in the same order and as soon as all before it are written.
-int run_batch(const Run& run, const std::vector<std::string>& prompts) {
-  Generator generator(run.model, run.tokenizer);
-  std::vector<GenerationRequest> requests;
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    try {
-      requests.push_back(make_request(run, prompts[i]));
-      generator.add(requests.back());
-    } catch (const std::invalid_argument& error) {
-      throw std::invalid_argument("line " + std::to_string(i + 1) + ": " + error.what());
+class Batch {
+ public:
+  Batch(const Run& run, LineReader& lines) : run_(run), lines_(lines), generator_(run.model, run.tokenizer) {}
+
+  // Throws std::invalid_argument naming the line for a prompt that cannot be used, when all before it are written.
+  int run() {
+    while (!interrupted()) {
+      add_prompts();
+      if (generator_.done()) break;
+      for (GeneratedToken& token : generator_.step())
+        texts_.at(token.request).result.append(std::move(token), run_.options.num_logprobs);
+      write(false);
+    }
+    write(true);
+    if (problem_ && !interrupted()) std::rethrow_exception(problem_);
+    return exit_status();
+  }
+
+ private:
+  struct Text {
+    std::string prompt;
+    GenerationRequest request;
+    GenerationResult result = {};
+  };
+
+  // As many as are there, up to those that wait for others to end.
+  void add_prompts() {
+    while (!problem_ && generator_.num_waiting() < kMostWaiting) {
+      std::optional<std::string> prompt = lines_.next(generator_.done());
+      if (!prompt) return;
+      try {
+        GenerationRequest request = make_request(run_, *prompt);
+        const int64_t number = generator_.add(request);
+        texts_.emplace(number, Text{std::move(*prompt), std::move(request)});
+      } catch (const std::invalid_argument& error) {
+        problem_ =
+            std::make_exception_ptr(std::invalid_argument("line " + std::to_string(lines_.num_lines()) + ": " + error.what()));
+      }
     }
   }
-  std::map<size_t, GenerationResult> running;
-  size_t next = 0;
-  while (!generator.done() && !interrupted()) {
-    for (GeneratedToken& token : generator.step()) {
-      const size_t i = static_cast<size_t>(token.request);
-      running[i].append(std::move(token), run.options.num_logprobs);
-    }
-    for (auto it = running.begin(); it != running.end() && it->first == next && it->second.finish_reason; ++next) {
-      write_output(to_json(run, prompts[next], requests[next], it->second));
-      it = running.erase(it);
+
+  // Those that have ended, up to the first that has not; `all`: those that have begun.
+  void write(bool all) {
+    for (auto it = texts_.begin(); it != texts_.end(); it = texts_.erase(it)) {
+      const Text& text = it->second;
+      const bool has_ended = text.result.finish_reason.has_value();
+      if (!has_ended && !all) return;
+      if (has_ended || !text.result.tokens.empty())
+        write_output(to_json(run_, it->first, text.prompt, text.request, text.result));
     }
   }
-  return interrupted() ? kInterruptedStatus : 0;
+
+  static constexpr int64_t kMostWaiting = 256;
+  const Run& run_;
+  LineReader& lines_;
+  Generator generator_;
+  std::map<int64_t, Text> texts_;  // by number: those that are not written
+  std::exception_ptr problem_;     // with the line after them
+};
+
+// "[generate] top_p is 2" as "--top-p is 2".
+std::string with_option_name(const std::string& message, const std::vector<Option>& table) {
+  for (const Option& option : table) {
+    std::string name(option.name.substr(2));
+    std::ranges::replace(name, '-', '_');
+    const std::string start = "[generate] " + name + " ";
+    if (message.starts_with(start)) return std::string(option.name) + message.substr(start.size() - 1);
+  }
+  return message;
 }
 
 int run_generate(const Command& command, std::span<const std::string_view> arguments) {
@@ -184,16 +232,21 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
     validate(options.sampling, std::numeric_limits<int32_t>::max());
     for (const std::string& stop : options.stop) StopMatcher({stop});
   } catch (const std::invalid_argument& error) {
-    throw UsageError(error.what());
+    throw UsageError(with_option_name(error.what(), table));
   }
-  const std::string prompt = read_prompt(options, rest);
+  const PromptPlace place = prompt_place(options, rest);
+  std::optional<LineReader> lines;
+  std::string prompt;
+  if (options.batch)
+    place.text ? lines.emplace(LineReader::of_text(*place.text)) : lines.emplace(place.path);
+  else
+    prompt = read_prompt(place);
 
   const std::string path = chosen_model_path(options.model_path);
   Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr};
   run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
   catch_interrupt();
-  return with_text_of(options.prompt_path,
-                      [&] { return options.batch ? run_batch(run, split_lines(prompt)) : run_one(run, prompt); });
+  return with_text_of(options.prompt_path, [&] { return lines ? Batch(run, *lines).run() : run_one(run, prompt); });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
+#include "common/thread_pool.h"
 #include "format/reader.h"
 #include "text/tokenizer.h"
 
@@ -135,7 +136,7 @@ int run_info(const Command& command, std::span<const std::string_view> arguments
   }
   take_model_argument(parse(arguments, table), model_path);
 
-  const auto file = PcpuFile::open(chosen_model_path(model_path));
+  const auto file = PcpuFile::open(chosen_model_path(model_path), available_physical_cores());
   const int32_t tokenizer_size = Tokenizer(file->tokenizer()).vocab_size();
   write_output(json ? to_json(*file, tokenizer_size) : to_text(*file, tokenizer_size));
   return 0;

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/io.h"
 #include "cli/json_writer.h"
+#include "cli/line_reader.h"
 #include "cli/score_lines.h"
 #include "cli/score_result.h"
 #include "cli/shipped_model.h"
@@ -28,7 +29,8 @@ constexpr std::string_view kDescription =
     "text's first token is then not scored.\n\n"
     "A FILE.jsonl, or any with --jsonl, has a JSON object a line: {\"text\": ...}, scored so, or {\"context\": ...,\n"
     "\"continuation\": ...}, of which the continuation is scored; white space at the context's end counts as the\n"
-    "continuation's, as in lm-evaluation-harness. An object a line is written, with the \"id\" of the one read.\n\n"
+    "continuation's, as in lm-evaluation-harness. An object a line is written, with the \"id\" of the one read,\n"
+    "before more input is waited for.\n\n"
     "  pythia-cpu score book.txt\n"
     "  pythia-cpu score -m pythia-160m.pcpu questions.jsonl > scores.jsonl\n"
     "  pythia-cpu score -m pythia-160m.pcpu --stride 512 --per-token book.txt > tokens.tsv\n";
@@ -113,17 +115,20 @@ int run_score(const Command& command, std::span<const std::string_view> argument
     throw UsageError("found " + std::to_string(rest.size()) + " files, expected one, or - for standard input");
 
   const std::string path(rest[0]);
-  const std::string text = read_all(path);
+  const bool has_lines = options.jsonl || path.ends_with(".jsonl");
+  std::optional<LineReader> lines;
+  std::string text;
+  has_lines ? void(lines.emplace(path)) : void(text = read_all(path));
   const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   const Tokenizer tokenizer(model->file().tokenizer());
   catch_interrupt();
-  if (options.jsonl || path.ends_with(".jsonl")) {
+  if (has_lines) {
     const auto windows = [&](std::span<const int32_t> ids) { return make_windows(options, model->config(), ids); };
-    with_text_of(path, [&] { score_lines({model, tokenizer, windows, options.per_token}, text); });
-    return interrupted() ? kInterruptedStatus : 0;
+    with_text_of(path, [&] { score_lines({model, tokenizer, windows, options.per_token}, *lines); });
+    return exit_status();
   }
   const std::optional<ScoreResult> result = with_text_of(path, [&] { return score_text(options, model, tokenizer, text); });
-  if (!result) return kInterruptedStatus;
+  if (!result) return exit_status();
   write_result(options, *result, tokenizer);
   return 0;
 }

@@ -6,6 +6,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
+#include "common/thread_pool.h"
 #include "format/reader.h"
 #include "text/tokenizer.h"
 
@@ -36,7 +37,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
     throw UsageError("found " + std::to_string(rest.size() + !text_path.empty()) + " texts, expected one, in quotes, or -");
 
   const std::string text = rest.empty() ? read_all(text_path) : rest[0] == "-" ? read_all("-") : std::string(rest[0]);
-  const auto file = PcpuFile::open(chosen_model_path(model_path));
+  const auto file = PcpuFile::open(chosen_model_path(model_path), available_physical_cores());
   const Tokenizer tokenizer(file->tokenizer());
   const std::vector<int32_t> ids = with_text_of(text_path, [&] { return tokenizer.encode(text); });
   if (!json) {

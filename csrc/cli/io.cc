@@ -11,7 +11,7 @@
 namespace pythia::cli {
 namespace {
 
-volatile std::sig_atomic_t interrupt_seen = 0;
+volatile std::sig_atomic_t signal_seen = 0;
 
 [[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
 
@@ -70,14 +70,18 @@ std::string read_all(const std::string& path) {
 }
 
 void catch_interrupt() {
-  struct sigaction action = {};
-  if (::sigaction(SIGINT, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) return;
-  action = {};
-  action.sa_handler = [](int) { interrupt_seen = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  ::sigaction(SIGINT, &action, nullptr);
+  for (const int signum : {SIGINT, SIGTERM}) {
+    struct sigaction action = {};
+    if (::sigaction(signum, nullptr, &action) == 0 && action.sa_handler == SIG_IGN) continue;
+    action = {};
+    action.sa_handler = [](int seen) { signal_seen = seen; };
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    ::sigaction(signum, &action, nullptr);
+  }
 }
 
-bool interrupted() noexcept { return interrupt_seen != 0; }
+bool interrupted() noexcept { return signal_seen != 0; }
+
+int exit_status() noexcept { return interrupted() ? 128 + signal_seen : 0; }
 
 }  // namespace pythia::cli

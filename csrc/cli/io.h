@@ -32,12 +32,12 @@ auto with_text_of(const std::string& path, Work&& work) {
   }
 }
 
-// From here on Ctrl-C only sets a flag, once: a second Ctrl-C ends the process. Where it is ignored, as in background jobs of
-// scripts, it stays so.
+// From here on Ctrl-C and SIGTERM only set a flag, once: a second one ends the process. Where they are ignored, as in
+// background jobs of scripts, it stays so.
 void catch_interrupt();
 bool interrupted() noexcept;
 
-// Exit status after Ctrl-C, as shells have it: 128 + SIGINT.
-inline constexpr int kInterruptedStatus = 130;
+// 0, or once interrupted() what shells say then: 128 + the signal.
+int exit_status() noexcept;
 
 }  // namespace pythia::cli

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <exception>
 #include <new>
+#include <regex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,6 +40,11 @@ std::string overview() {
   return text;
 }
 
+// An error's text without the library's "[part] ", which is for those who write programs with it.
+std::string for_users(const std::string& message) {
+  return std::regex_replace(message, std::regex(R"((^|: )\[[a-z_]+\] )"), "$1");
+}
+
 int run_command(const Command& command, std::span<const std::string_view> arguments) {
   try {
     return command.run(command, arguments);
@@ -51,6 +57,10 @@ int run_command(const Command& command, std::span<const std::string_view> argume
 int run(std::span<const std::string_view> arguments) {
   if (arguments.empty()) throw UsageError("no command given; see pythia-cpu --help");
   if (arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "help") {
+    for (const Command* command : kCommands) {
+      constexpr std::string_view kHelp[] = {"--help"};
+      if (arguments.size() > 1 && command->name == arguments[1]) return run_command(*command, kHelp);
+    }
     write_output(overview());
     return 0;
   }
@@ -89,13 +99,13 @@ int main(int argc, char** argv) {
   } catch (const ClosedPipe&) {
     return 0;
   } catch (const UsageError& error) {
-    write_error_line("pythia-cpu: " + std::string(error.what()));
+    write_error_line("pythia-cpu: " + for_users(error.what()));
     return 2;
   } catch (const std::bad_alloc&) {
     write_error_line("pythia-cpu: out of memory");
     return 1;
   } catch (const std::exception& error) {
-    write_error_line("pythia-cpu: " + std::string(error.what()));
+    write_error_line("pythia-cpu: " + for_users(error.what()));
     return 1;
   }
 }

@@ -12,7 +12,6 @@ namespace pythia::cli {
 namespace {
 
 constexpr std::size_t kRecordsPerBatch = 256;
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 struct Record {
   int64_t index;
@@ -32,10 +31,10 @@ std::string_view without_trailing_space(std::string_view text) {
   return text;
 }
 
-// The member of that name; null if there is none. Throws if it is no string.
+// The member of that name; null if there is none, or it is null. Throws if it is no string.
 const std::string* find_text(const JsonValue& object, std::string_view name) {
   const JsonValue* member = object.find(name);
-  if (member == nullptr) return nullptr;
+  if (member == nullptr || member->kind == JsonValue::Kind::kNull) return nullptr;
   if (member->kind != JsonValue::Kind::kString) throw std::invalid_argument("\"" + std::string(name) + "\" is not a string");
   return &member->text;
 }
@@ -119,27 +118,28 @@ bool score_batch(const LineScoring& scoring, std::vector<Record>& records) {
 
 }  // namespace
 
-void score_lines(const LineScoring& scoring, std::string_view lines) {
+void score_lines(const LineScoring& scoring, LineReader& lines) {
   std::vector<Record> batch;
-  int64_t line_number = 0, index = 0;
-  if (lines.starts_with(kByteOrderMark)) lines.remove_prefix(kByteOrderMark.size());
-  while (!lines.empty()) {
-    const std::size_t end = std::min(lines.find('\n'), lines.size());
-    const std::string_view line = lines.substr(0, end);
-    lines.remove_prefix(std::min(end + 1, lines.size()));
-    ++line_number;
-    if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-    try {
-      batch.push_back(read_record(scoring, index++, line));
-    } catch (const std::invalid_argument& error) {
-      if (!batch.empty() && !score_batch(scoring, batch)) return;
-      throw std::invalid_argument("line " + std::to_string(line_number) + ": " + error.what());
-    }
-    if (batch.size() < kRecordsPerBatch) continue;
-    if (!score_batch(scoring, batch)) return;
+  int64_t index = 0;
+  const auto score = [&] {
+    const bool scored = batch.empty() || score_batch(scoring, batch);
     batch.clear();
+    return scored;
+  };
+  while (!interrupted()) {
+    const std::optional<std::string> line = lines.next(batch.empty());
+    if (line && line->find_first_not_of(" \t") == std::string::npos) continue;
+    if (line) {
+      try {
+        batch.push_back(read_record(scoring, index++, *line));
+      } catch (const std::invalid_argument& error) {
+        if (!score()) return;
+        throw std::invalid_argument("line " + std::to_string(lines.num_lines()) + ": " + error.what());
+      }
+      if (batch.size() < kRecordsPerBatch) continue;
+    }
+    if (!score() || (!line && lines.done())) return;
   }
-  if (!batch.empty()) score_batch(scoring, batch);
 }
 
 }  // namespace pythia::cli

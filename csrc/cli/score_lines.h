@@ -4,9 +4,9 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <string_view>
 #include <vector>
 
+#include "cli/line_reader.h"
 #include "model/model.h"
 #include "score/scorer.h"
 #include "text/tokenizer.h"
@@ -21,10 +21,11 @@ struct LineScoring {
 };
 
 // Scores every record of `lines` and writes an object a line to standard output, in order, with the record's number "index",
-// its "id" if it has one, and what write_members says. Records run together, some hundreds at a time, and contexts that they
-// share are computed once. Empty lines are left out. Ends early once interrupted().
+// its "id" if it has one, and what write_members says. Records run together, some hundreds at a time or as many as are there
+// when more has to be waited for, and contexts that they share are computed once. Empty lines are left out. Ends early once
+// interrupted().
 // Throws std::invalid_argument naming the line: no JSON, no such record, or one that cannot be scored. All before it is
 // written.
-void score_lines(const LineScoring& scoring, std::string_view lines);
+void score_lines(const LineScoring& scoring, LineReader& lines);
 
 }  // namespace pythia::cli

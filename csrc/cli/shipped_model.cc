@@ -50,11 +50,16 @@ fs::path program_path() {
 }  // namespace
 
 std::string shipped_model_path() {
-  if (const char* named = std::getenv(kModelVariable); named != nullptr && *named != '\0') return named;
-
   std::error_code error;
+  if (const char* named = std::getenv(kModelVariable); named != nullptr && *named != '\0') {
+    if (fs::exists(named, error)) return named;
+    throw std::invalid_argument(std::string(named) + ": No such file, expected the .pcpu file that " + kModelVariable +
+                                " names");
+  }
+
   const fs::path prefix = program_path().parent_path().parent_path();
-  std::vector<fs::path> candidates = {prefix / "share" / "pythia-cpu" / kModelName};
+  std::vector<fs::path> candidates = {prefix / "share" / "pythia-cpu" / kModelName,
+                                      prefix / "pythia_cpu" / "data" / kModelName};  // pip install --target
   for (const fs::path& folder : python_package_folders(prefix))
     candidates.push_back(folder / "pythia_cpu" / "data" / kModelName);
   for (const fs::path& candidate : candidates)

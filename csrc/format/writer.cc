@@ -1,6 +1,7 @@
 #include "format/writer.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <filesystem>
 #include <stdexcept>
 #include <vector>
 
@@ -18,6 +20,7 @@ namespace pythia {
 namespace {
 
 constexpr const char* kWhere = "[PcpuWriter] ";
+constexpr const char* kPartial = ".partial-";
 
 [[noreturn]] void throw_errno(const std::string& path) { throw FileError(errno, path); }
 
@@ -98,16 +101,38 @@ struct PcpuWriter::Impl {
     if (fd < 0) throw_argument("the file was finished or discarded before");
   }
 
-  // A new file of a name of its own, so that writers of the same path do not meet.
+  // A new file of a name of its own, so that writers of the same path do not meet. It is locked while it is written, where the
+  // file system knows locks: what is not is left of a writer that was killed.
   void open_temporary() {
     static std::atomic<uint64_t> counter = 0;
-    do {
-      temporary_path = path + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+    remove_leftovers();
+    bool is_there = false;
+    while (!is_there) {
+      temporary_path = path + kPartial + std::to_string(::getpid()) + "-" + std::to_string(counter++);
       fd = ::open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    } while (fd < 0 && errno == EEXIST);
-    if (fd < 0) {
-      temporary_path.clear();
-      throw_errno(path);
+      if (fd < 0 && errno == EEXIST) continue;
+      if (fd < 0) {
+        temporary_path.clear();
+        throw_errno(path);
+      }
+      ::flock(fd, LOCK_EX | LOCK_NB);
+      struct stat status = {};
+      is_there = ::fstat(fd, &status) != 0 || status.st_nlink > 0;  // unless another writer took it for left
+      if (!is_there) ::close(fd);
+    }
+  }
+
+  void remove_leftovers() const {
+    namespace fs = std::filesystem;
+    const std::string start = fs::path(path).filename().string() + kPartial;
+    std::error_code error;  // a folder that cannot be read keeps what is in it
+    for (fs::directory_iterator it(parent_folder(path), error), end; !error && it != end; it.increment(error)) {
+      const std::string name = it->path().filename().string();
+      if (!name.starts_with(start) || name.find_first_not_of("0123456789-", start.size()) != std::string::npos) continue;
+      const int left = ::open(it->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+      if (left < 0) continue;
+      if (::flock(left, LOCK_EX | LOCK_NB) == 0) ::unlink(it->path().c_str());
+      ::close(left);
     }
   }
 

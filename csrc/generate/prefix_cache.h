@@ -9,6 +9,7 @@
 #include <mutex>
 #include <span>
 
+#include "common/process_mutex.h"
 #include "model/kv_cache.h"
 
 namespace pythia {
@@ -48,7 +49,7 @@ class PrefixCache {
 
   const KvLayout layout_;
   const int64_t max_bytes_, block_bytes_;
-  mutable std::mutex mutex_;
+  mutable ProcessMutex mutex_{"used its prefix cache"};
   Node root_;
   std::list<Node*> recent_;  // the latest first; a block comes after all that lead to it
   int64_t size_bytes_ = 0, num_tokens_read_ = 0;

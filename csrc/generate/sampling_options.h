@@ -21,7 +21,8 @@ struct SamplingOptions {
   float repetition_penalty = 1.0f;  // scores of prompt and generated tokens are divided by it if >= 0, else multiplied
   float presence_penalty = 0.0f;    // subtracted from the scores of generated tokens
   float frequency_penalty = 0.0f;   // subtracted as often as the token has been generated
-  int64_t no_repeat_ngram_size = 0;  // ban tokens that would end a run of so many that was there before, prompt included; 0: off
+  int64_t no_repeat_ngram_size =
+      0;  // ban tokens that would end a run of so many that was there before, prompt included; 0: off
   std::vector<std::pair<int32_t, float>> logit_bias;  // (token id, added to its score); -infinity bans a token
 
   bool changes_logits() const { return !logit_bias.empty() || has_history_terms(); }

@@ -1,7 +1,5 @@
 #include "model/model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <mutex>
@@ -9,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "common/process_mutex.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "model/forward.h"
@@ -68,9 +67,8 @@ struct Model::Impl {
   RotaryTable rotary;
   bool quantized;
 
-  std::atomic<int> num_threads;      // the pool's, known without waiting for a pass
-  std::mutex mutex;                  // guards what follows: one pass at a time (Lock)
-  std::atomic<pid_t> locked_by = 0;  // process, 0: none
+  std::atomic<int> num_threads;         // the pool's, known without waiting for a pass
+  ProcessMutex mutex{"ran the model"};  // guards what follows: one pass at a time (Lock)
   std::unique_ptr<ThreadPool> pool;
   WeightPages weight_pages;
   Workspace workspace;
@@ -90,27 +88,7 @@ struct Model::Impl {
         pool(std::make_unique<ThreadPool>(threads)),
         weight_pages(*file) {}
 
-  // A fork copies a lock that another thread holds, and no thread that would ever give it back.
-  class Lock {
-   public:
-    explicit Lock(Impl& impl) : impl_(impl) {
-      if (const pid_t process = impl.locked_by; process != 0 && process != getpid())
-        throw std::system_error(std::make_error_code(std::errc::resource_deadlock_would_occur),
-                                "[model] this process was forked while another thread ran the model, expected no pass on its "
-                                "way; load the model in the new process, or start it by spawn");
-      impl.mutex.lock();
-      impl.locked_by = getpid();
-    }
-    ~Lock() {
-      impl_.locked_by = 0;
-      impl_.mutex.unlock();
-    }
-    Lock(const Lock&) = delete;
-    Lock& operator=(const Lock&) = delete;
-
-   private:
-    Impl& impl_;
-  };
+  using Lock = std::lock_guard<ProcessMutex>;
 
   // Runs the segments made up so far, `rows` rows in all, of which `rows_with_logits` have logits.
   void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
@@ -163,24 +141,24 @@ int Model::threads() const { return impl_->num_threads; }
 
 void Model::set_threads(int threads) {
   checked_threads(threads);
-  const Impl::Lock lock(*impl_);
+  const Impl::Lock lock(impl_->mutex);
   if (threads == impl_->pool->size()) return;
   impl_->pool = std::make_unique<ThreadPool>(threads);
   impl_->num_threads = threads;
 }
 
 void Model::forward(std::span<const SequenceSlice> slices, float* logits, const ScoreMaxima& maxima) {
-  const Impl::Lock lock(*impl_);
+  const Impl::Lock lock(impl_->mutex);
   run(slices, {.logits = logits, .maxima = maxima});
 }
 
 void Model::choose(std::span<const SequenceSlice> slices, GreedyChoice* choices) {
-  const Impl::Lock lock(*impl_);
+  const Impl::Lock lock(impl_->mutex);
   run(slices, {.choices = choices});
 }
 
 void Model::parallel_for(int64_t count, const std::function<void(int64_t)>& body) {
-  const Impl::Lock lock(*impl_);
+  const Impl::Lock lock(impl_->mutex);
   impl_->pool->run([&](Team& team) { team.for_each(count, body); });
 }
 
@@ -191,7 +169,7 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
     throw std::invalid_argument("[score] found " + std::to_string(targets.size()) + " targets, expected " +
                                 std::to_string(rows) + ", one for each token with logits");
   validate_ids("target", targets, config());
-  const Impl::Lock lock(*impl_);
+  const Impl::Lock lock(impl_->mutex);
   run(slices, {.targets = targets.data(), .scores = scores});
 }
 
@@ -215,7 +193,7 @@ void Model::unembed(std::span<const float> residuals, float* logits) {
 InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector, KvCache* cache) {
   // The lock is held for one job at a time, so that the inspector may call the model.
   const auto run_job = [this](const std::function<void(Team&)>& job, int max_threads) {
-    const Impl::Lock lock(*impl_);
+    const Impl::Lock lock(impl_->mutex);
     impl_->pool->run(job, max_threads);
   };
   return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector, cache};

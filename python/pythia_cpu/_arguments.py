@@ -81,6 +81,22 @@ def biases(name: str, value: object) -> list[tuple[int, float]]:
     ]
 
 
+def numpy_array(name: str, value: object, *, copy: bool = False) -> npt.NDArray[Any]:
+    """What NumPy makes of an array of any kind."""
+    try:
+        return np.array(value) if copy else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch's, of tensors with gradients or on other devices
+        raise ValueError(f"{name} is no array that numpy can read ({error})") from None
+
+
+def float_array(name: str, value: object) -> npt.NDArray[np.float32]:
+    """Real numbers in float32, a copy in C order."""
+    array = numpy_array(name, value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers")
+    return np.array(array, dtype=np.float32, order="C")
+
+
 def _is_integer(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
@@ -101,7 +117,7 @@ def is_batch(name: str, value: object) -> bool:
         return False
     refuse_table(name, value, ".to_numpy()")
     if hasattr(value, "__array__"):
-        array = np.asarray(value)
+        array = numpy_array(name, value)
         if array.dtype.kind in _TEXT_KINDS:
             if array.ndim != 1:
                 raise ValueError(f"{name} is an array of {array.dtype} {list(array.shape)}, expected texts [n]")
@@ -135,7 +151,7 @@ def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32
     if isinstance(value, str):
         raise ValueError(f"{name} is a str, expected token ids: encode it first, with model.tokenizer.encode")
     if hasattr(value, "__array__"):
-        ids = np.asarray(value)
+        ids = numpy_array(name, value, copy=True)  # what is checked cannot change any more
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         for item in value:
             if not _is_integer(item):

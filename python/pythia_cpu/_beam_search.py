@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._coming import Coming
 from pythia_cpu._generation import FinishReason, TopLogprobs
 from pythia_cpu._tokenizer import Tokenizer
 
@@ -235,8 +236,8 @@ def beam_search(
     values take at most ``max_kv_bytes``, but one prompt may always run.
     """
     config = model.file.config
-    coming = enumerate(prompts)
-    following = next(coming, None)
+    coming = Coming(prompts)
+    following = coming.take()
     active: list[tuple[int, _Search, int]] = []
     while following or active:
         while following:
@@ -249,7 +250,7 @@ def beam_search(
             if active and (rows > _MAX_ROWS or sum(a[2] for a in active) + size_bytes > max_kv_bytes):
                 break
             active.append((number, _Search(model, tokenizer, prompt, options), size_bytes))
-            following = next(coming, None)
+            following = coming.take()
         running = [search for _, search, _ in active if not search.done]
         slices = [search.slices() for search in running]
         if running:
@@ -261,3 +262,4 @@ def beam_search(
             if search.done:
                 yield number, search.prompt, search.finished
         active = [one for one in active if not one[1].done]
+    coming.finish()

@@ -21,8 +21,10 @@ from pythia_cpu._source import Source, local_source, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
 _SUFFIX = ".pcpu"
-_READ_SUFFIXES = ".json", ".safetensors", ".bin"  # of a checkpoint's files
 _LOCK_TRIES = 10
+# <commit, or identity of a folder>-v<converter>-<format>, of every version of the package; links have a revision first.
+_FILE_STEM = re.compile(rf"[0-9a-f]{{32,64}}-v\d+-(auto|{'|'.join(_core.WEIGHT_FORMATS)})")
+_LINK_STEM = re.compile(rf".+-v\d+-(auto|{'|'.join(_core.WEIGHT_FORMATS)})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,22 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFi
     found = []
     for path in sorted(cache_folder(cache_dir).glob(f"*/*{_SUFFIX}")):
         with contextlib.suppress(FileNotFoundError):  # another process has removed it
-            if not path.is_symlink():
+            if _is_conversion(path):
                 found.append(CachedFile(path, path.stat().st_size))
     return found
+
+
+def _is_conversion(path: Path) -> bool:
+    """Whether ``load`` made this file, and not somebody who keeps files of their own here."""
+    return path.is_file() and not path.is_symlink() and _FILE_STEM.fullmatch(path.stem) is not None
+
+
+def _is_ours(path: Path) -> bool:
+    """Conversions, half of them, their locks, and links to them."""
+    stem, suffix, rest = path.name.partition(_SUFFIX)
+    known = suffix and (rest in ("", ".lock") or rest.startswith(".partial-"))
+    stems = _LINK_STEM if path.is_symlink() or rest == ".lock" else _FILE_STEM
+    return bool(known) and stems.fullmatch(stem) is not None and (path.is_symlink() or path.is_file())
 
 
 def remove_cached(
@@ -130,7 +145,7 @@ def remove_cached(
     has the file open can still be used.
 
     Args:
-        source: as for ``load``.
+        source: as for ``load``; a folder may be gone meanwhile. Or the path of a file that ``list_cache`` names.
         revision: the revision it was loaded with ("main" for none), or its commit; None removes all revisions. Others
             of the same commit go with it: they are one file.
         weights: the format; None removes all of them.
@@ -147,18 +162,12 @@ def remove_cached(
     if weights is not None and weights not in _core.WEIGHT_FORMATS:
         raise ValueError(f"weights is {weights!r}, expected one of {', '.join(_core.WEIGHT_FORMATS)}, or None for all")
     wanted = revision_name(revision)
-    if file_path("source", source).is_dir():
-        name, place = Path(source).resolve().name, _place(Path(source))
-    else:
-        from pythia_cpu import _hub
-
-        name, place = _hub.repo_id_of(source), ""
-    folder = _folder(cache_dir, name)
+    folder, start = _place_in_cache(file_path("source", source), source, cache_dir)
     removed = [
         cached
         for cached in list_cache(cache_dir)
         if cached.path.parent == folder
-        and cached.path.name.startswith(place)
+        and cached.path.name.startswith(start)
         and (weights is None or cached.path.stem.endswith(f"-{weights}"))
         and (wanted is None or _is_revision(cached, wanted))
     ]
@@ -172,6 +181,20 @@ def remove_cached(
     if removed:
         _remove_if_empty(folder)
     return removed
+
+
+def _place_in_cache(
+    path: Path, source: str | os.PathLike[str], cache_dir: str | os.PathLike[str] | None
+) -> tuple[Path, str]:
+    """The folder of a source's conversions, and how their names begin."""
+    if any(path.absolute() == cached.path.absolute() for cached in list_cache(cache_dir)):
+        return cache_folder(cache_dir) / path.parent.name, path.name
+    folder, place = _folder(cache_dir, path.resolve().name), _place(path)
+    if path.is_dir() or any(folder.glob(f"{place}*{_SUFFIX}")):
+        return folder, place
+    from pythia_cpu import _hub
+
+    return _folder(cache_dir, _hub.repo_id_of(source)), ""
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -198,8 +221,7 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:
     root = cache_folder(cache_dir)
     for folder in [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []:
         for path in list(folder.iterdir()):
-            is_ours = path.name.endswith((_SUFFIX, f"{_SUFFIX}.lock")) or f"{_SUFFIX}.partial-" in path.name
-            if is_ours:
+            if _is_ours(path):
                 freed_bytes += _remove_unless_converting(path)
         _remove_if_empty(folder)
     return freed_bytes
@@ -257,11 +279,10 @@ def _place(folder: Path) -> str:
 def _identity(source: Source) -> str:
     """Changes whenever a file of a local checkpoint does: a hash of names, sizes, times and inodes."""
     sha256 = hashlib.sha256(os.fsencode(source.folder.resolve()))
-    for path in sorted(source.folder.iterdir()):
-        if path.suffix in _READ_SUFFIXES and path.is_file():
-            s = path.stat()
-            facts = f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}"
-            sha256.update(os.fsencode(facts))
+    for path in source.files():
+        s = path.stat()
+        facts = f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}"
+        sha256.update(os.fsencode(facts))
     return sha256.hexdigest()[:32]
 
 
@@ -325,4 +346,6 @@ def _held(path: Path, open_flags: int, lock_flags: int = 0) -> Iterator[None]:
             if is_there:
                 yield
         finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)  # also for processes that were forked meanwhile, which have the file too
             os.close(fd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import dataclasses
 import functools
 import io
@@ -23,6 +24,7 @@ from pythia_cpu._convert import ConversionReport, convert, provenance
 from pythia_cpu._duplicates import find_duplicates
 from pythia_cpu._fidelity import Fidelity, TextFidelity
 from pythia_cpu._json import json_text
+from pythia_cpu._source import resolve_source
 
 _EPILOG = """\
 examples:
@@ -40,14 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
+        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")  # names may be any bytes
     actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
     if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")
     if options.source is None and (options.revision or options.weights):
         parser.error("--revision and --weights go with SOURCE: leave them out")
-    if options.output == "-":
-        parser.error("-o is -, but a model cannot be written to standard output: name a file")
+    if options.output is None and (options.report or options.report_text):
+        parser.error("--report and --report-text go with -o FILE: leave them out")
+    if options.report_text and options.quiet and not options.report:
+        parser.error("--report-text measures for the report and the summary: give --report, or leave out -q")
+    if options.remove and options.weights == "auto":
+        parser.error("--weights is auto, but conversions have the format that it came to: name that, or leave it out")
+    if "-" in (options.output, options.report):
+        parser.error("a model or report cannot be written to standard output, -: name a file")
+    files = [options.output, options.report, options.report_text]
+    named = [Path(file).resolve() for file in files if file]
+    if len(set(named)) < len(named):
+        parser.error("-o, --report and --report-text name the same file: name one for each")
     # So that an interrupted conversion leaves nothing behind; what is ignored (nohup) stays so.
     heeded = [signum for signum in _STOP_SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
     before = {signum: signal.signal(signum, _terminate) for signum in heeded}
@@ -59,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.remove:
             _remove_cached(options)
         elif options.duplicates is not None:
-            _print_duplicates(options.duplicates or [cached.path for cached in list_cache()])
+            _print_duplicates(options.duplicates or _readable_cache())
         else:
             _convert(options)
         sys.stdout.flush()
@@ -68,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads has seen enough; nothing more can be written when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
-        return _error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return _error(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error))
     except ValueError as error:
         return _error(str(error))
     finally:
@@ -78,8 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    if options.report and output_file(options.report).resolve() == Path(options.output).resolve():
-        raise ValueError(f"{options.report} is named for the model and for the report: name two files")
+    if options.report:
+        output_file(options.report)
+        if Path(options.source).is_dir():
+            resolve_source(options.source, options.revision).refuse_overwriting(options.report)
     report = convert(
         options.source,
         options.output,
@@ -95,6 +110,8 @@ def _convert(options: argparse.Namespace) -> None:
         print(_summary(report))
         if report.fidelity:
             print(_fidelity_table(report.fidelity))
+        elif options.report_text:
+            print(f"{report.weights} holds every value exactly: nothing to measure")
 
 
 def _list_cache() -> None:
@@ -103,6 +120,17 @@ def _list_cache() -> None:
         facts = cached.provenance()
         what = f"{facts['weights']!s:4}  {_origin(facts)}" if facts else "?     damaged, or of another version"
         print(f"{cached.size_bytes / 1e6:9.1f} MB  {what}  {cached.path}")
+
+
+def _readable_cache() -> list[Path]:
+    """The converted checkpoints; those that cannot be read are named on standard error."""
+    paths = []
+    for cached in list_cache():
+        if cached.provenance() is not None:
+            paths.append(cached.path)
+        else:
+            print(f"pythia-convert: {cached.path}: damaged, or of another version: left out", file=sys.stderr)
+    return paths
 
 
 def _origin(facts: dict[str, object]) -> str:
@@ -126,7 +154,8 @@ def _print_duplicates(paths: Sequence[str | Path]) -> None:
         print("equal checkpoints:" if shared.is_whole else f"equal tensors, {shared.tensors[0]}{more}:")
         for path in shared.files:
             print(f"  {_origin(provenance(_core.PcpuFile.open(str(path))))}  {path}")
-    print(f"{len(set(map(Path, paths)))} files compared{'' if found else ', nothing found that is in two of them'}")
+    count = len(set(map(Path, paths)))
+    print(f"{count} file{'s' * (count != 1)} compared{'' if found else ', nothing found that is in two of them'}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,10 +69,10 @@ def missing_harness(error: BaseException) -> str:
     try:
         found = version("lm_eval")
     except PackageNotFoundError:
-        return "needs lm-evaluation-harness: pip install 'pythia-cpu[eval]'"
+        return f"needs lm-evaluation-harness: pip install '{_HARNESS}'"
     return (
-        f"found lm-evaluation-harness {found}, which cannot be used ({error}); it works with {_HARNESS}: "
-        "pip install 'pythia-cpu[eval]'"
+        f"found lm-evaluation-harness {found}, which cannot be used ({error}); it works with another version: "
+        f"pip install '{_HARNESS}'"
     )
 
 

@@ -114,7 +114,9 @@ def convert(
     check_weights(weights)
     output_file(output)
     _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
-    with Checkpoint(resolve_source(source, revision, progress=progress)) as checkpoint:
+    found = resolve_source(source, revision, progress=progress)
+    found.refuse_overwriting(output)
+    with Checkpoint(found) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(
             checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
@@ -201,10 +203,15 @@ def _measure(
         return Fidelity(None, [], reason, relative_errors)
     if problem := unusable_text(output, texts):
         return Fidelity(None, [], problem, relative_errors)
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f"{output.name}.lossless-") as folder:
-        lossless = Path(folder) / "lossless.pcpu"
-        report = convert_checkpoint(checkpoint, lossless, progress=progress, threads=threads)
-        return Fidelity(report.weights, compare_models(lossless, output, texts, threads or 0), None, relative_errors)
+    try:
+        with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f"{output.name}.lossless-") as folder:
+            lossless = Path(folder) / "lossless.pcpu"
+            report = convert_checkpoint(checkpoint, lossless, progress=progress, threads=threads)
+            compared = compare_models(lossless, output, texts, threads or 0)
+    except OSError as error:  # the file itself is whole
+        reason = f"the lossless weights cannot be kept beside the output: {error.strerror or error}"
+        return Fidelity(None, [], reason, relative_errors)
+    return Fidelity(report.weights, compared, None, relative_errors)
 
 
 def provenance(file: _core.PcpuFile) -> dict[str, object]:

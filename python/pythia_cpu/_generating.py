@@ -161,7 +161,7 @@ class GeneratesTexts(ABC):
             them), each bit for bit what ``generate`` gives. Dropping it at any point is fine.
 
         Raises:
-            ValueError: as ``generate``, at once; for a bad prompt when its turn comes.
+            ValueError: as ``generate``, at once; for a bad prompt when all before it are done.
         """
         model, options = self._generating(), GenerationArguments.of("generate_each", arguments)
         refuse_table("prompts", prompts, ".to_numpy()")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import integer, sequence_ids
 from pythia_cpu._beam_search import beam_search
+from pythia_cpu._coming import Coming
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
 from pythia_cpu._inspection import Edit, EditAny, inspector
+from pythia_cpu._lazy import lazy_property
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
@@ -57,7 +58,7 @@ class GeneratingModel:
         self._vocab_size: int = config["vocab_size"]
         self._context_length: int = config["max_position_embeddings"]
 
-    @functools.cached_property
+    @lazy_property
     def _engine(self) -> _core.GenerationEngine:
         return _core.GenerationEngine(self.core)
 
@@ -129,10 +130,10 @@ class GeneratingModel:
             return
         request, num_logprobs = arguments.request(self.tokenizer.eos_token_id), arguments.num_logprobs()
         generator = self._generator(aids)
-        coming = enumerate(prompts)
+        coming = Coming(prompts)
         running: dict[int, tuple[_Texts, int]] = {}  # request -> texts of its prompt, which of them
         while True:
-            while generator.num_waiting < _MIN_WAITING and (following := next(coming, None)) is not None:
+            while generator.num_waiting < _MIN_WAITING and (following := coming.take()) is not None:
                 texts = _Texts(*following, arguments.draw_seed())
                 for sequence in range(count):
                     number = generator.add(
@@ -141,6 +142,7 @@ class GeneratingModel:
                     running[number] = texts, sequence
             finished = generator.next_finished()
             if not finished:
+                coming.finish()
                 return
             for number, tokens, text, logprobs, top, finish_reason, proposed, accepted in finished:
                 texts, sequence = running.pop(number)

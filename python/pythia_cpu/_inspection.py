@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, is_batch, sequence_ids
+from pythia_cpu._arguments import TokenIds, boolean, float_array, is_batch, sequence_ids
 
 Activation: TypeAlias = npt.NDArray[np.float32]
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
@@ -145,10 +145,7 @@ class InspectsActivations(ABC):
         """
         core = self._inspecting()
         hidden_size, vocab_size = core.file.config["hidden_size"], core.file.config["vocab_size"]
-        try:
-            array = np.asarray(residuals, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"residuals are no array of numbers ({error})") from None
+        array = float_array("residuals", residuals)
         if array.ndim == 0 or array.shape[-1] != hidden_size:
             raise ValueError(
                 f"residuals have shape {list(array.shape)}, expected [..., {hidden_size}], the hidden size"
@@ -249,13 +246,7 @@ def _edited(name: str, function: Edit, array: Activation) -> Activation:
         result = array
     else:
         may_be_unsound = False
-        try:
-            values = np.asarray(returned)
-            if values.dtype.kind == "c":
-                raise ValueError("they are complex")
-            result = np.array(values, dtype=np.float32, order="C")
-        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of a tensor with gradients
-            raise ValueError(f"the edit of {name} returned no array of numbers that numpy can read ({error})") from None
+        result = float_array(f"what the edit of {name} returned", returned)
         if result.shape != array.shape:
             raise ValueError(f"the edit of {name} returned shape {list(result.shape)}, expected {list(array.shape)}")
     if not (may_be_unsound or is_sound(result)):

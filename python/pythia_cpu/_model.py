@@ -19,6 +19,7 @@ from pythia_cpu._generating import GeneratesTexts
 from pythia_cpu._generating_model import GeneratingModel
 from pythia_cpu._inspection import InspectsActivations
 from pythia_cpu._json import read_json
+from pythia_cpu._lazy import lazy_property
 from pythia_cpu._memorization import MeasuresMemorization
 from pythia_cpu._passes import last_logits
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
@@ -83,7 +84,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         self._file = self._core.file
         self._path = os.path.abspath(path)
 
-    @functools.cached_property
+    @lazy_property
     def config(self) -> Config:
         """The checkpoint's hyperparameters under their transformers names: what its config.json says, and beside it
         ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``, ``vocab_size``,
@@ -115,12 +116,12 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         eos: int = self._file.config["eos_token_id"]
         return None if eos < 0 else eos
 
-    @functools.cached_property
+    @lazy_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
         return Tokenizer(self._file.tokenizer, self._eos_token_id)
 
-    @functools.cached_property
+    @lazy_property
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
         in), ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not
@@ -128,7 +129,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         """
         return provenance(self._file)
 
-    @functools.cached_property
+    @lazy_property
     def tensors(self) -> Tensors:
         """The weights, read when asked for: a mapping from names as in the checkpoint, such as
         ``"gpt_neox.layers.0.attention.query_key_value.weight"``, to float32 arrays of the shapes there, ``[num_outputs,
@@ -138,7 +139,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         """
         return Tensors(self._file)
 
-    @functools.cached_property
+    @lazy_property
     def _generation(self) -> GeneratingModel:
         return GeneratingModel(self._core, self.tokenizer)
 

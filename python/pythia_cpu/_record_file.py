@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -84,8 +85,11 @@ def add_records(
         OSError: the file cannot be written, or is no regular file.
     """
     target = regular_file(path)
-    with target.open("a+b") as file, ProgressBar(total, what=target.name, unit=unit, enabled=progress) as bar:
-        _lock(file, target)
+    with (
+        target.open("a+b") as file,
+        _locked(file, target),
+        ProgressBar(total, what=target.name, unit=unit, enabled=progress) as bar,
+    ):
         bar.update(_check_kept(file, target, items))
         written = 0
         for several in lines(items):
@@ -100,11 +104,16 @@ def add_records(
     return written
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
+@contextlib.contextmanager
+def _locked(file: IO[bytes], path: Path) -> Iterator[None]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"{path} is being written by another process: wait for it, or name another file") from None
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)  # also for processes that were forked meanwhile, which have the file too
 
 
 def _check_kept(file: IO[bytes], path: Path, items: Iterator[tuple[Item, Head]]) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, token_ids
 from pythia_cpu._inspection import Edit, EditAny, Run, inspected
 from pythia_cpu._passes import append_in_chunks
+from pythia_cpu._process_lock import ProcessLock
 
 
 class Session:
@@ -32,7 +33,7 @@ class Session:
         self._context_length: int = config["max_position_embeddings"]
         self._cache = _core.KvCache(model)
         self._tokens: list[int] = []
-        self._lock = threading.RLock()
+        self._lock = ProcessLock("this session")
         self._is_appending = False
 
     @property
@@ -81,7 +82,8 @@ class Session:
         Args:
             tokens: token ids ``[n]``, n at least 1.
             capture: as in ``Model.run``.
-            edit: as in ``Model.run``; it must not use this session.
+            edit: as in ``Model.run``; it must not use this session, nor wait for a thread
+                that does.
             logits: False leaves out the logits.
 
         Raises:
@@ -135,7 +137,7 @@ class Session:
         copy = Session.__new__(Session)
         copy._model = self._model
         copy._vocab_size, copy._context_length = self._vocab_size, self._context_length
-        copy._lock, copy._is_appending = threading.RLock(), False
+        copy._lock, copy._is_appending = ProcessLock("this session"), False
         with self._lock:
             copy._cache = self._model.fork(self._cache)
             copy._tokens = list(self._tokens)
@@ -148,6 +150,10 @@ class Session:
     def __deepcopy__(self, memo: object) -> Session:
         """``fork()``."""
         return self.fork()
+
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError."""
+        raise TypeError("a session cannot be pickled: send its tokens, and append them to a session of the model there")
 
     def __repr__(self) -> str:
         """How full it is."""

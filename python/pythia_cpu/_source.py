@@ -13,6 +13,7 @@ from pythia_cpu._errors import CheckpointError
 
 _STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
 _STEP_NAME = re.compile(r"step\d+")
+_READ_SUFFIXES = ".json", ".safetensors", ".bin"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class Source:
     weights_file: str | None = None  # the file that shows the weights' layout; None: whichever the folder holds
     tokenizer_folder: Path | None = None  # where tokenizer.json is, if not in `folder`
     tokenizer_revision: str | None = None  # and the revision it is from
+
+    def files(self) -> list[Path]:
+        """Files of the folder that a conversion may read, by name."""
+        return sorted(path for path in self.folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file())
+
+    def refuse_overwriting(self, output: str | os.PathLike[str]) -> None:
+        """Raises ValueError if a file to write is one of the checkpoint's own."""
+        if os.path.exists(output) and any(path.samefile(output) for path in self.files()):
+            raise ValueError(f"{os.fspath(output)}: is a file of the checkpoint, which would be lost: name another")
 
 
 def revision_name(revision: str | int | None) -> str | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
+from typing import NoReturn
 
 from pythia_cpu import _core
 from pythia_cpu._generation import FinishReason, Token
 from pythia_cpu._generation_arguments import GenerationArguments
+from pythia_cpu._process_lock import ProcessLock
 
 
 class TokenStream(Iterator[Token]):
@@ -35,7 +36,7 @@ class TokenStream(Iterator[Token]):
             )
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)
-        self._lock = threading.RLock()
+        self._lock = ProcessLock("this stream")
         self._generator = generator
         self._tokens: deque[Token] = deque()
         self._generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
@@ -62,3 +63,7 @@ class TokenStream(Iterator[Token]):
             if token is None:
                 raise StopIteration
             return token
+
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError."""
+        raise TypeError("a stream cannot be pickled: send its tokens")

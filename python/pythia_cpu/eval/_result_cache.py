@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 from typing import Any
 
 from pythia_cpu._arguments import file_path
@@ -32,9 +33,10 @@ class ResultCache:
         self.path = file_path("the cache of results", path)
         self._model_key = model_key
         self._rows: dict[str, str] = {}  # stored and not yet written
+        self._lock = threading.Lock()  # for one connection in several threads
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._database = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S)
+            self._database = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
             with self._database:
                 self._database.execute("CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         except sqlite3.Error as error:
@@ -48,7 +50,8 @@ class ResultCache:
         """
         try:
             query = "SELECT value FROM results WHERE key = ?"
-            row = self._database.execute(query, (self._key(kind, request),)).fetchone()
+            with self._lock:
+                row = self._database.execute(query, (self._key(kind, request),)).fetchone()
             return None if row is None else json.loads(row[0])
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise self._unusable(error) from None
@@ -67,11 +70,13 @@ class ResultCache:
             OSError: it cannot be written.
         """
         try:
-            with self._database:
-                self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", self._rows.items())
+            with self._lock, self._database:
+                rows = list(self._rows.items())
+                self._database.executemany("INSERT OR REPLACE INTO results VALUES (?, ?)", rows)
         except sqlite3.Error as error:
             raise OSError(f"{self.path}: the cache of results cannot be written ({error})") from None
-        self._rows.clear()
+        for key, _ in rows:
+            self._rows.pop(key, None)
 
     def close(self) -> None:
         """Writes and closes the file."""
