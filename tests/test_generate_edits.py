@@ -134,7 +134,6 @@ def test_a_prefix_cache_is_not_used(model: Model, steer: Any) -> None:
         ({"edit": 3}, "edit is of type int, expected functions by name, or one function"),
         ({"edit": {HOOK: lambda x: x[0]}}, f"the edit of {HOOK} returned shape"),
         ({"edit": {HOOK: lambda x: x * np.nan}}, f"the edit of {HOOK} gave values that are not finite"),
-        ({"edit": {"blocks.0.attn.hook_pattern": np.zeros_like}}, "scores or a pattern were changed in a session"),
     ],
 )
 @pytest.mark.parametrize("method", ["generate", "stream"])

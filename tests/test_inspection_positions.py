@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -65,9 +66,15 @@ def test_results_of_edits(model: pythia_cpu.Model) -> None:
         found = model.run(TOKENS, edit={name: lambda a: 2 * torch.from_numpy(a)}).logits
     np.testing.assert_array_equal(found, doubled)
     for bad, message in (
-        (lambda a: a * 1j, "they are complex"),
-        (lambda a: torch.from_numpy(a).bfloat16(), "no array of numbers that numpy can read"),
-        (lambda a: torch.from_numpy(a).requires_grad_(), "no array of numbers that numpy can read"),
+        (lambda a: a * 1j, "returned is an array of complex64, expected real numbers"),
+        (
+            lambda a: torch.from_numpy(a).bfloat16(),
+            "hook_embed returned is no array that numpy can read",
+        ),
+        (
+            lambda a: torch.from_numpy(a).requires_grad_(),
+            "hook_embed returned is no array that numpy can read",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             model.run(TOKENS, edit={name: bad})
@@ -80,7 +87,7 @@ def test_results_of_edits(model: pythia_cpu.Model) -> None:
 
 def test_a_batch_of_one_is_no_sequence(model: pythia_cpu.Model) -> None:
     with pytest.raises(ValueError, match=r"tokens has shape \[1, 40\], expected one sequence .* pass its \[0\]"):
-        model.run(np.array([TOKENS]))
+        model.session().run(np.array([TOKENS]))
 
 
 def test_what_notebooks_show(model: pythia_cpu.Model) -> None:
@@ -88,3 +95,44 @@ def test_what_notebooks_show(model: pythia_cpu.Model) -> None:
     assert repr(run) == "Run(logits=[2, 4096], activations={'hook_embed': [2, 64]})"
     assert repr(model.run([5], logits=False)) == "Run(logits=None, activations={})"
     assert "hidden_size" in dir(model.config)
+
+
+def test_arrays_as_edits(model: pythia_cpu.Model) -> None:
+    """An array takes the activation's place, as what a function returns would."""
+    other = model.run(TOKENS[::-1], capture="blocks.0.hook_resid_post").activations["blocks.0.hook_resid_post"]
+    expected = model.run(TOKENS, edit={"blocks.0.hook_resid_post": lambda _: other}).logits
+    for array in (other, other.astype(np.float64), other.tolist(), torch.from_numpy(other)):
+        run = model.run(TOKENS, capture="blocks.0.hook_resid_post", edit={"blocks.0.hook_resid_post": array})
+        np.testing.assert_array_equal(run.logits, expected)
+        np.testing.assert_array_equal(run.activations["blocks.0.hook_resid_post"], other)
+    for bad, message in (
+        (other[1:], r"the edit of hook_embed returned shape \[39, 64\], expected \[40, 64\]"),
+        (other * np.nan, "the edit of hook_embed gave values that are not finite"),
+        (other * 1j, r"edit\['hook_embed'\] is an array of complex"),
+        (["a"], r"edit\['hook_embed'\] is an array of <U1, expected real numbers"),
+        (3, r"edit\['hook_embed'\] is of type int, expected a function or an array"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.run(TOKENS, edit={"hook_embed": bad})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("blocks.0.ln1.hook_out", "blocks.0.ln1.hook_normalized"),
+        ("ln_final.hook_out", "ln_final.hook_normalized"),
+        ("blocks.1.attn.q.hook_out", "blocks.1.attn.hook_q"),
+        ("blocks.1.attn.o.hook_in", "blocks.1.attn.hook_z"),
+        ("blocks.*.attn.hook_out", "blocks.*.hook_attn_out"),
+        ("blocks.0.mlp.hook_out", "blocks.0.hook_mlp_out"),
+        ("blocks.0.mlp.in.hook_out", "blocks.0.mlp.hook_pre"),
+        ("blocks.0.mlp.out.hook_in", "blocks.0.mlp.hook_post"),
+        ("blocks.0.hook_in", "blocks.0.hook_resid_pre"),
+        ("blocks.0.hook_out", "blocks.0.hook_resid_post"),
+        ("hook_resid_post", "blocks.*.hook_resid_post"),
+        ("attn.hook_z", "blocks.*.attn.hook_z"),
+    ],
+)
+def test_names_that_others_use(model: pythia_cpu.Model, theirs: str, ours: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"no activation {theirs!r}; near it: {ours} (")):
+        model.run(TOKENS, capture=theirs)

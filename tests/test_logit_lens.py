@@ -80,7 +80,7 @@ def test_what_unembed_takes(model: Model) -> None:
         (np.zeros((3, 71)), r"shape \[3, 71\], expected \[..., 72\]"),
         (np.float32(1), r"shape \[\], expected"),
         (np.full((1, 72), np.nan), "not finite"),
-        ("text", "no array of numbers"),
+        ("text", "an array of <U4, expected real numbers"),
     ]
     for residuals, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "format/pcpu_format.h"
 #include "model/softmax_row.h"
 #include "model/tiling.h"
 
@@ -21,6 +22,18 @@ Config one_layer(Config config) {
 bool is_same(std::span<const float> a, std::span<const float> b) {
   return std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
+
+// A dimension of a value in a cache (kernels/kv_head.h).
+float stored_value(const KvHead& head, int64_t position, int64_t d, int64_t value_stride) {
+  if (head.format == KvFormat::kF32) return reinterpret_cast<const float*>(head.values)[position * value_stride + d];
+  const auto* codes = reinterpret_cast<const int16_t*>(head.values);
+  return static_cast<float>(codes[(position / 2 * value_stride + d) * 2 + position % 2]) * head.value_scales[position];
+}
+
+// Below so many multiply-adds a second thread would take as long to wake as it saves.
+constexpr int64_t kWorkOfOneThread = int64_t{1} << 21;
+
+int max_threads(int64_t multiply_adds) { return multiply_adds < kWorkOfOneThread ? 1 : 0; }
 
 std::string block_prefix(int64_t index) { return "blocks." + std::to_string(index) + "."; }
 
@@ -123,7 +136,7 @@ void InspectedPass::show(const std::string& name, const View& view) {
 }
 
 void InspectedPass::for_each(int64_t num_tasks, const std::function<void(int64_t)>& task) {
-  run_job_([&](Team& team) { team.for_each(num_tasks, task); }, 0);
+  run_job_([&](Team& team) { team.for_each(num_tasks, task); }, max_threads(num_tokens_ * num_keys_ * config_.hidden_size));
 }
 
 void InspectedPass::for_each_row(const std::function<void(int64_t)>& body) {
@@ -243,78 +256,79 @@ void InspectedPass::store_keys_values() {
   });
 }
 
-// Shows scores and pattern where they are wanted. Returns whether one was changed: then pattern_ is what to weigh values by.
+// Shows scores and pattern where they are wanted. Returns whether one was changed: then pattern_ is what to weigh values by, in
+// the rows that is_changed_ has.
 bool InspectedPass::inspect_scores(const std::string& prefix) {
   const std::string scores_name = prefix + "hook_attn_scores", pattern_name = prefix + "hook_pattern";
   const bool wants_scores = inspector_.wants(scores_name), wants_pattern = inspector_.wants(pattern_name);
   if (!wants_scores && !wants_pattern) return false;
-  const int64_t shape[] = {num_heads_, num_tokens_, num_keys_}, size = num_heads_ * num_tokens_ * num_keys_;
-  pattern_.reserve(size);
-  const std::span<float> values(pattern_.data(), static_cast<std::size_t>(size));
-  compute_scores(pattern_.data());
-  bool changed = wants_scores && inspector_.visit(scores_name, shape, values);
-  if (changed || wants_pattern) softmax(pattern_.data());
-  if (wants_pattern && inspector_.visit(pattern_name, shape, values)) changed = true;
-  if (changed && !own_cache_)
-    throw std::invalid_argument(
-        "[inspect] attention scores or a pattern were changed in a session, which keeps no values to "
-        "weigh by them: change them in a run over the whole sequence");
-  return changed;
+  const int64_t num_rows = num_heads_ * num_tokens_;
+  pattern_.reserve(num_rows * num_keys_);
+  is_changed_.assign(static_cast<std::size_t>(num_rows), 0);
+  for_each(num_heads_, [&](int64_t head) { compute_scores(head, pattern_.data() + head * num_tokens_ * num_keys_); });
+  const bool changed_scores = wants_scores && show_rows(scores_name);
+  if (changed_scores || wants_pattern) for_each(num_rows, [&](int64_t row) { softmax_row(kernels_, pattern_row(row)); });
+  const bool changed_pattern = wants_pattern && show_rows(pattern_name);
+  return changed_scores || changed_pattern;
 }
 
-void InspectedPass::compute_scores(float* scores) {
-  for_each(num_heads_, [&](int64_t head) { compute_scores(head, 0, num_tokens_, scores + head * num_tokens_ * num_keys_); });
+std::span<float> InspectedPass::pattern_row(int64_t row) const {
+  return {pattern_.data() + row * num_keys_, static_cast<std::size_t>(num_keys_)};
 }
 
-void InspectedPass::compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores) {
+// Shows what is in pattern_, and marks the rows that come back changed. Returns whether there are any.
+bool InspectedPass::show_rows(const std::string& name) {
+  const int64_t shape[] = {num_heads_, num_tokens_, num_keys_}, num_rows = num_heads_ * num_tokens_;
+  const auto checksum = [&](int64_t row) { return checksum64(pattern_row(row).data(), pattern_row(row).size_bytes()); };
+  row_checksums_.resize(static_cast<std::size_t>(num_rows));
+  for_each(num_rows, [&](int64_t row) { row_checksums_[static_cast<std::size_t>(row)] = checksum(row); });
+  if (!inspector_.visit(name, shape, {pattern_.data(), static_cast<std::size_t>(num_rows * num_keys_)})) return false;
+  for_each(num_rows, [&](int64_t row) {
+    const auto at = static_cast<std::size_t>(row);
+    is_changed_[at] |= static_cast<uint8_t>(row_checksums_[at] != checksum(row));
+  });
+  return true;
+}
+
+void InspectedPass::compute_scores(int64_t head, float* scores) {
   AttentionArgs args = attention_args(head);
-  args.queries += first_query * args.queries_stride;
-  args.num_queries = count;
-  args.first_position += first_query;
   args.out = scores;
   args.out_stride = num_keys_;
   kernels_.attention_scores(args);
-  for (int64_t query = first_query; query < first_query + count; ++query, scores += num_keys_)
+  for (int64_t query = 0; query < num_tokens_; ++query, scores += num_keys_)
     std::fill(scores + num_past_ + query + 1, scores + num_keys_, -std::numeric_limits<float>::infinity());
 }
 
-void InspectedPass::softmax(float* scores) {
-  for_each(num_heads_ * num_tokens_, [&](int64_t i) {
-    softmax_row(kernels_, std::span<float>(scores + i * num_keys_, static_cast<std::size_t>(num_keys_)));
-  });
-}
-
 // attention = pattern v, where the pattern is not what it was: the other rows keep what attend() made of them. The values are
-// those before they were stored, of all tokens.
+// those before they were stored, or of earlier tokens those of the cache.
 void InspectedPass::weigh_values() {
   const int64_t stride = round_up(head_dim_, kPanelWidth);
   const Activations& projected = workspace_.query_key_value;
-  values_.reserve(num_heads_ * num_tokens_ * stride);
-  unchanged_.reserve(num_heads_ * num_tokens_);
+  values_.reserve(num_heads_ * num_keys_ * stride);
   for_each(num_heads_, [&](int64_t head) {
-    float* packed = values_.data() + head * num_tokens_ * stride;
-    for (int64_t position = 0; position < num_tokens_; ++position) {
-      const float* value = projected.row(position) + (3 * head + 2) * head_dim_;
+    float* packed = values_.data() + head * num_keys_ * stride;
+    const KvHead kept = cache_.head(cache_layer_, head);
+    for (int64_t position = 0; position < num_keys_; ++position) {
+      const int64_t row = position - num_past_;
+      const float* value = row < 0 ? nullptr : projected.row(row) + (3 * head + 2) * head_dim_;
       for (int64_t d = 0; d < stride; ++d)
-        packed[(d / kPanelWidth * num_tokens_ + position) * kPanelWidth + d % kPanelWidth] = d < head_dim_ ? value[d] : 0.0f;
+        packed[(d / kPanelWidth * num_keys_ + position) * kPanelWidth + d % kPanelWidth] =
+            d >= head_dim_ ? 0.0f
+            : value        ? value[d]
+                           : stored_value(kept, position, d, stride);
     }
-    const auto row = [&](float* rows, int64_t i) {
-      return std::span<float>(rows + i * num_tokens_, static_cast<std::size_t>(num_tokens_));
-    };
-    const std::span<float> before = row(unchanged_.data(), head);
-    for (int64_t query = 0; query < num_tokens_; ++query) {
-      const std::span<float> pattern = row(pattern_.data(), head * num_tokens_ + query);
-      compute_scores(head, query, 1, before.data());
-      softmax_row(kernels_, before);
-      if (is_same(pattern, before)) continue;
+    const uint8_t* is_changed = is_changed_.data() + head * num_tokens_;
+    for (int64_t begin = 0, end; begin < num_tokens_; begin = end) {
+      for (end = begin + 1; end < num_tokens_ && is_changed[end] == is_changed[begin]; ++end) continue;
+      if (!is_changed[begin]) continue;
       kernels_.matmul(
-          {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_tokens_},
+          {.weights = {.data = reinterpret_cast<const std::byte*>(packed), .outputs = head_dim_, .inputs = num_keys_},
            .panel_end = num_panels(head_dim_),
-           .num_rows = 1,
-           .x = pattern.data(),
-           .x_stride = num_tokens_,
+           .num_rows = end - begin,
+           .x = pattern_row(head * num_tokens_ + begin).data(),
+           .x_stride = num_keys_,
            .quantized_x = {},
-           .y = workspace_.attention.row(query) + head * head_dim_,
+           .y = workspace_.attention.row(begin) + head * head_dim_,
            .y_stride = workspace_.attention.stride()});
     }
   });
@@ -375,7 +389,7 @@ void InspectedPass::linear(const LinearWeights& weights, const Activations& inpu
                        .y_stride = output_stride});
     });
   };
-  run_job_(run, 0);
+  run_job_(run, max_threads(num_rows * weights.weight.outputs * weights.weight.inputs));
 }
 
 }  // namespace pythia

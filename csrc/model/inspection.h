@@ -54,9 +54,8 @@ class InspectedPass {
                 bool quantized, int64_t num_tokens, RunJob run_job, Inspector& inspector, KvCache* cache);
 
   // Logits [num_logits, vocab_size] of the last tokens. With none of them a pass without a cache ends after the last layer with
-  // an activation that is wanted. The inspector is called on the calling thread, between jobs. Throws what it throws,
-  // std::bad_alloc, and std::invalid_argument if with a cache it changes scores or a pattern, of which earlier values are
-  // needed as they were.
+  // an activation that is wanted. The inspector is called on the calling thread, between jobs. Throws what it throws, and
+  // std::bad_alloc. Where it changes scores or a pattern, values of earlier tokens are weighed as the cache keeps them.
   void run(std::span<const int32_t> tokens, int64_t num_logits, float* logits);
 
   // The end of a pass, for any residual stream [num_tokens, hidden_size]: final LayerNorm and head. Throws as run.
@@ -87,9 +86,9 @@ class InspectedPass {
   void rotate();
   void store_keys_values();
   bool inspect_scores(const std::string& prefix);
-  void compute_scores(float* scores);
-  void compute_scores(int64_t head, int64_t first_query, int64_t count, float* scores);
-  void softmax(float* scores);
+  bool show_rows(const std::string& name);
+  void compute_scores(int64_t head, float* scores);
+  std::span<float> pattern_row(int64_t row) const;  // of head row / n, query row % n
   void weigh_values();
   AttentionArgs attention_args(int64_t head);
   void attend();
@@ -110,10 +109,11 @@ class InspectedPass {
   std::unique_ptr<KvCache> own_cache_;  // of one layer, used again for each, where there is no other
   KvCache& cache_;
   int64_t cache_layer_ = 0;
-  AlignedBuffer<float> staging_;    // an activation being shown
-  AlignedBuffer<float> pattern_;    // [heads, n, keys], where it is wanted
-  AlignedBuffer<float> values_;     // [heads], each packed as a matrix [head_dim, n]
-  AlignedBuffer<float> unchanged_;  // [heads, keys], a row of the pattern without edits
+  AlignedBuffer<float> staging_;         // an activation being shown
+  AlignedBuffer<float> pattern_;         // [heads, n, keys], where it is wanted
+  AlignedBuffer<float> values_;          // [heads], each packed as a matrix [head_dim, keys]
+  std::vector<uint64_t> row_checksums_;  // [heads, n], of the pattern before it is shown
+  std::vector<uint8_t> is_changed_;      // [heads, n]
 };
 
 }  // namespace pythia

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import dataclasses
 import functools
 import io
@@ -42,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
-        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")  # names may be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     actions = [options.output is not None, options.list, options.clear, options.remove, options.duplicates is not None]
     if sum(actions) != 1 or (options.source is not None) != (options.output is not None or options.remove):
         parser.error("give SOURCE and -o FILE, or SOURCE and --remove, or --list, or --clear, or --duplicates")

@@ -10,7 +10,7 @@ from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, 
 from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
-from pythia_cpu._inspection import Edit, EditAny
+from pythia_cpu._inspection import Edits
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._token_stream import TokenStream
@@ -59,7 +59,7 @@ class GeneratesTexts(ABC):
         seed: int | None = None,
         logprobs: int | None = None,
         draft: GeneratesTexts | None = None,
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         max_kv_bytes: int | None = None,
         progress: bool = True,
     ) -> Any:
@@ -142,7 +142,7 @@ class GeneratesTexts(ABC):
         prompts: Iterable[Prompt],
         *,
         draft: GeneratesTexts | None = None,
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         max_kv_bytes: int | None = None,
         **arguments: Any,
     ) -> Iterator[tuple[int, Any]]:
@@ -176,7 +176,7 @@ class GeneratesTexts(ABC):
         prompts: Iterable[list[int]],
         arguments: GenerationArguments,
         draft: object,
-        edit: Mapping[str, Edit] | EditAny | None,
+        edit: Edits | None,
         max_kv_bytes: int | None,
     ) -> Iterator[tuple[int, list[Generation]]]:
         model = self._generating()
@@ -188,7 +188,7 @@ class GeneratesTexts(ABC):
         self,
         arguments: GenerationArguments,
         draft: object,
-        edit: Mapping[str, Edit] | EditAny | None,
+        edit: Edits | None,
         max_kv_bytes: int | None = None,
     ) -> Aids:
         if draft is not None and not isinstance(draft, GeneratesTexts):
@@ -201,7 +201,7 @@ class GeneratesTexts(ABC):
         prompt: Prompt,
         *,
         draft: GeneratesTexts | None = None,
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         **arguments: Any,
     ) -> TokenStream:
         """Writes on from one prompt, token by token.

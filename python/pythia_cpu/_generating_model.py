@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pythia_cpu import _core
@@ -11,7 +11,7 @@ from pythia_cpu._beam_search import beam_search
 from pythia_cpu._coming import Coming
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
-from pythia_cpu._inspection import Edit, EditAny, inspector
+from pythia_cpu._inspection import EditAny, Edits, inspector
 from pythia_cpu._lazy import lazy_property
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
@@ -92,7 +92,7 @@ class GeneratingModel:
         self,
         arguments: GenerationArguments,
         draft: GeneratingModel | None,
-        edit: Mapping[str, Edit] | EditAny | None,
+        edit: Edits | None,
         max_kv_bytes: int | None = None,
     ) -> Aids:
         """Refuses aids that do not fit each other, the arguments or the model."""

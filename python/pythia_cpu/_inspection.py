@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,21 @@ from pythia_cpu._arguments import TokenIds, boolean, float_array, is_batch, sequ
 Activation: TypeAlias = npt.NDArray[np.float32]
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
 EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
+Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
 
 _SCORES = "hook_attn_scores"
 _UNEMBEDDED_ROWS = 512  # at a time
+# Regular expressions of them, and the names here.
+_NAMES_OF_VERSION_4 = (
+    (r"(ln1|ln2|ln_final)\.hook_out$", r"\1.hook_normalized"),
+    (r"attn\.([qkv])\.hook_out$", r"attn.hook_\1"),
+    (r"attn\.o\.hook_in$", "attn.hook_z"),
+    (r"mlp\.in\.hook_out$", "mlp.hook_pre"),
+    (r"mlp\.out\.hook_in$", "mlp.hook_post"),
+    (r"(attn|mlp)\.hook_out$", r"hook_\1_out"),
+    (r"^(blocks\.[^.]+)\.hook_in$", r"\1.hook_resid_pre"),
+    (r"^(blocks\.[^.]+)\.hook_out$", r"\1.hook_resid_post"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,7 +75,7 @@ class InspectsActivations(ABC):
         tokens: TokenIds,
         *,
         capture: str | Iterable[str] = (),
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         logits: bool = True,
     ) -> Run: ...
     @overload
@@ -71,7 +84,7 @@ class InspectsActivations(ABC):
         tokens: Sequence[TokenIds],
         *,
         capture: str | Iterable[str] = (),
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         logits: bool = True,
     ) -> list[Run]: ...
     def run(
@@ -79,7 +92,7 @@ class InspectsActivations(ABC):
         tokens: TokenIds | Sequence[TokenIds],
         *,
         capture: str | Iterable[str] = (),
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         logits: bool = True,
     ) -> Run | list[Run]:
         """Runs a sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so for
@@ -87,7 +100,7 @@ class InspectsActivations(ABC):
 
         Names, shapes and meaning are TransformerLens's (``HookedTransformer.from_pretrained_no_processing``), without
         the batch dimension; ``hook_normalized`` is what a LayerNorm gives, after weight and bias, as in its versions
-        before 3 (in version 3 it is before them):
+        before 3 (since version 3 it is before them; version 4's TransformerBridge calls it ``hook_out``):
 
         - ``[num_tokens, hidden_size]``: ``hook_embed``; of layer i, ``blocks.{i}.hook_resid_pre``, ``hook_attn_out``,
           ``hook_resid_mid`` (only if attention and MLP are not parallel), ``hook_mlp_out``, ``hook_resid_post``, and
@@ -96,7 +109,7 @@ class InspectsActivations(ABC):
         - ``[num_tokens, num_heads, head_dim]``: ``attn.hook_q``, ``hook_k``, ``hook_v``, ``hook_z``; ``hook_rot_q`` and
           ``hook_rot_k``, after the rotary embedding
         - ``[num_heads, num_tokens, num_tokens]``, queries by keys: ``attn.hook_attn_scores``, scaled, ``-inf`` where
-          masked; ``attn.hook_pattern``
+          masked (a row that an edit masks as a whole becomes zeros); ``attn.hook_pattern``
         - ``[num_tokens, intermediate_size]``: ``mlp.hook_pre``, ``mlp.hook_post``
 
         The logits are those of ``logits``, bit for bit, unless an edit changes something, and an edit at one position
@@ -111,8 +124,9 @@ class InspectsActivations(ABC):
             capture: names to keep, or patterns of them such as ``"blocks.*.hook_resid_post"``.
             edit: functions by name (or pattern), each called with its activation, or one function called with the name
                 and array of every activation, scores and patterns too. A function returns the array that takes the
-                activation's place, or None; it may also change the array it is given. The rest of the pass, and
-                ``Run.activations``, have the edited one. It may call the model.
+                activation's place, or None; it may also change the array it is given. In place of a function there may
+                be that array itself. The rest of the pass, and ``Run.activations``, have the edited one. Functions may
+                call the model.
             logits: False leaves out the logits, and the layers after the last one that is captured or edited.
 
         Raises:
@@ -164,7 +178,7 @@ def inspected(
     core: _core.Model,
     ids: npt.NDArray[np.int32],
     capture: str | Iterable[str],
-    edit: Mapping[str, Edit] | EditAny | None,
+    edit: Edits | None,
     logits: object,
     cache: _core.KvCache | None,
 ) -> Run:
@@ -188,7 +202,7 @@ def inspected(
     return Run(found if logits else None, activations)
 
 
-def inspector(core: _core.Model, edit: Mapping[str, Edit] | EditAny) -> tuple[set[str], EditAny]:
+def inspector(core: _core.Model, edit: Edits) -> tuple[set[str], EditAny]:
     """Edits in the form the core takes: the names of the activations to show, and what makes others of them."""
     edits = _edits(edit, core.hook_names)
     return set(edits), functools.partial(_apply, edits)
@@ -200,12 +214,21 @@ def _match(pattern: object, names: list[str]) -> list[str]:
         raise ValueError(f"found {pattern!r} of type {type(pattern).__name__}, expected the name of an activation")
     found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
     if not found:
-        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+        near = [f"blocks.*.{pattern}"] if fnmatch.filter(names, f"blocks.*.{pattern}") else _near(pattern, names)
         raise ValueError(f"the model has no activation {pattern!r}; near it: {', '.join(near)} (all: activation_names)")
     return found
 
 
-def _edits(edit: Mapping[str, Edit] | EditAny | None, names: list[str]) -> dict[str, list[Edit]]:
+def _near(pattern: str, names: list[str]) -> list[str]:
+    """The name here of what TransformerLens 4 calls so; else those that are most alike."""
+    for theirs, ours in _NAMES_OF_VERSION_4:
+        name = re.sub(theirs, ours, pattern)
+        if name != pattern and fnmatch.filter(names, name):
+            return [name]
+    return difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
+
+
+def _edits(edit: Edits | None, names: list[str]) -> dict[str, list[Edit]]:
     """The functions to call for each name, in order."""
     if edit is None:
         return {}
@@ -213,13 +236,25 @@ def _edits(edit: Mapping[str, Edit] | EditAny | None, names: list[str]) -> dict[
         edits: dict[str, list[Edit]] = {}
         for pattern, function in edit.items():
             if not callable(function):
-                raise ValueError(f"edit[{pattern!r}] is of type {type(function).__name__}, expected a function")
+                function = _Replacement(pattern, function)
             for name in _match(pattern, names):
                 edits.setdefault(name, []).append(function)
         return edits
     if not callable(edit):
         raise ValueError(f"edit is of type {type(edit).__name__}, expected functions by name, or one function")
     return {name: [functools.partial(edit, name)] for name in names}
+
+
+class _Replacement:
+    """An array as an edit."""
+
+    def __init__(self, pattern: object, array: object) -> None:
+        if not hasattr(array, "__array__") and not isinstance(array, list | tuple):
+            raise ValueError(f"edit[{pattern!r}] is of type {type(array).__name__}, expected a function or an array")
+        self._array = float_array(f"edit[{pattern!r}]", array)
+
+    def __call__(self, array: Activation) -> Activation:
+        return self._array
 
 
 def _apply(edits: dict[str, list[Edit]], name: str, array: Activation) -> Activation:

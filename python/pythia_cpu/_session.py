@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, token_ids
-from pythia_cpu._inspection import Edit, EditAny, Run, inspected
+from pythia_cpu._inspection import Edits, Run, inspected
 from pythia_cpu._passes import append_in_chunks
 from pythia_cpu._process_lock import ProcessLock
 
@@ -69,15 +69,16 @@ class Session:
         tokens: TokenIds,
         *,
         capture: str | Iterable[str] = (),
-        edit: Mapping[str, Edit] | EditAny | None = None,
+        edit: Edits | None = None,
         logits: bool = True,
     ) -> Run:
         """``append``, with the activations of the new tokens, kept and changed as by ``Model.run``: for example to
         steer a text, token by token.
 
         Keys and values stay as the edits left them, for all tokens that follow. Shapes are those of ``Model.run`` for
-        the new tokens; keys of scores and patterns are all tokens of the session so far. These two cannot be
-        changed.
+        the new tokens; keys of scores and patterns are all tokens of the session so far. Where an edit changes
+        these two in a q8 or q4 model, earlier values are weighed as the session keeps them, in int16, not as in a run
+        over the whole sequence.
 
         Args:
             tokens: token ids ``[n]``, n at least 1.
@@ -87,8 +88,7 @@ class Session:
             logits: False leaves out the logits.
 
         Raises:
-            ValueError: as ``append`` and ``Model.run``; attention scores or a pattern that are changed. Nothing is
-                added.
+            ValueError: as ``append`` and ``Model.run``. Nothing is added.
         """
         ids = token_ids("tokens", tokens, self._vocab_size)
         if len(ids) == 0:
