@@ -1,4 +1,4 @@
-"""The README's examples run as they stand."""
+"""The examples of the README and of docs/inspection.md run as they stand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks_of(name: str) -> list[tuple[str, str]]:
+    return re.findall(r"```(\w*)\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+BLOCKS = blocks_of("README.md")
 
 
 def test_first_command() -> None:
@@ -31,3 +39,14 @@ def test_python_example(tmp_path: Path) -> None:
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert result.returncode == 0, result.stderr
         assert len(result.stdout.split()) >= 10
+
+
+def test_recipes(tmp_path: Path) -> None:
+    """One script, whose own assertions check what its text says."""
+    script = "\n".join(block for _, block in blocks_of("docs/inspection.md"))
+    assert script.count("assert ") >= 5
+    command = [sys.executable, "-W", "error", "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = np.load(tmp_path / "activations.npy")
+    assert rows.shape[1] == 128 and (rows != 0).all()
