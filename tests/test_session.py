@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import pythia_cpu
 from pythia_cpu import _session
 from pythia_cpu._passes import append_in_chunks
+from pythia_cpu._session import append_each
 
 TOKENS = np.random.default_rng(3).integers(0, 4096, 2049).tolist()
 
@@ -163,3 +164,28 @@ def test_threads_share_a_session(model: pythia_cpu.Model) -> None:
     assert sorted(tokens) == [5] * 20 + [9] * 20 + [13] * 20
     found = {(token, row.tobytes()) for token, row in rows}
     assert found == {(token, row.tobytes()) for token, row in zip(tokens, model.logits(tokens), strict=True)}
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_several_sessions_together(model: pythia_cpu.Model, logits: bool) -> None:
+    """Each as alone, whether they fit in one pass or not; an error leaves all as they were."""
+    rng = np.random.default_rng(7)
+    texts = [rng.integers(0, model.config.vocab_size, n) for n in (5, 0, 30, 600, 40, 3, 500, 1)]
+    sessions, alone = ([model.session() for _ in texts] for _ in range(2))
+    for session in (*sessions[::2], *alone[::2]):
+        session.append([9, 8])
+    found = append_each(sessions, texts, logits=logits)
+    for session, other, text, rows in zip(sessions, alone, texts, found, strict=True):
+        expected = other.append(text, logits=logits)
+        assert rows.shape == expected.shape
+        np.testing.assert_array_equal(rows, expected)
+        assert session.tokens == other.tokens
+        np.testing.assert_array_equal(session.append([3]), other.append([3]))
+    assert [len(rows) for rows in append_each(sessions[:2], [[], []])] == [0, 0]
+    before = [session.tokens for session in sessions]
+    long = [0] * model.context_length
+    with pytest.raises(ValueError, match="the model's context holds"):
+        append_each(sessions, [[1]] * 7 + [long])
+    with pytest.raises(ValueError, match="holds token id"):
+        append_each(sessions[:2], [[1], [-1]])
+    assert [session.tokens for session in sessions[1:]] == [*([*ids, 1] for ids in before[1:7]), before[7]]

@@ -129,6 +129,8 @@ def is_batch(name: str, value: object) -> bool:
         raise ValueError(
             f"{name} is of type {type(value).__name__}, expected a str, a list of token ids, or a list of these"
         )
+    if len(value) and set(map(type, value)) == {int}:
+        return False
     flat = [_is_integer(item) for item in value]
     if any(flat) and not all(flat):
         odd = value[flat.index(False)]
@@ -153,7 +155,8 @@ def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32
     if hasattr(value, "__array__"):
         ids = numpy_array(name, value, copy=True)  # what is checked cannot change any more
     elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        for item in value:
+        plain = set(map(type, value)) == {int} and min(value) >= 0 and max(value) < vocab_size
+        for item in () if plain else value:
             if not _is_integer(item):
                 raise ValueError(f"{name} holds {item!r} of type {type(item).__name__}, expected token ids")
             if not 0 <= item < vocab_size:

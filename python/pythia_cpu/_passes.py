@@ -37,17 +37,23 @@ def last_logits(
     """Logits ``[num_logits[i], vocab_size]`` of the last tokens of each sequence, in order. Short ones run together, as
     many as make one pass, which reads the weights once; the bits are those that each has alone.
     """
-    begin = 0
-    while begin < len(sequences):
-        end, num_tokens = begin + 1, len(sequences[begin])
-        while end < len(sequences) and num_tokens + len(sequences[end]) <= _PASS_TOKENS:
-            num_tokens += len(sequences[end])
-            end += 1
+    for begin, end in runs_of_a_pass([len(ids) for ids in sequences]):
         caches = [_core.KvCache(model, len(ids)) for ids in sequences[begin:end]]
-        if num_tokens > _PASS_TOKENS:  # one sequence
-            yield append_in_chunks(model, caches[0], sequences[begin])[num_tokens - num_logits[begin] :]
+        if len(sequences[begin]) > _PASS_TOKENS:  # it alone
+            yield append_in_chunks(model, caches[0], sequences[begin])[len(sequences[begin]) - num_logits[begin] :]
         else:
             counts = num_logits[begin:end]
             together = model.forward(list(zip(caches, sequences[begin:end], counts, strict=True)))
             yield from np.split(together, np.cumsum(counts)[:-1])
+
+
+def runs_of_a_pass(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Which sequences, from and to, run together: as many as make one pass, or one that is longer."""
+    begin = 0
+    while begin < len(lengths):
+        end, num_tokens = begin + 1, lengths[begin]
+        while end < len(lengths) and num_tokens + lengths[end] <= _PASS_TOKENS:
+            num_tokens += lengths[end]
+            end += 1
+        yield begin, end
         begin = end

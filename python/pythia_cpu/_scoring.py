@@ -132,8 +132,9 @@ class ScoringModel:
         if not batch:
             raise ValueError("context is a list of texts and continuation is one text: pass a continuation for each")
         if not context_list:
+            before = self._context_ids("context", context) if len(continuation) else []
             named = ((f"continuation[{i}]", one) for i, one in enumerate(continuation))
-            return True, [self.pair(context, one, names=("context", name)) for name, one in named]
+            return True, [self.pair(context, one, names=("context", name), before=before) for name, one in named]
         if len(context) != len(continuation):
             raise ValueError(
                 f"found {len(context)} contexts and {len(continuation)} continuations, expected as many of both"
@@ -195,15 +196,25 @@ class ScoringModel:
         ids: list[int] = token_ids(name, text, self.vocab_size).tolist()
         return ids
 
+    def _context_ids(self, name: str, context: object) -> list[int]:
+        """White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness."""
+        return self._encode(name, context.rstrip()) if isinstance(context, str) else self.ids(name, context)
+
     def pair(
-        self, context: object, continuation: object, *, names: tuple[str, str] = ("context", "continuation")
+        self,
+        context: object,
+        continuation: object,
+        *,
+        names: tuple[str, str] = ("context", "continuation"),
+        before: list[int] | None = None,
     ) -> ScoreRequest:
-        """Ids of both together, and where the continuation begins; errors call them by their names."""
+        """Ids of both together, and where the continuation begins; errors call them by their names. ``before``: the
+        context's ids, if they are known.
+        """
         if isinstance(context, str) != isinstance(continuation, str):
             raise ValueError(f"one of {names[0]} and {names[1]} is a str and the other is not: pass two of a kind")
+        before = self._context_ids(names[0], context) if before is None else before
         if isinstance(context, str) and isinstance(continuation, str):
-            # White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
-            before = self._encode(names[0], context.rstrip())
             after = self._encode(f"{names[0]} + {names[1]}", context + continuation)[len(before) :]
             if continuation and before and not after:
                 raise ValueError(
@@ -211,7 +222,7 @@ class ScoringModel:
                     "begin it with a space, or pass token ids of both"
                 )
         else:
-            before, after = self.ids(names[0], context), self.ids(names[1], continuation)
+            after = self.ids(names[1], continuation)
         if not before:
             if self._eos_token_id is None:
                 raise ValueError(f"{names[0]} has no tokens, and the model has no end-of-text token to stand for it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, token_ids
 from pythia_cpu._inspection import Edits, Run, inspected
-from pythia_cpu._passes import append_in_chunks
+from pythia_cpu._passes import append_in_chunks, runs_of_a_pass
 from pythia_cpu._process_lock import ProcessLock
 
 
@@ -158,3 +158,28 @@ class Session:
     def __repr__(self) -> str:
         """How full it is."""
         return f"Session({len(self._tokens)} of {self._context_length} tokens)"
+
+
+def append_each(
+    sessions: Sequence[Session], tokens: Sequence[TokenIds], *, logits: bool = True
+) -> list[npt.NDArray[np.float32]]:
+    """``Session.append`` of several sessions of one model, each other than the others. Short texts run together, which
+    reads the weights once.
+    """
+    ids = [token_ids("tokens", one, session._vocab_size) for session, one in zip(sessions, tokens, strict=True)]
+    found: list[npt.NDArray[np.float32]] = []
+    for begin, end in runs_of_a_pass([len(one) for one in ids]):
+        if end == begin + 1:
+            found.append(sessions[begin].append(ids[begin], logits=logits))
+            continue
+        several, new = sessions[begin:end], ids[begin:end]
+        counts = [len(one) if logits else 0 for one in new]
+        with contextlib.ExitStack() as stack:
+            for session, one in zip(several, new, strict=True):
+                stack.enter_context(session._appending(one))
+            slices = [
+                (session._cache, one, n) for session, one, n in zip(several, new, counts, strict=True) if len(one)
+            ]
+            together = several[0]._model.forward(slices)
+        found += np.split(together, np.cumsum(counts)[:-1])
+    return found

@@ -8,21 +8,30 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from pythia_cpu import _core
 from pythia_cpu._arguments import boolean, iterator
+from pythia_cpu._lazy import lazy_property
 from pythia_cpu._tokenizer_export import tokenizer_json
 
 
 class Tokenizer:
-    """Text to token ids and back, as Hugging Face ``tokenizers`` does it; no token is added at the beginning or the
-    end.
+    """Text to token ids and back, as Hugging Face ``tokenizers`` does it, many times as fast; no token is added at the
+    beginning or the end.
     """
 
     def __init__(self, section: bytes, eos_token_id: int | None) -> None:
         """``section`` is a ``.pcpu`` file's tokenizer section, which carries the checkpoint's ``tokenizer.json``."""
-        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json(section).decode("utf-8"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._core = _core.Tokenizer(section)
+        self._section = section
         self._eos_token_id = eos_token_id
+
+    @lazy_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        """That of ``tokenizers``, for what the core does not know: offsets, and how many tokens there are."""
+        found = tokenizers.Tokenizer.from_str(tokenizer_json(self._section).decode("utf-8"))
+        found.no_truncation()
+        found.no_padding()
+        return found
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens added.
@@ -30,8 +39,7 @@ class Tokenizer:
         Raises:
             ValueError: the text is not a str, or holds lone surrogates.
         """
-        ids: list[int] = self._encode(text).ids
-        return ids
+        return self._core.encode(_checked(text))
 
     def offsets(self, text: str) -> npt.NDArray[np.int64]:
         """Where in the text each token of ``encode(text)`` comes from.
@@ -47,19 +55,8 @@ class Tokenizer:
         Raises:
             ValueError: as ``encode``.
         """
-        return np.array(self._encode(text).offsets, dtype=np.int64).reshape(-1, 2)
-
-    def _encode(self, text: str) -> tokenizers.Encoding:
-        if not isinstance(text, str):
-            raise ValueError(f"text is of type {type(text).__name__}, expected str")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"text has a lone surrogate at position {error.start}, which is no character; "
-                "read files with errors='replace' to be rid of such"
-            ) from None
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = self._tokenizer.encode(_checked(text), add_special_tokens=False)
+        return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids, one or several; bytes that are not UTF-8 become U+FFFD, ids without a token give no text.
@@ -69,12 +66,12 @@ class Tokenizer:
         """
         given = np.asarray(ids).tolist() if hasattr(ids, "__array__") else ids  # of torch.Tensor, too
         values = [given] if isinstance(given, int) else list(iterator("ids", given, "token ids"))
-        for value in values:
+        plain = set(map(type, values)) <= {int} and (not values or (min(values) >= 0 and max(values) < 2**32))
+        for value in () if plain else values:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**32:
                 raise ValueError(f"ids hold {value!r}, expected token ids, whole numbers from 0 to 2**32 - 1")
         skip = boolean("skip_special_tokens", skip_special_tokens)
-        text: str = self._tokenizer.decode([int(value) for value in values], skip_special_tokens=skip)
-        return text
+        return self._core.decode(values, skip)
 
     @property
     def vocab_size(self) -> int:
@@ -89,6 +86,24 @@ class Tokenizer:
         """The id that ends a text, from the checkpoint's config."""
         return self._eos_token_id
 
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[bytes, int | None]]:
+        """How ``pickle`` and ``copy`` make it again."""
+        return Tokenizer, (self._section, self._eos_token_id)
+
     def __repr__(self) -> str:
         """Size and end-of-text id."""
         return f"Tokenizer(vocab_size={self.vocab_size}, eos_token_id={self.eos_token_id})"
+
+
+def _checked(text: object) -> str:
+    """A str of whole characters."""
+    if not isinstance(text, str):
+        raise ValueError(f"text is of type {type(text).__name__}, expected str")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text has a lone surrogate at position {error.start}, which is no character; "
+            "read files with errors='replace' to be rid of such"
+        ) from None
+    return text

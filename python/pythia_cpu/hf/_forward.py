@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pythia_cpu import _passes
+from pythia_cpu import _core, _passes
 from pythia_cpu._arguments import sequence_ids
 from pythia_cpu._model import Model
-from pythia_cpu._session import Session
+from pythia_cpu._session import Session, append_each
 from pythia_cpu.hf._arrays import id_rows
 
 _IGNORED_LABEL = -100
+_LOSS_ROWS = 128  # of logits at a time
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -179,8 +180,8 @@ def forward(
                 keys = span if sessions is None else slice(num_keys - found.shape[2], num_keys)
                 of_pattern[name][i, :, span, keys] = found
     elif sessions is not None:
-        for i, session in enumerate(sessions):
-            logits[i] = session.append(tokens[i])
+        for i, of_row in enumerate(append_each(sessions, tokens)):
+            logits[i] = of_row
     else:
         for i, of_row in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
             logits[i, spans[i]] = of_row
@@ -212,9 +213,10 @@ def _loss(logits: Floats, labels: Rows, spans: Sequence[slice]) -> np.float32:
         ids = wanted[places]
         if ids.size and not (ids.min() >= 0 and ids.max() < logits.shape[2]):
             raise ValueError(f"labels holds ids outside 0 to {logits.shape[2] - 1} that are not {_IGNORED_LABEL}")
-        scores = logits[i, places - 1].astype(np.float64)
-        top = scores.max(axis=1, initial=-np.inf)
-        losses.append(top + np.log(np.exp(scores - top[:, None]).sum(axis=1)) - scores[np.arange(len(ids)), ids])
-    all_losses = np.concatenate(losses)
+        for begin in range(0, len(ids), _LOSS_ROWS):
+            end = min(len(ids), begin + _LOSS_ROWS)
+            logprobs = _core.log_softmax(logits[i, places[begin:end] - 1])
+            losses.append(logprobs[np.arange(end - begin), ids[begin:end]].astype(np.float64))
+    all_losses = -np.concatenate(losses) if losses else np.zeros(0)
     loss: np.float32 = np.float32(all_losses.mean() if all_losses.size else np.nan)
     return loss

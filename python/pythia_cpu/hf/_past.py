@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pythia_cpu._model import Model
-from pythia_cpu._session import Session
+from pythia_cpu._session import Session, append_each
 from pythia_cpu.hf._arrays import id_rows
 from pythia_cpu.hf._forward import Rows
 
@@ -30,14 +30,14 @@ class PastKeyValues:
             ValueError: a row with padding on the right, after which positions would not go on.
         """
         width, sessions = rows.shape[1], []
-        for i, (row, span) in enumerate(zip(rows, spans, strict=True)):
+        for i, span in enumerate(spans):
             if span.stop != width:
                 raise ValueError(
                     f"past_key_values are asked for, but row {i} has padding on the right, after which it cannot go "
                     "on: pad on the left"
                 )
             sessions.append(model.session())
-            sessions[-1].append(row[span], logits=False)
+        append_each(sessions, [row[span] for row, span in zip(rows, spans, strict=True)], logits=False)
         return cls(sessions, width)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

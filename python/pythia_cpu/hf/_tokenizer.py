@@ -204,7 +204,7 @@ class GPTNeoXTokenizer(SpecialTokens):
         texts = [text] if isinstance(text, str) else list(text)
         columns: Columns = {"input_ids": [self._base.encode(one) for one in texts]}
         if return_offsets_mapping:
-            columns["offset_mapping"] = [list(self._base._encode(one).offsets) for one in texts]
+            columns["offset_mapping"] = [list(map(tuple, self._base.offsets(one).tolist())) for one in texts]
         limit = length_limit(max_length, self.model_max_length)
         if truncation is None:
             truncation = max_length is not None and padding is False
