@@ -225,6 +225,17 @@ def test_other_members_and_ids(model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert plain.read_bytes() == content
 
 
+def test_members_that_are_none_are_missing(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    """As tables write them where some rows are texts and others pairs."""
+    inputs = [{"text": "It was"}, {"context": "It", "continuation": " was", "id": 3}]
+    table = [{"text": None, "context": None, "continuation": None, "id": None, **one} for one in inputs]
+    for name, items in (("a", inputs), ("b", table)):
+        model.score_to_file(items, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with pytest.raises(ValueError, match=r"inputs\[0\] has \[\], expected 'text'"):
+        model.score_to_file([{"text": None}], tmp_path / "c")
+
+
 @pytest.mark.parametrize("stride", [None, 8])
 def test_texts_without_tokens(model: pythia_cpu.Model, binary: Path, tmp_path: Path, stride: int | None) -> None:
     """The records of the binary."""

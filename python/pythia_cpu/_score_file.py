@@ -108,7 +108,7 @@ def score_to_file(
 
 
 def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
-    fields = item if isinstance(item, Mapping) else {"text": item}
+    fields = _fields(item)
     used = {name: fields[name] for name in _MEMBERS if name in fields}
     if used.keys() not in _KEYS:
         raise ValueError(
@@ -123,6 +123,13 @@ def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
         return record_head(number, identity, key, [content, options.per_token, options.context_length, options.stride])
     except (TypeError, ValueError) as error:
         raise ValueError(f"inputs[{number}] is neither str nor token ids: {error}") from None
+
+
+def _fields(item: object) -> dict[Any, Any]:
+    """An input's members; those that are None, as tables write what is missing, are not there."""
+    if not isinstance(item, Mapping):
+        return {"text": item}
+    return {name: value for name, value in item.items() if value is not None}
 
 
 def _identity(number: int, identity: object) -> str | int | float | None:
@@ -140,7 +147,7 @@ def _identity(number: int, identity: object) -> str | int | float | None:
 
 def _record(encoder: Encoder, item: Any, head: Head, options: FileOptions) -> _Record:
     name = f"inputs[{head['index']}]"
-    fields = item if isinstance(item, Mapping) else {"text": item}
+    fields = _fields(item)
     try:
         if "text" in fields:
             text = fields["text"]

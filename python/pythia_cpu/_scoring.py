@@ -366,7 +366,8 @@ class ScoresTexts(ABC):
 
         Args:
             inputs: any iterable, perhaps longer than memory, of texts (a str or token ids), or of dicts with ``text``,
-                or ``context`` and ``continuation``, and perhaps ``id``, a str or a number; other members are ignored.
+                or ``context`` and ``continuation``, and perhaps ``id``, a str or a number; None is as if it were
+                missing, and other members are ignored.
                 Texts are cut into windows as by ``perplexity``, and one without tokens gets a record of 0 tokens;
                 continuations are scored as by ``score``.
             path: the file.
