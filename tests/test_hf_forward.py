@@ -173,3 +173,28 @@ def test_the_model_itself(
     assert model.config.vocab_size == theirs.config.vocab_size
     for name in ("bos_token_id", "eos_token_id"):
         assert getattr(model.generation_config, name) == getattr(theirs.generation_config, name)
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_the_last_columns(
+    hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, count: int, side: str
+) -> None:
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side=side, return_tensors="pt")
+    ours = hf_model(**inputs, logits_to_keep=count)
+    all_logits = hf_model(**inputs).logits
+    assert ours.logits.shape == their_hf_model(**inputs, logits_to_keep=count).logits.shape
+    assert torch.equal(ours.logits, all_logits[:, -count:])
+    inspected = hf_model(**inputs, logits_to_keep=count, output_hidden_states=True)
+    assert torch.equal(inspected.logits, ours.logits)
+    if side == "left":
+        past = ours.past_key_values
+        more = torch.tensor([[5, 6, 7, 8]] * len(TEXTS))
+        found = hf_model(more, past_key_values=past, logits_to_keep=count).logits
+        whole = hf_model(
+            torch.cat([inputs.input_ids, more], 1),
+            attention_mask=torch.cat([inputs.attention_mask, torch.ones_like(more)], 1),
+        ).logits
+        assert torch.equal(found, whole[:, -4:][:, -count:])
+    with pytest.raises(ValueError, match="logits_to_keep is 1 with labels, which need all logits"):
+        hf_model(inputs.input_ids, labels=inputs.input_ids, logits_to_keep=1)

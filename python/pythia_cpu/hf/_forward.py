@@ -148,11 +148,13 @@ def forward(
     *,
     hidden_states: bool,
     attentions: bool,
+    num_logits: int,
     convert: Callable[[npt.NDArray[Any]], Any],
     sessions: Sequence[Session] | None,
     past: Any,
 ) -> CausalLMOutput:
-    """``GPTNeoXForCausalLM.__call__``; ``convert`` is applied to every array that it gives.
+    """``GPTNeoXForCausalLM.__call__``; ``convert`` is applied to every array that it gives. Logits are those of the
+    last ``num_logits`` columns.
 
     With ``sessions`` the rows go on from these. ``past`` is the output's ``past_key_values``, or gives it.
     """
@@ -164,7 +166,10 @@ def forward(
     states, patterns = states if hidden_states else [], patterns if attentions else []
 
     num_keys = length if sessions is None else length + past.width
-    logits = np.zeros((batch, length, config["vocab_size"]), np.float32)
+    logits = np.zeros((batch, num_logits, config["vocab_size"]), np.float32)
+    first = length - num_logits
+    kept = [slice(max(first, span.start) - first, max(first, span.stop) - first) for span in spans]
+    counts = [rows.stop - rows.start for rows in kept]
     of_state = {name: np.zeros((batch, length, config["hidden_size"]), np.float32) for name in states}
     heads = config["num_attention_heads"]
     of_pattern = {name: np.zeros((batch, heads, length, num_keys), np.float32) for name in patterns}
@@ -172,7 +177,7 @@ def forward(
         for i, span in enumerate(spans):
             reader = model if sessions is None else sessions[i]
             run = reader.run(tokens[i], capture=[*states, *patterns])
-            logits[i, span] = run.logits
+            logits[i, kept[i]] = run.logits[len(run.logits) - counts[i] :]
             for name in states:
                 of_state[name][i, span] = run.activations[name]
             for name in patterns:
@@ -181,10 +186,10 @@ def forward(
                 of_pattern[name][i, :, span, keys] = found
     elif sessions is not None:
         for i, of_row in enumerate(append_each(sessions, tokens)):
-            logits[i] = of_row
+            logits[i] = of_row[first:]
     else:
-        for i, of_row in enumerate(last_logits(model, tokens, [len(ids) for ids in tokens])):
-            logits[i, spans[i]] = of_row
+        for i, of_row in enumerate(last_logits(model, tokens, counts)):
+            logits[i, kept[i]] = of_row
     return CausalLMOutput(
         loss=None if labels is None else convert(np.array(_loss(logits, labels, spans)))[()],
         logits=convert(logits),

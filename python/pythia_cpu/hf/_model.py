@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pythia_cpu._arguments import integer
 from pythia_cpu._hub_access import using_hub
 from pythia_cpu._load import load
 from pythia_cpu._model import Config, Model
@@ -42,7 +43,6 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "return_dict": (True,),
     "token_type_ids": (),
-    "logits_to_keep": (0,),
 }
 
 
@@ -135,6 +135,7 @@ class GPTNeoXForCausalLM(TorchModule):
         position_ids: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        logits_to_keep: int = 0,
         **others: Any,
     ) -> CausalLMOutput:
         """Logits of every position.
@@ -152,6 +153,8 @@ class GPTNeoXForCausalLM(TorchModule):
             past_key_values: of the output of an earlier call, whose rows go on with ``input_ids``; ``attention_mask``
                 is that of all columns then. It grows.
             use_cache: False: the output has no ``past_key_values``.
+            logits_to_keep: give logits of so many columns at the end only, which takes less time; 0: of all. Not with
+                ``labels``.
             **others: other options of transformers, where they change nothing.
 
         Raises:
@@ -170,6 +173,11 @@ class GPTNeoXForCausalLM(TorchModule):
             check_positions(position_ids, rows, spans)
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         states, patterns = (self.config.get(name, False) if is_on is None else is_on for name, is_on in wanted.items())
+        num_logits = integer("logits_to_keep", logits_to_keep, 0)
+        if num_logits and labels is not None:
+            raise ValueError(
+                f"logits_to_keep is {num_logits} with labels, which need all logits: leave one of them out"
+            )
         output = forward(
             self.model,
             rows,
@@ -177,6 +185,7 @@ class GPTNeoXForCausalLM(TorchModule):
             None if labels is None else id_rows("labels", labels),
             hidden_states=bool(states),
             attentions=bool(patterns),
+            num_logits=min(num_logits or rows.shape[1], rows.shape[1]),
             convert=to_torch if is_torch(input_ids) else np.asarray,
             sessions=sessions,
             past=past or (None if use_cache is False else functools.partial(PastKeyValues.of, self.model, rows, spans)),
