@@ -146,7 +146,7 @@ def test_refusals(model: Model, steer: Any, method: str, options: dict[str, Any]
 
 
 def test_the_core_takes_no_draft_or_cache_with_an_inspector(model: Model) -> None:
-    engine, inspector = _core.GenerationEngine(model._core), ({"hook_embed"}, lambda name, array: None)
+    engine, inspector = _core.GenerationEngine(model._core), ({"hook_embed"}, lambda sequence, name, array: None)
     for aids in ({"draft": model._core}, {"prefix_cache": _core.PrefixCache(model._core, 1 << 20)}):
         with pytest.raises(ValueError, match="an inspector came with a draft or a prefix cache"):
             _core.Generator(engine, inspector=inspector, **aids)

@@ -312,12 +312,16 @@ def test_bits_of_logits(
         core = _core.Model.open(str(path), threads, isa)
         found: dict[str, np.ndarray] = {}
         tokens = np.array(TOKENS, np.int32)
-        assert_same_bits(core.inspect(tokens, set(core.hook_names), found.__setitem__), plain)
+
+        def keep(_: int, name: str, array: np.ndarray, found: dict[str, np.ndarray] = found) -> None:
+            found[name] = array
+
+        assert_same_bits(core.inspect([tokens], set(core.hook_names), keep), plain)
         for name in expected:
             assert_same_bits(found[name], expected[name])
         expected = found
         change = core.inspect(
-            tokens, {"blocks.0.attn.hook_pattern", "ln_final.hook_scale"}, lambda _, x: x * np.float32(0.9)
+            [tokens], {"blocks.0.attn.hook_pattern", "ln_final.hook_scale"}, lambda _, name, x: x * np.float32(0.9)
         )
         assert_same_bits(change, change if edited is None else edited)
         edited = change

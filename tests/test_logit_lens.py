@@ -120,6 +120,46 @@ def test_lists_of_sequences(model: Model) -> None:
             model.run(bad)
 
 
+@pytest.mark.parametrize("weights", ["f32", "q8", "q4"])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_sequences_that_run_together(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], weights: str, parallel: bool
+) -> None:
+    """Each is what it is alone, in all activations, whether they fill one pass, several or more."""
+    model = pythia_cpu.load(make_model_file(make_checkpoint(**SHAPE, parallel=parallel), weights), threads=2)
+    rng = np.random.default_rng(9)
+    sequences = [rng.integers(0, 4096, n) for n in (1, 17, 300, 16, 400, 90, 2, 700, 33)]
+    for logits in (True, False):
+        for run, tokens in zip(model.run(sequences, capture="*", logits=logits), sequences, strict=True):
+            alone = model.run(tokens, capture="*", logits=logits)
+            assert (run.logits is None) == (not logits)
+            if logits:
+                assert_same_bits(run.logits, alone.logits)
+            assert list(run.activations) == list(alone.activations)
+            for name, array in alone.activations.items():
+                assert_same_bits(run.activations[name], array, name)
+
+
+def test_edits_of_sequences_that_run_together(model: Model) -> None:
+    """In the core, where each sequence may have its own: none touches another."""
+    sequences = [np.array(TOKENS[i : i + n], np.int32) for i, n in ((0, 9), (3, 20), (1, 1))]
+    names = set(model.activation_names)
+
+    def change(sequence: int, name: str, array: np.ndarray) -> np.ndarray | None:
+        return array * np.float32(0.9) if sequence == 1 and not name.startswith("ln_final") else None
+
+    together = model._core.inspect(sequences, names, change)
+    parts = np.split(together, np.cumsum([len(ids) for ids in sequences])[:-1])
+    for number, (ids, logits) in enumerate(zip(sequences, parts, strict=True)):
+        alone = model._core.inspect([ids], names, lambda _, name, array, n=number: change(n, name, array))
+        assert_same_bits(logits, alone)
+    assert_same_bits(parts[0], model.logits(sequences[0]))
+    assert (parts[1] != model.logits(sequences[1])).any()
+    cache = _core.KvCache(model._core)
+    with pytest.raises(ValueError, match="found 3 sequences with a cache, expected one"):
+        model._core.inspect(sequences, set(), change, cache=cache)
+
+
 def test_type_checkers_take_logits_for_an_array() -> None:
     assert Any in get_args(get_type_hints(pythia_cpu.Run)["logits"])
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 #include <stdexcept>
+#include <vector>
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
@@ -21,16 +22,27 @@ namespace {
 
 using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
-py::array_t<float> inspect(Model& model, const TokenArray& tokens, std::set<std::string> names, py::function function,
-                           bool want_logits, std::optional<KvCache*> cache) {
-  if (tokens.ndim() != 1)
-    throw std::invalid_argument("[inspect] tokens have " + std::to_string(tokens.ndim()) + " dimensions, expected one");
-  py::array_t<float> logits({want_logits ? tokens.size() : 0, static_cast<py::ssize_t>(model.config().vocab_size)});
+// With a cache the one sequence follows those in it.
+py::array_t<float> inspect(Model& model, const std::vector<TokenArray>& sequences, std::set<std::string> names,
+                           py::function function, bool want_logits, std::optional<KvCache*> cache) {
+  if (cache && sequences.size() != 1)
+    throw std::invalid_argument("[inspect] found " + std::to_string(sequences.size()) +
+                                " sequences with a cache, expected one");
+  std::vector<SequenceSlice> slices;
+  int64_t num_logits = 0;
+  for (const TokenArray& tokens : sequences) {
+    if (tokens.ndim() != 1)
+      throw std::invalid_argument("[inspect] tokens have " + std::to_string(tokens.ndim()) + " dimensions, expected one");
+    slices.push_back({cache.value_or(nullptr),
+                      {tokens.data(), static_cast<std::size_t>(tokens.size())},
+                      want_logits ? static_cast<int64_t>(tokens.size()) : 0});
+    num_logits += slices.back().num_logits;
+  }
+  py::array_t<float> logits({static_cast<py::ssize_t>(num_logits), static_cast<py::ssize_t>(model.config().vocab_size)});
   PythonInspector inspector(std::move(names), std::move(function));
-  const std::span<const int32_t> ids(tokens.data(), static_cast<std::size_t>(tokens.size()));
   float* out = logits.mutable_data();
   const WithoutGil unlocked;
-  model.inspect({cache.value_or(nullptr), ids, want_logits ? tokens.size() : 0}, inspector, out);
+  model.inspect(slices, inspector, out);
   return logits;
 }
 
@@ -52,12 +64,13 @@ py::array_t<float> unembed(Model& model, const RowArray& residuals) {
 void bind_inspection(py::module_& m) {
   auto model_class = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(m.attr("Model"));
   model_class
-      .def("inspect", &inspect, py::arg("tokens"), py::arg("names"), py::arg("function"), py::arg("logits") = true,
+      .def("inspect", &inspect, py::arg("sequences"), py::arg("names"), py::arg("function"), py::arg("logits") = true,
            py::arg("cache") = py::none(),
-           "float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, "
-           "float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. "
-           "`logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the "
-           "tokens follow those in it, and are appended unless this raises; the function must not use it.")
+           "float32 logits [all tokens, vocab_size] of sequences that run together. At each activation called one of `names`, "
+           "function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same "
+           "shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has "
+           "one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; "
+           "the function must not use it.")
       .def("unembed", &unembed, py::arg("residuals"),
            "float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.")
       .def_property_readonly(

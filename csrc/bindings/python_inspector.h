@@ -16,8 +16,8 @@
 
 namespace pythia {
 
-// Calls function(name, float32 array) with a copy of each activation of these names; an array that it returns, of the same
-// shape, takes the activation's place. Used without the GIL, made and dropped with it.
+// Calls function(sequence, name, float32 array) with a copy of each activation of these names; an array that it returns, of the
+// same shape, takes the activation's place. Used without the GIL, made and dropped with it.
 class PythonInspector : public Inspector {
  public:
   PythonInspector(std::set<std::string> names, pybind11::function function)
@@ -29,15 +29,17 @@ class PythonInspector : public Inspector {
     return names_.contains(name);
   }
 
-  bool visit(const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
+  bool visit(int64_t sequence, const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
     const WithGil locked;
     // Filled here, not by NumPy: that gives the lock up meanwhile, and a thread may come to its end where it takes it back. So
     // there is no object of C++ between here and Python's code, either.
     pybind11::array_t<float> shown(shape);
     std::ranges::copy(values, shown.mutable_data());
     const pybind11::str name_object(name);
-    PyObject* const returned = call_or_wait_for_the_end(
-        [&] { return PyObject_CallFunctionObjArgs(function_.ptr(), name_object.ptr(), shown.ptr(), nullptr); });
+    const pybind11::int_ sequence_object(sequence);
+    PyObject* const returned = call_or_wait_for_the_end([&] {
+      return PyObject_CallFunctionObjArgs(function_.ptr(), sequence_object.ptr(), name_object.ptr(), shown.ptr(), nullptr);
+    });
     if (returned == nullptr) throw pybind11::error_already_set();
     const auto result = pybind11::reinterpret_steal<pybind11::object>(returned);
     if (result.is_none()) return false;

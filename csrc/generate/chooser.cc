@@ -69,7 +69,7 @@ void TokenChooser::compute_logits(std::span<const PassPart> parts, int64_t num_r
   if (inspector_) {
     float* logits = logits_.data();
     for (const SequenceSlice& slice : slices_) {
-      model_->inspect(slice, *inspector_, logits);
+      model_->inspect({&slice, 1}, *inspector_, logits);
       logits += slice.num_logits * vocab_size;
     }
     return;

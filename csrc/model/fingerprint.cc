@@ -25,7 +25,7 @@ class PageReleaser : public Inspector {
     file_.release_pages();
     return false;
   }
-  bool visit(const std::string&, std::span<const int64_t>, std::span<float>) override { return false; }
+  bool visit(int64_t, const std::string&, std::span<const int64_t>, std::span<float>) override { return false; }
 
  private:
   const PcpuFile& file_;
@@ -54,7 +54,8 @@ uint64_t logits_fingerprint_of_file(const std::string& path, int threads) {
   const std::vector<int32_t> tokens = fingerprint_prompt(model->config());
   std::vector<float> logits = room_for_logits(model->config(), tokens);
   PageReleaser releaser(model->file());
-  model->inspect({nullptr, tokens, static_cast<int64_t>(tokens.size())}, releaser, logits.data());
+  const SequenceSlice slice = {.tokens = tokens, .num_logits = static_cast<int64_t>(tokens.size())};
+  model->inspect({&slice, 1}, releaser, logits.data());
   return fingerprint_of(logits);
 }
 

@@ -55,7 +55,7 @@ void validate(const SequenceSlice& slice, const Config& config) {
 class Uninterested : public Inspector {
  public:
   bool wants(const std::string&) override { return false; }
-  bool visit(const std::string&, std::span<const int64_t>, std::span<float>) override { return false; }
+  bool visit(int64_t, const std::string&, std::span<const int64_t>, std::span<float>) override { return false; }
 };
 
 }  // namespace
@@ -173,30 +173,35 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
   run(slices, {.targets = targets.data(), .scores = scores});
 }
 
-void Model::inspect(const SequenceSlice& slice, Inspector& inspector, float* logits) {
-  const auto count = static_cast<int64_t>(slice.tokens.size());
-  if (slice.cache) validate(slice, config());
-  if (slice.cache) check_layout(*slice.cache);
-  if (count == 0 || count > config().max_position_embeddings)
-    throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
-                                std::to_string(config().max_position_embeddings) + ", the model's context");
-  validate_ids("token", slice.tokens, config());
-  inspected_pass(count, inspector, slice.cache).run(slice.tokens, slice.num_logits, logits);
-  if (slice.cache) slice.cache->length_ += count;
+void Model::inspect(std::span<const SequenceSlice> slices, Inspector& inspector, float* logits) {
+  for (const SequenceSlice& slice : slices) {
+    const auto count = static_cast<int64_t>(slice.tokens.size());
+    if (slice.cache) validate(slice, config());
+    if (slice.cache) check_layout(*slice.cache);
+    if (count == 0 || count > config().max_position_embeddings)
+      throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
+                                  std::to_string(config().max_position_embeddings) + ", the model's context");
+    validate_ids("token", slice.tokens, config());
+  }
+  inspected_pass(slices, inspector).run(logits);
+  for (const SequenceSlice& slice : slices)
+    if (slice.cache) slice.cache->length_ += static_cast<int64_t>(slice.tokens.size());
 }
 
 void Model::unembed(std::span<const float> residuals, float* logits) {
   Uninterested nobody;
-  inspected_pass(static_cast<int64_t>(residuals.size()) / config().hidden_size, nobody).unembed(residuals.data(), logits);
+  const std::vector<int32_t> any(residuals.size() / static_cast<std::size_t>(config().hidden_size));
+  const SequenceSlice rows = {.tokens = any, .num_logits = static_cast<int64_t>(any.size())};
+  inspected_pass({&rows, 1}, nobody).unembed(residuals.data(), logits);
 }
 
-InspectedPass Model::inspected_pass(int64_t num_tokens, Inspector& inspector, KvCache* cache) {
+InspectedPass Model::inspected_pass(std::span<const SequenceSlice> slices, Inspector& inspector) {
   // The lock is held for one job at a time, so that the inspector may call the model.
   const auto run_job = [this](const std::function<void(Team&)>& job, int max_threads) {
     const Impl::Lock lock(impl_->mutex);
     impl_->pool->run(job, max_threads);
   };
-  return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, num_tokens, run_job, inspector, cache};
+  return {config(), impl_->weights, impl_->kernels, impl_->rotary, impl_->quantized, slices, run_job, inspector};
 }
 
 void Model::check_layout(const KvCache& cache) const {

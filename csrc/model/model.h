@@ -12,6 +12,7 @@
 #include "kernels/score_maxima.h"
 #include "model/kv_cache.h"
 #include "model/scoring.h"
+#include "model/sequence_slice.h"
 
 namespace pythia {
 
@@ -20,13 +21,6 @@ inline constexpr int kMaxThreads = 1024;  // of a model
 struct HeadOutput;
 class InspectedPass;
 class Inspector;
-
-// One sequence's part of a forward pass: `tokens` are appended at cache->length().
-struct SequenceSlice {
-  KvCache* cache = nullptr;
-  std::span<const int32_t> tokens;  // at least 1
-  int64_t num_logits = 1;           // logits are computed for the last num_logits tokens, 0..tokens.size()
-};
 
 class Model {
  public:
@@ -66,17 +60,18 @@ class Model {
   // num_logits]. The logits never exist as a whole. What forward says of bits holds here too.
   void score(std::span<const SequenceSlice> slices, std::span<const int32_t> targets, TokenScore* scores);
 
-  // As forward with one slice, whose activations are shown to `inspector` (model/inspection.h): the same bits unless it changes
-  // something. Without a cache the tokens are the whole sequence; a cache is as it was if this throws. The inspector may use
-  // the model itself, but not the cache. Throws what forward, the inspector and the pass throw.
-  void inspect(const SequenceSlice& slice, Inspector& inspector, float* logits);
+  // As forward, with the activations shown to `inspector` (model/inspection.h): the same bits unless it changes something. The
+  // slices run together, however long they are. Tokens without a cache are their whole sequence; caches are as they were if
+  // this throws. The inspector may use the model itself, but not the caches. Throws what forward, the inspector and the pass
+  // throw.
+  void inspect(std::span<const SequenceSlice> slices, Inspector& inspector, float* logits);
 
   // The logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head, with the bits that
   // forward() has for the same stream. Throws std::invalid_argument: no rows, or more than the context holds.
   void unembed(std::span<const float> residuals, float* logits);
 
  private:
-  InspectedPass inspected_pass(int64_t num_tokens, Inspector& inspector, KvCache* cache = nullptr);
+  InspectedPass inspected_pass(std::span<const SequenceSlice> slices, Inspector& inspector);
   void check_layout(const KvCache& cache) const;                       // throws std::invalid_argument
   void run(std::span<const SequenceSlice> slices, HeadOutput output);  // impl_->mutex is held
 

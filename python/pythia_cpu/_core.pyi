@@ -356,14 +356,14 @@ class Model:
         """
     def inspect(
         self,
-        tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+        sequences: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
         names: collections.abc.Set[str],
         function: collections.abc.Callable[..., typing.Any],
         logits: bool = True,
         cache: KvCache | None = None,
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
-        float32 logits [tokens, vocab_size] of one sequence. At each activation called one of `names`, function(name, float32 array) is called with a copy of it; an array it returns, of the same shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the tokens follow those in it, and are appended unless this raises; the function must not use it.
+        float32 logits [all tokens, vocab_size] of sequences that run together. At each activation called one of `names`, function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; the function must not use it.
         """
     def score(
         self,

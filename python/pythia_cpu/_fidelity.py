@@ -182,7 +182,7 @@ class _LargestScores:
         self.names = [f"blocks.{i}.attn.hook_attn_scores" for i in range(config["num_hidden_layers"])]
         self.largest = np.zeros((len(self.names), config["num_attention_heads"]))
 
-    def __call__(self, name: str, scores: npt.NDArray[np.float32]) -> None:
+    def __call__(self, sequence: int, name: str, scores: npt.NDArray[np.float32]) -> None:
         """Sees the scores ``[num_heads, num_tokens, num_tokens]`` of a layer; masked ones are -inf."""
         layer = self.largest[self.names.index(name)]
         largest = scores.max((1, 2))
@@ -200,7 +200,7 @@ def _rows(
     length = min(_WINDOW_TOKENS, models[0].file.config["max_position_embeddings"])
     for begin in range(0, len(tokens), length):
         window = tokens[begin : begin + length]
-        whole = [model.inspect(window, set(seen.names), seen) for model, seen in zip(models, scores, strict=True)]
+        whole = [model.inspect([window], set(seen.names), seen) for model, seen in zip(models, scores, strict=True)]
         for row in range(0, len(window), _ROWS):
             logits = [rows[row : row + _ROWS] for rows in whole]
             yield logits, window[row + 1 : row + 1 + len(logits[0])]

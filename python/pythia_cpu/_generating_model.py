@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import integer, sequence_ids
@@ -11,7 +12,7 @@ from pythia_cpu._beam_search import beam_search
 from pythia_cpu._coming import Coming
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
-from pythia_cpu._inspection import EditAny, Edits, inspector
+from pythia_cpu._inspection import Edits, inspector
 from pythia_cpu._lazy import lazy_property
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
@@ -42,7 +43,7 @@ class Aids:
     """
 
     draft: GeneratingModel | None = None
-    inspector: tuple[set[str], EditAny] | None = None
+    inspector: tuple[set[str], Callable[..., Any]] | None = None
     max_kv_bytes: int = 0
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, float_array, is_batch, sequence_ids
+from pythia_cpu._passes import runs_of_a_pass
 
 Activation: TypeAlias = npt.NDArray[np.float32]
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
@@ -120,7 +121,8 @@ class InspectsActivations(ABC):
 
         Args:
             tokens: token ids ``[num_tokens]``, or a list of such sequences (or an integer array ``[batch,
-                num_tokens]``), which run one after the other and give a list of results.
+                num_tokens]``), which gives a list of results. Short sequences run together, which is faster than one
+                by one; with an edit all run one after the other.
             capture: names to keep, or patterns of them such as ``"blocks.*.hook_resid_post"``.
             edit: functions by name (or pattern), each called with its activation, or one function called with the name
                 and array of every activation, scores and patterns too. A function returns the array that takes the
@@ -137,10 +139,15 @@ class InspectsActivations(ABC):
         config = core.file.config
         sizes = config["vocab_size"], config["max_position_embeddings"]
         if not is_batch("tokens", tokens):
-            return inspected(core, sequence_ids("tokens", tokens, *sizes), capture, edit, logits, None)
-        patterns = list(capture) if isinstance(capture, Iterator) else capture  # each sequence reads them
+            return inspected(core, [sequence_ids("tokens", tokens, *sizes)], capture, edit, logits, None)[0]
+        patterns = list(capture) if isinstance(capture, Iterator) else capture  # each pass reads them
         several = [sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)]
-        return [inspected(core, ids, patterns, edit, logits, None) for ids in several]
+        passes = (
+            runs_of_a_pass([len(ids) for ids in several]) if edit is None else ((i, i + 1) for i in range(len(several)))
+        )
+        return [
+            run for begin, end in passes for run in inspected(core, several[begin:end], patterns, edit, logits, None)
+        ]
 
     def unembed(self, residuals: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The logits that residual streams give through the final LayerNorm and the head: the logit lens
@@ -176,13 +183,13 @@ class InspectsActivations(ABC):
 
 def inspected(
     core: _core.Model,
-    ids: npt.NDArray[np.int32],
+    sequences: list[npt.NDArray[np.int32]],
     capture: str | Iterable[str],
     edit: Edits | None,
     logits: object,
     cache: _core.KvCache | None,
-) -> Run:
-    """``InspectsActivations.run`` of checked ids, after those in a cache."""
+) -> list[Run]:
+    """``InspectsActivations.run`` of checked ids, all in one pass; with a cache one sequence, after what is in it."""
     names = core.hook_names
     edits = _edits(edit, names)
     if not isinstance(capture, Iterable):
@@ -190,19 +197,22 @@ def inspected(
         raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
     patterns = [capture] if isinstance(capture, str) else capture
     wanted = {name for pattern in patterns for name in _match(pattern, names)}
-    activations: dict[str, Activation] = {}
+    activations: list[dict[str, Activation]] = [{} for _ in sequences]
 
-    def see(name: str, array: Activation) -> Activation | None:
-        array = _apply(edits, name, array)
+    def see(sequence: int, name: str, array: Activation) -> Activation | None:
+        array = _apply(edits, sequence, name, array)
         if name in wanted:
-            activations[name] = array
+            activations[sequence][name] = array
         return array if name in edits else None
 
-    found = core.inspect(ids, wanted | edits.keys(), see, boolean("logits", logits), cache)
-    return Run(found if logits else None, activations)
+    found = core.inspect(sequences, wanted | edits.keys(), see, boolean("logits", logits), cache)
+    if not logits:
+        return [Run(None, of_one) for of_one in activations]
+    rows = np.split(found, np.cumsum([len(ids) for ids in sequences])[:-1])
+    return [Run(of_logits, of_one) for of_logits, of_one in zip(rows, activations, strict=True)]
 
 
-def inspector(core: _core.Model, edit: Edits) -> tuple[set[str], EditAny]:
+def inspector(core: _core.Model, edit: Edits) -> tuple[set[str], Callable[[int, str, Activation], Activation]]:
     """Edits in the form the core takes: the names of the activations to show, and what makes others of them."""
     edits = _edits(edit, core.hook_names)
     return set(edits), functools.partial(_apply, edits)
@@ -257,8 +267,8 @@ class _Replacement:
         return self._array
 
 
-def _apply(edits: dict[str, list[Edit]], name: str, array: Activation) -> Activation:
-    """An activation after its edits, if it has any."""
+def _apply(edits: dict[str, list[Edit]], sequence: int, name: str, array: Activation) -> Activation:
+    """An activation after its edits, if it has any; they are the same for all sequences."""
     for function in edits.get(name, ()):
         array = _edited(name, function, array)
     return array

@@ -94,7 +94,7 @@ class Session:
         if len(ids) == 0:
             raise ValueError("tokens has no tokens, expected at least one")
         with self._appending(ids):
-            return inspected(self._model, ids, capture, edit, logits, self._cache)
+            return inspected(self._model, [ids], capture, edit, logits, self._cache)[0]
 
     def _refuse_use_by_edits(self) -> None:
         if self._is_appending:

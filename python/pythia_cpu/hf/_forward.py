@@ -174,9 +174,13 @@ def forward(
     heads = config["num_attention_heads"]
     of_pattern = {name: np.zeros((batch, heads, length, num_keys), np.float32) for name in patterns}
     if states or patterns:
-        for i, span in enumerate(spans):
-            reader = model if sessions is None else sessions[i]
-            run = reader.run(tokens[i], capture=[*states, *patterns])
+        names = [*states, *patterns]
+        runs = (
+            model.run(tokens, capture=names)
+            if sessions is None
+            else [session.run(ids, capture=names) for session, ids in zip(sessions, tokens, strict=True)]
+        )
+        for i, (span, run) in enumerate(zip(spans, runs, strict=True)):
             logits[i, kept[i]] = run.logits[len(run.logits) - counts[i] :]
             for name in states:
                 of_state[name][i, span] = run.activations[name]
