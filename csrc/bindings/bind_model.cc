@@ -108,7 +108,12 @@ void bind_model(py::module_& m) {
            }),
            py::arg("model"), py::arg("capacity") = py::none(), "Room for `capacity` positions (default: the whole context).")
       .def_property_readonly("length", &KvCache::length, "Positions that hold keys and values.")
-      .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.");
+      .def("truncate", &KvCache::truncate, py::arg("length"), "Forget all positions from `length` on.")
+      .def(
+          "become",
+          [](KvCache& cache, const KvCache& other, int64_t num_equal) { cache.copy_prefix(other, other.length(), num_equal); },
+          py::arg("other"), py::arg("num_equal") = 0, py::call_guard<WithoutGil>(),
+          "Take the positions of another cache in place of its own, of which the first num_equal are the same already.");
 
   model_class
       .def_static(

@@ -78,16 +78,21 @@ void KvCache::truncate(int64_t length) {
   length_ = length;
 }
 
-void KvCache::copy_prefix(const KvCache& other, int64_t length) {
+void KvCache::copy_prefix(const KvCache& other, int64_t length, int64_t num_equal) {
   if (other.layout_ != layout_)
     throw std::invalid_argument("[kv_cache] the other cache belongs to a model of another shape or weight format");
   if (length < 0 || length > other.length_ || length > capacity_)
     throw std::invalid_argument("[kv_cache] cannot copy " + std::to_string(length) + " positions of " +
                                 std::to_string(other.length_) + " into a capacity of " + std::to_string(capacity_));
-  const int64_t blocks = ceil_div(length, kKvBlock);
+  if (num_equal < 0 || num_equal > std::min(length, length_))
+    throw std::invalid_argument("[kv_cache] cannot keep " + std::to_string(num_equal) + " positions of " +
+                                std::to_string(length_) + " for " + std::to_string(length));
+  const int64_t first = num_equal / kKvBlock, blocks = ceil_div(length, kKvBlock) - first;
   for (int64_t head = 0; head < layout_.num_layer_heads(); ++head)
-    for (std::size_t i = 0; i < KvLayout::kParts; ++i)
-      copy(other.part(head, i), blocks * layout_.part_bytes()[i], part(head, i));
+    for (std::size_t i = 0; i < KvLayout::kParts; ++i) {
+      const int64_t bytes = layout_.part_bytes()[i];
+      copy(other.part(head, i) + first * bytes, blocks * bytes, part(head, i) + first * bytes);
+    }
   length_ = length;
 }
 

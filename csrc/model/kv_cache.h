@@ -58,8 +58,9 @@ class KvCache {
   // Forgets all positions from `length` on. Throws std::invalid_argument if length > length().
   void truncate(int64_t length);
 
-  // Copies positions [0, length) of `other` (same layout, length <= other.length() and capacity()) in place of this one's.
-  void copy_prefix(const KvCache& other, int64_t length);
+  // Copies positions [0, length) of `other` (same layout, length <= other.length() and capacity()) in place of this one's, of
+  // which the first num_equal, at most length and length(), are the same already.
+  void copy_prefix(const KvCache& other, int64_t length, int64_t num_equal = 0);
 
   // Copies positions [begin, begin + kKvBlock), a multiple of kKvBlock and below length(), to data [layout().block_bytes()], or
   // takes such data as the next positions, where length() is a multiple of kKvBlock and there is room. The cache's user checks

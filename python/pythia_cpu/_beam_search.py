@@ -129,8 +129,9 @@ class _Search:
         running = totals[best] + ends.astype(np.float32) * _NEVER
         order = _core.largest(running, self._options.num_beams)
         self._scores = running[order]
+        before = [beam.tokens for beam in self._beams]
         self._beams = [candidates[i] for i in order]
-        self._pass_caches_on(beams[order])
+        self._pass_caches_on(beams[order].tolist(), before)
         self.done = not self._can_improve(length) or (self._options.early_stopping is True and self._full())
 
     def _apply_penalties(self, row: FloatArray, tokens: list[int]) -> None:
@@ -182,15 +183,25 @@ class _Search:
             beam.top if count > 0 else None,
         )
 
-    def _pass_caches_on(self, parents: npt.NDArray[np.int64]) -> None:
-        """The first child of a beam takes over its cache, others get copies."""
-        old, taken = self._caches, set()
-        if len(old) < len(parents):
-            parents = np.zeros_like(parents)
-        caches = []
-        for parent in parents.tolist():
-            caches.append(self._model.fork(old[parent]) if parent in taken else old[parent])
-            taken.add(parent)
+    def _pass_caches_on(self, parents: list[int], tokens: list[list[int]]) -> None:
+        """The first child of a beam takes over its cache, others get copies, in caches of beams that have no child;
+        ``tokens`` are those of the beams so far.
+        """
+        old, caches = self._caches, []
+        if len(old) < len(parents):  # the prompt alone
+            self._caches = [old[0], *(self._model.fork(old[0]) for _ in parents[1:])]
+            return
+        childless = [i for i in range(len(old)) if i not in parents]
+        for place, parent in enumerate(parents):
+            if parent not in parents[:place]:
+                caches.append(old[parent])
+                continue
+            other = childless.pop()
+            num_equal = next(
+                (i for i, (a, b) in enumerate(zip(tokens[parent], tokens[other], strict=True)) if a != b), 0
+            )
+            old[other].become(old[parent], len(self.prompt) + num_equal)
+            caches.append(old[other])
         self._caches = caches
 
     def _full(self) -> bool:

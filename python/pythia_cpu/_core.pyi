@@ -312,6 +312,10 @@ class KvCache:
         """
         Room for `capacity` positions (default: the whole context).
         """
+    def become(self, other: KvCache, num_equal: int = 0) -> None:
+        """
+        Take the positions of another cache in place of its own, of which the first num_equal are the same already.
+        """
     def truncate(self, length: int) -> None:
         """
         Forget all positions from `length` on.
