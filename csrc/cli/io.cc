@@ -13,16 +13,6 @@ namespace {
 
 volatile std::sig_atomic_t signal_seen = 0;
 
-[[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
-
-// True if the last call failed on a stream that another process has made non-blocking; returns when it is ready.
-bool waited_for(int fd, short events) noexcept {
-  if (errno != EAGAIN && errno != EWOULDBLOCK) return false;
-  pollfd stream = {fd, events, 0};
-  ::poll(&stream, 1, -1);
-  return true;
-}
-
 struct FileDescriptor {
   int fd;
   ~FileDescriptor() {
@@ -31,6 +21,15 @@ struct FileDescriptor {
 };
 
 }  // namespace
+
+void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
+
+bool waited_for(int fd, short events) noexcept {
+  if (errno != EAGAIN && errno != EWOULDBLOCK) return false;
+  pollfd stream = {fd, events, 0};
+  ::poll(&stream, 1, -1);
+  return true;
+}
 
 void write_output(std::string_view text) {
   while (!text.empty()) {

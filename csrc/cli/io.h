@@ -17,6 +17,12 @@ class ClosedPipe : public std::runtime_error {
 void write_output(std::string_view text);
 void write_error_line(std::string_view text) noexcept;
 
+// Throws std::system_error of errno.
+[[noreturn]] void throw_errno(const std::string& what);
+
+// True if the last call failed on a stream that another process has made non-blocking; returns when it is ready.
+bool waited_for(int fd, short events) noexcept;
+
 // All bytes of a file, or of standard input for "-". Throws std::system_error naming the file.
 std::string read_all(const std::string& path);
 

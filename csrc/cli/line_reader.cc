@@ -6,7 +6,6 @@
 
 #include <cerrno>
 #include <string_view>
-#include <system_error>
 #include <utility>
 
 #include "cli/io.h"
@@ -15,8 +14,6 @@ namespace pythia::cli {
 namespace {
 
 constexpr std::size_t kReadBytes = std::size_t{1} << 16;
-
-[[noreturn]] void throw_errno(const std::string& what) { throw std::system_error(errno, std::generic_category(), what); }
 
 }  // namespace
 
@@ -69,10 +66,7 @@ void LineReader::read_more() {
   ssize_t read = -1;
   while (read < 0) {
     read = interrupted() ? 0 : ::read(fd_, text_.data() + size, kReadBytes);
-    if (read >= 0 || errno == EINTR) continue;
-    if (errno != EAGAIN && errno != EWOULDBLOCK) throw_errno(name_);
-    pollfd input = {fd_, POLLIN, 0};  // another process has made the stream non-blocking
-    ::poll(&input, 1, -1);
+    if (read < 0 && errno != EINTR && !waited_for(fd_, POLLIN)) throw_errno(name_);
   }
   text_.resize(interrupted() ? 0 : size + static_cast<std::size_t>(read));
   ended_ = read == 0;
