@@ -41,6 +41,7 @@ def test_names_and_defaults() -> None:
         "weights": "auto",
         "threads": None,
         "cache_dir": None,
+        "tokenizer": None,
         "progress": True,
     }
     assert all(p.kind is p.KEYWORD_ONLY for name, p in load.items() if name != "source")

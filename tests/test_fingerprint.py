@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import pythia_cpu
 from checkpoints import write_checkpoint
@@ -84,3 +85,16 @@ def test_a_file_without_a_fingerprint(tmp_path: Path, binary: Path) -> None:
 
 def test_the_shipped_model() -> None:
     assert pythia_cpu.load().verify()
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+def test_a_run_that_diverged(tmp_path: Path, weights: str) -> None:
+    """NaNs have other bits on other machines, and count as equal."""
+    folder = write_checkpoint(tmp_path / "c", **SMALL)
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors["gpt_neox.layers.1.mlp.dense_4h_to_h.bias"][3] = np.inf
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    pythia_cpu.convert(folder, tmp_path / "m.pcpu", weights=weights, progress=False)
+    models = [_core.Model.open(str(tmp_path / "m.pcpu"), 2, isa) for isa in _core.supported_isas()]
+    assert {model.fingerprint() for model in models} == {models[0].file.fingerprint}
+    assert pythia_cpu.load(tmp_path / "m.pcpu").verify()

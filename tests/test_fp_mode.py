@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pythia_cpu
 from bits import assert_same_bits
 from pythia_cpu import _core
 
@@ -66,3 +67,29 @@ def test_a_matrix_that_is_packed(bits: int, weights: str) -> None:
         found = pack()
     for one, other in zip(found, expected, strict=True):
         assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("bits", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("hook", ["ln_final.hook_scale", "blocks.1.attn.hook_attn_scores", "blocks.2.hook_mlp_out"])
+def test_activations_that_are_changed(bits: int, hook: str) -> None:
+    def change(array: np.ndarray) -> np.ndarray:
+        changed = array.copy()
+        changed.reshape(-1)[::2] -= 0.5
+        return changed
+
+    model = pythia_cpu.load()
+    tokens = list(range(5, 60))
+    changed = change(model.run(tokens, capture=hook).activations[hook])
+    expected = model.run(tokens, edit={hook: changed}).logits
+    with mode(bits):
+        found = model.run(tokens, edit={hook: changed}).logits
+    assert_same_bits(found, expected)
+
+
+def test_divergences_in_any_mode() -> None:
+    rows = np.random.default_rng(1).standard_normal((2, 3, 5000), dtype=np.float32)
+    expected = pythia_cpu.kl_divergence(*rows)
+    for bits in MODES.values():
+        with mode(bits):
+            found = pythia_cpu.kl_divergence(*rows)
+        assert_same_bits(found, expected)

@@ -150,3 +150,41 @@ def test_the_core_takes_no_draft_or_cache_with_an_inspector(model: Model) -> Non
     for aids in ({"draft": model._core}, {"prefix_cache": _core.PrefixCache(model._core, 1 << 20)}):
         with pytest.raises(ValueError, match="an inspector came with a draft or a prefix cache"):
             _core.Generator(engine, inspector=inspector, **aids)
+
+
+def test_edits_of_logits(model: Model) -> None:
+    """What the next token is chosen from."""
+    shapes = []
+
+    def ban(logits: np.ndarray) -> np.ndarray:
+        shapes.append(logits.shape)
+        banned = logits.copy()
+        banned[:, ::2] = -np.inf
+        return banned
+
+    found = model.generate(PROMPT, max_new_tokens=12, edit={"logits": ban}, ignore_eos=True, logprobs=1)
+    assert shapes == [(1, model.config.vocab_size)] * 12
+    biased = model.generate(
+        PROMPT, max_new_tokens=12, logit_bias=dict.fromkeys(range(0, 4096, 2), -np.inf), ignore_eos=True
+    )
+    assert found.tokens == biased.tokens and all(token % 2 for token in found.tokens)
+    ids = model.tokenizer.encode(PROMPT)
+    run = model.run(ids, edit={"logits": ban, HOOK: lambda x: x})
+    assert_same_bits(run.logits, ban(model.logits(ids)))
+    assert "logits" not in run.activations and "logits" not in model.activation_names
+    expected = run.logits[-1] - np.log(np.exp(run.logits[-1].astype(np.float64)).sum())
+    assert found.logprobs[0] == pytest.approx(expected.max(), abs=1e-5)
+    sampled = model.generate(PROMPT, max_new_tokens=12, edit={"logits": ban}, **SAMPLED)
+    assert all(token % 2 for token in sampled.tokens)
+    for edit, message in (
+        (lambda x: np.full_like(x, -np.inf), "gave no usable logits"),
+        (lambda x: x * np.nan, "the edit of logits gave values that are not finite"),
+        (lambda x: x + np.inf, "the edit of logits gave values that are not finite"),
+        (lambda x: x[:, 1:], "the edit of logits returned shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.generate(PROMPT, edit={"logits": edit})
+    with pytest.raises(ValueError, match="edit has a function for the logits, and logits is False"):
+        model.run(ids, edit={"logits": ban}, logits=False)
+    with pytest.raises(ValueError, match="the model has no activation 'logits'"):
+        model.run(ids, capture="logits")

@@ -225,7 +225,7 @@ def test_stopping_criteria(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any)
     )
     assert len(drawn) == 4 and len({tuple(row.tolist()) for row in drawn}) == 4
     for unsupported in ({"num_beams": 2}, {"min_new_tokens": 3}):
-        with pytest.raises(ValueError, match="stopping_criteria are not supported"):
+        with pytest.raises(ValueError, match="stopping_criteria is not supported"):
             hf_model.generate(ids, stopping_criteria=[Ends()], **options, **unsupported)
 
 

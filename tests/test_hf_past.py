@@ -76,7 +76,25 @@ def test_what_cannot_go_on(hf_model: hf.GPTNeoXForCausalLM) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             hf_model(past_key_values=past, **arguments)
+    for mask in ([[1] * 5] * 2, [[0] + [1] * 4, [0, 0, 1, 1, 1]], [[1] * 5, [0, 0, 0, 1, 1]]):
+        with pytest.raises(ValueError, match="attention_mask has ones where past_key_values hold padding, or zeros"):
+            hf_model(one, past_key_values=past, attention_mask=mask)
+    for positions in ([[9]], [[4], [3]], [[4], [9]]):
+        with pytest.raises(ValueError, match="position_ids do not go on from the . tokens of past_key_values"):
+            hf_model(one, past_key_values=past, position_ids=positions)
+    for options in ({}, {"output_attentions": True}, {"output_hidden_states": True}):
+        with pytest.raises(ValueError, match="token id 1000000"):
+            hf_model([[1], [10**6]], past_key_values=past, **options)
+    with pytest.raises(ValueError, match="past_key_values are another model's"):
+        copy.deepcopy(hf_model)(one, past_key_values=past)
     assert past.get_seq_length() == 4 and [len(session) for session in past.sessions] == [4, 2]
+    expected = hf_model([[11], [12]], past_key_values=copy.deepcopy(past)).logits
+    for positions in ([[4]], [[4], [2]]):
+        other = copy.deepcopy(past)
+        found = hf_model([[11], [12]], past_key_values=other, position_ids=positions).logits
+        np.testing.assert_array_equal(found, expected)
+        other.crop(-10)
+        assert other.get_seq_length() == 0 and [len(session) for session in other.sessions] == [0, 0]
     with pytest.raises(ValueError, match="past_key_values is of type tuple, expected what a forward pass"):
         hf_model(one, past_key_values=((),))
     with pytest.raises(ValueError, match="row 1 has padding on the right"):

@@ -180,6 +180,10 @@ def test_revisions(hub: Hub, run: Run, tmp_path: Path) -> None:
     assert run(REVISIONS, "a/b").stdout == "\n"
     assert "a/c: is not a model on the hub" in run(REVISIONS, "a/c").stderr
     assert "OSError: a/b: the hub cannot be reached, and only it" in run(REVISIONS, "a/b", HF_HUB_OFFLINE="1").stderr
+    local = REVISIONS.replace(")))", "), local_files_only=True))").replace(
+        "argv[1])", "argv[1], local_files_only=True)"
+    )
+    assert run(local, "pythia-14m").stdout == "\n"
     for name in ("step20", "step3", "other"):
         (tmp_path / "run" / name).mkdir(parents=True)
     assert run(REVISIONS, str(tmp_path / "run")).stdout == "step3 step20\n"
@@ -269,6 +273,20 @@ def test_a_converted_checkpoint_is_not_downloaded_again(hub: Hub, run: Run, tmp_
     assert run(remove, "step1", HF_ENDPOINT="http://127.0.0.1:9").stdout == "\n"
     assert run(remove, "main", HF_ENDPOINT="http://127.0.0.1:9").stdout == first.stdout
     assert not path.parent.exists()
+
+
+def test_two_names_of_one_commit(hub: Hub, run: Run, tmp_path: Path) -> None:
+    files = checkpoint_files(tmp_path / "c")
+    assert hub.add(REPO, "step1", files) == hub.add(REPO, "step2", files)
+    script = """
+import sys, pythia_cpu
+models = [pythia_cpu.load(sys.argv[1], revision=step) for step in (2, 1, "2")]
+print(len({model.path for model in models}), [model.provenance["revision"] for model in models])
+print(pythia_cpu.revisions(sys.argv[1], local_files_only=True))
+"""
+    for _ in range(2):
+        found = run(script, REPO)
+        assert found.stdout == "1 ['step2', 'step1', 'step2']\n['step1', 'step2']\n", found.stderr
 
 
 # Names

@@ -30,7 +30,8 @@ def model() -> pythia_cpu.Model:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_score_file, "_TOKENS_PER_WRITE", 40)
+    for name in ("_LEAST_TOKENS_PER_WRITE", "_MOST_TOKENS_PER_WRITE"):
+        monkeypatch.setattr(_score_file, name, 40)
 
 
 INPUTS: list[Any] = [

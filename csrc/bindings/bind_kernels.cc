@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <memory>
 #include <span>
@@ -131,6 +132,13 @@ struct Kernels {
     const FpEnvironment environment;
     const LogitSummary summary = table->summarize_logits(logits.data(), logits.size(), bound);
     return py::make_tuple(summary.largest, summary.reference, summary.sum, summary.weighted, summary.above);
+  }
+
+  float divergence(const Floats& p_logits, const Floats& q_logits, const std::array<float, 5>& totals) const {
+    require(p_logits.size() == q_logits.size(), "[divergence] needs as many logits of both");
+    const FpEnvironment environment;
+    return table->divergence(p_logits.data(), q_logits.data(), p_logits.size(),
+                             {totals[0], totals[1], totals[2], totals[3], totals[4]});
   }
 
   int64_t first_above(const Floats& x, float bound) const {
@@ -303,6 +311,7 @@ void bind_kernels(py::module_& m) {
            "Attention [n, head_dim] and scores [n, first_position + n] of keys and values that are stored as \"f32\" or "
            "\"i16\", "
            "`piece` positions at a time.")
+      .def("divergence", &Kernels::divergence, py::arg("p_logits"), py::arg("q_logits"), py::arg("totals"))
       .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"), py::arg("bound") = 0.0f)
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
       .def("group_maxima", &Kernels::group_maxima, py::arg("x"),

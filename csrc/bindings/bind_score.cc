@@ -3,8 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "common/fp_environment.h"
+#include "common/thread_pool.h"
+#include "kernels/dispatch.h"
+#include "score/divergence.h"
 #include "score/windows.h"
 
 namespace py = pybind11;
@@ -46,6 +52,44 @@ py::list score_sequences(std::shared_ptr<Model> model, std::vector<Request> requ
   return list;
 }
 
+using Logits = py::array_t<float, py::array::c_style>;
+
+// Calls body(row, the number of its first logit) for every row of [num_rows, vocab_size], on up to `threads` threads.
+template <class Body>
+void for_each_row(const Logits& logits, int threads, Body body) {
+  const int64_t num_rows = logits.shape(0), vocab_size = logits.shape(1);
+  const WithoutGil unlocked;
+  ThreadPool pool(static_cast<int>(std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, num_rows))));
+  pool.run([&](Team& team) { team.for_each(num_rows, [&](int64_t row) { body(row, row * vocab_size); }); });
+}
+
+bool are_rows(const Logits& logits) { return logits.ndim() == 2 && logits.shape(1) > 0; }
+
+py::array_t<float> kl_divergences(const Logits& p_logits, const Logits& q_logits, int threads) {
+  if (!are_rows(p_logits) || !are_rows(q_logits) || p_logits.shape(0) != q_logits.shape(0) ||
+      p_logits.shape(1) != q_logits.shape(1))
+    throw std::invalid_argument("[kl_divergence] found other shapes, expected two of [num_rows, vocab_size]");
+  py::array_t<float> found(p_logits.shape(0));
+  const KernelTable& kernels = select_kernels();
+  const auto vocab_size = static_cast<std::size_t>(p_logits.shape(1));
+  for_each_row(p_logits, threads,
+               [&, p = p_logits.data(), q = q_logits.data(), out = found.mutable_data()](int64_t row, int64_t i) {
+                 out[row] = kl_divergence(kernels, {p + i, vocab_size}, {q + i, vocab_size});
+               });
+  return found;
+}
+
+py::array_t<double> log_sum_exps(const Logits& logits, int threads) {
+  if (!are_rows(logits)) throw std::invalid_argument("[log_sum_exps] found another shape, expected [num_rows, vocab_size]");
+  py::array_t<double> found(logits.shape(0));
+  const KernelTable& kernels = select_kernels();
+  const auto vocab_size = static_cast<std::size_t>(logits.shape(1));
+  for_each_row(logits, threads, [&, in = logits.data(), out = found.mutable_data()](int64_t row, int64_t i) {
+    out[row] = log_sum_exp(kernels, {in + i, vocab_size});
+  });
+  return found;
+}
+
 std::vector<Request> to_python(std::vector<ScoreRequest> windows) {
   std::vector<Request> result;
   for (ScoreRequest& window : windows) result.emplace_back(std::move(window.tokens), window.first_target);
@@ -85,6 +129,12 @@ void bind_score(py::module_& m) {
   m.def("score_sequences", &score_sequences, py::arg("model").none(false), py::arg("requests"), py::kw_only(),
         py::arg("share_prefixes") = defaults.share_prefixes, py::arg("rows_per_pass") = defaults.rows_per_pass,
         py::arg("cache_bytes") = defaults.cache_bytes, "A Scorer's scores of all requests, in order.");
+  m.def("kl_divergence", &kl_divergences, py::arg("p_logits"), py::arg("q_logits"), py::kw_only(), py::arg("threads") = 1,
+        "KL(P || Q) in nats of each two rows of logits [num_rows, vocab_size], float32 [num_rows], with the same bits on every "
+        "machine.");
+  m.def("log_sum_exps", &log_sum_exps, py::arg("logits"), py::kw_only(), py::arg("threads") = 1,
+        "The log of the sum of exp(logit) of each row of logits [num_rows, vocab_size], float64 [num_rows]; NaN where one is "
+        "NaN or infinity.");
   m.def(
       "rolling_windows",
       [](const std::vector<int32_t>& tokens, int32_t prefix_token, int64_t context_length) {

@@ -33,7 +33,7 @@ PYBIND11_MODULE(_core, m) {
       // Two or three arguments give OSError's errno subclasses: FileNotFoundError, PermissionError, ...
       const auto* of_file = dynamic_cast<const pythia::FileError*>(&e);
       const auto os_error = py::reinterpret_borrow<py::object>(PyExc_OSError);
-      const py::object error = of_file ? os_error(e.code().value(), e.code().message(), pythia::path_to_python(of_file->path()))
+      const py::object error = of_file ? os_error(e.code().value(), of_file->reason(), pythia::path_to_python(of_file->path()))
                                        : os_error(e.code().value(), pythia::path_to_python(e.what()));
       PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
     } catch (const pythia::FormatError& e) {

@@ -45,15 +45,22 @@ struct ScoreOptions {
   bool jsonl = false;
 };
 
-std::vector<ScoreRequest> make_windows(const ScoreOptions& options, const Config& config, std::span<const int32_t> ids) {
-  const int64_t longest = config.max_position_embeddings;
-  if (options.context_length > longest)
-    throw UsageError("--context-length is " + std::to_string(options.context_length) + ", expected 2 to " +
-                     std::to_string(longest) + ", the model's");
-  const int64_t length = options.context_length == 0 ? longest : options.context_length;
+int64_t window_length(const ScoreOptions& options, const Config& config) {
+  return options.context_length == 0 ? config.max_position_embeddings : options.context_length;
+}
+
+void check_windows(const ScoreOptions& options, const Config& config) {
+  const int64_t longest = config.max_position_embeddings, length = window_length(options, config);
+  if (length > longest)
+    throw UsageError("--context-length is " + std::to_string(length) + ", expected 2 to " + std::to_string(longest) +
+                     ", the model's");
   if (options.stride > length)
     throw UsageError("--stride is " + std::to_string(options.stride) + ", expected 1 to " + std::to_string(length) +
                      ", the context length");
+}
+
+std::vector<ScoreRequest> make_windows(const ScoreOptions& options, const Config& config, std::span<const int32_t> ids) {
+  const int64_t length = window_length(options, config);
   if (options.stride > 0) return strided_windows(ids, length, options.stride);
   if (config.eos_token_id < 0)
     throw std::invalid_argument("the model has no end-of-text token to begin the text with; give --stride");
@@ -120,6 +127,7 @@ int run_score(const Command& command, std::span<const std::string_view> argument
   std::string text;
   has_lines ? void(lines.emplace(path)) : void(text = read_all(path));
   const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
+  check_windows(options, model->config());
   const Tokenizer tokenizer(model->file().tokenizer());
   catch_interrupt();
   if (has_lines) {

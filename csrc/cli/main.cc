@@ -2,7 +2,6 @@
 #include <csignal>
 #include <exception>
 #include <new>
-#include <regex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -40,9 +39,15 @@ std::string overview() {
   return text;
 }
 
-// An error's text without the library's "[part] ", which is for those who write programs with it.
-std::string for_users(const std::string& message) {
-  return std::regex_replace(message, std::regex(R"((^|: )\[[a-z_]+\] )"), "$1");
+// An error's text without the library's "[part] ", which is for those who write programs with it: at its beginning, or after
+// the "file: " or "line: " that it has been given.
+std::string for_users(std::string message) {
+  constexpr std::string_view kParts[] = {"[model] ",  "[forward] ", "[score] ", "[kv_cache] ", "[tokenizer] ",
+                                         "[encode] ", "[decode] ",  "[isa] ",   "[generate] "};
+  for (const std::string_view part : kParts)
+    for (std::size_t at = message.find(part); at != std::string::npos; at = message.find(part, at + 1))
+      if (at == 0 || message.compare(at - 2, 2, ": ") == 0) return message.erase(at, part.size());
+  return message;
 }
 
 int run_command(const Command& command, std::span<const std::string_view> arguments) {

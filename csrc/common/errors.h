@@ -19,11 +19,18 @@ namespace pythia {
 // The operating system refused something about a file.
 class FileError : public std::system_error {
  public:
-  FileError(int error, std::string path) : std::system_error(error, std::generic_category(), path), path_(std::move(path)) {}
+  // `hint`: what to do, where the system's own message does not say enough.
+  FileError(int error, std::string path, std::string hint = {})
+      : std::system_error(error, std::generic_category(), hint.empty() ? path : path + ": " + hint),
+        path_(std::move(path)),
+        hint_(std::move(hint)) {}
   const std::string& path() const noexcept { return path_; }
 
+  // The system's message, and the hint.
+  std::string reason() const { return code().message() + (hint_.empty() ? "" : "; " + hint_); }
+
  private:
-  std::string path_;
+  std::string path_, hint_;
 };
 
 // A .pcpu file that is damaged, truncated, of another version, or not a .pcpu file at all.

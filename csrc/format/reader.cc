@@ -35,8 +35,7 @@ std::shared_ptr<const PcpuFile> PcpuFile::open(const std::string& path, int thre
   struct stat status = {};
   if (::fstat(file.fd, &status) != 0) throw_errno(path);
   if (S_ISDIR(status.st_mode))
-    throw std::system_error(EISDIR, std::generic_category(),
-                            path + ": expected a .pcpu file, which pythia-convert makes from a checkpoint's folder");
+    throw FileError(EISDIR, path, "expected a .pcpu file, which pythia-convert makes from a checkpoint's folder");
   if (!S_ISREG(status.st_mode)) throw FormatError(path + ": is not a regular file, expected a .pcpu file");
   if (status.st_size < static_cast<off_t>(sizeof(FileHeader)))
     throw FormatError(path + ": file size is " + std::to_string(status.st_size) + " bytes, expected at least the " +

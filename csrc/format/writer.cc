@@ -115,9 +115,9 @@ struct PcpuWriter::Impl {
         temporary_path.clear();
         throw_errno(path);
       }
-      ::flock(fd, LOCK_EX | LOCK_NB);
+      const bool is_taken = ::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
       struct stat status = {};
-      is_there = ::fstat(fd, &status) != 0 || status.st_nlink > 0;  // unless another writer took it for left
+      is_there = !is_taken && (::fstat(fd, &status) != 0 || status.st_nlink > 0);  // unless another writer took it for left
       if (!is_there) ::close(fd);
     }
   }

@@ -22,6 +22,7 @@ constexpr KernelTable make_table(const char* isa) {
           .attention = attention_kernel,
           .attention_scores = attention_scores_kernel,
           .summarize_logits = summarize_logits_kernel,
+          .divergence = divergence_kernel,
           .first_above = first_above_kernel,
           .count_above = count_above_kernel,
           .layer_norm = layer_norm_kernel,

@@ -32,6 +32,9 @@ inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits((bits(magnitude) & set1_i(0x7fffffff)) | (bits(sign) & set1_i(INT32_MIN)));
 }
 
+// kExpPoly holds for |r| up to here: exp(r) = 1 + r + r^2 P(r).
+inline constexpr float kHalfLn2 = 0.3465736f;
+
 // exp(x) = p * 2^n, the two factors.
 struct ExpParts {
   Vec p;        // in [0.7, 1.5)

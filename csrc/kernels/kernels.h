@@ -129,6 +129,13 @@ struct LogitSummary {
   int32_t above = 0;    // how many are greater than a bound
 };
 
+// Logs of the sums of exp(logit) of two rows of logits, each in two floats that add up to it, and their difference.
+struct LogTotals {
+  float p = 0, p_rest = 0;
+  float q = 0, q_rest = 0;
+  float p_minus_q = 0;  // rounded once
+};
+
 // The bound is the reference, unless the largest logit is above it by more than this: then that is.
 inline constexpr float kMostAboveReference = 8.0f;
 
@@ -155,6 +162,10 @@ struct KernelTable {
   // The summary of n >= 1 finite logits, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
   // fixed tree.
   LogitSummary (*summarize_logits)(const float* logits, int64_t n, float bound) noexcept;
+
+  // The sum of P log(P / Q) + Q - P, which no term is below 0 of, over n tokens; P and Q are exp(logit - log total) of theirs.
+  // Logits are finite or -infinity, totals finite. Token i in lane i mod 16, folded.
+  float (*divergence)(const float* p_logits, const float* q_logits, int64_t n, const LogTotals& totals) noexcept;
 
   // The index of the first of n numbers that is greater than `bound`; NaN is not. There is one.
   int64_t (*first_above)(const float* x, int64_t n, float bound) noexcept;

@@ -72,6 +72,28 @@ LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound
   return summary;
 }
 
+// d + exp(-d) - 1 times P, d = log P - log Q: from exp's own polynomial where d is small, so that it is not lost in rounding.
+inline Vec divergence_term(Vec p, Vec q, const LogTotals& totals) {
+  const Vec finite_p = max(p, set1(-3.402823466e+38f));
+  const Vec d = (finite_p - q) - set1(totals.p_minus_q);
+  const Vec p_share = exp((finite_p - set1(totals.p)) - set1(totals.p_rest));
+  const Vec q_share = exp((q - set1(totals.q)) - set1(totals.q_rest));
+  const Vec near = p_share * ((d * d) * polynomial(kExpPoly, zero() - d));
+  const Vec far = fma(p_share, d, q_share - p_share);
+  return select(less(zero(), p_share), select(less(abs(d), set1(kHalfLn2)), near, far), q_share);
+}
+
+float divergence_kernel(const float* p, const float* q, int64_t n, const LogTotals& totals) noexcept {
+  Vec sum = zero();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sum = sum + divergence_term(load(p + i), load(q + i), totals);
+  if (i < n) {
+    const Vec term = divergence_term(load_n(p + i, n - i), load_n(q + i, n - i), totals);
+    sum = sum + select(first_lanes(n - i), term, zero());
+  }
+  return reduce_add(sum);
+}
+
 int64_t first_above_kernel(const float* x, int64_t n, float bound) noexcept {
   const Vec limit = set1(bound);
   const auto found = [&](int64_t i) { return bit_mask(less(limit, load(x + i))); };

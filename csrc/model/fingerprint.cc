@@ -1,6 +1,9 @@
 #include "model/fingerprint.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
 
 #include "format/pcpu_format.h"
 #include "model/inspection.h"
@@ -8,7 +11,10 @@
 namespace pythia {
 namespace {
 
-uint64_t fingerprint_of(const std::vector<float>& logits) {
+// A NaN counts as one, whatever its bits: these differ from machine to machine.
+uint64_t fingerprint_of(std::vector<float> logits) {
+  for (float& logit : logits)
+    if (std::isnan(logit)) logit = std::numeric_limits<float>::quiet_NaN();
   return std::max<uint64_t>(checksum64(logits.data(), logits.size() * sizeof(float)), 1);
 }
 
@@ -46,7 +52,7 @@ uint64_t logits_fingerprint(Model& model) {
   std::vector<float> logits = room_for_logits(model.config(), tokens);
   const SequenceSlice slice = {.cache = &cache, .tokens = tokens, .num_logits = static_cast<int64_t>(tokens.size())};
   model.forward({&slice, 1}, logits.data());
-  return fingerprint_of(logits);
+  return fingerprint_of(std::move(logits));
 }
 
 uint64_t logits_fingerprint_of_file(const std::string& path, int threads) {
@@ -56,7 +62,7 @@ uint64_t logits_fingerprint_of_file(const std::string& path, int threads) {
   PageReleaser releaser(model->file());
   const SequenceSlice slice = {.tokens = tokens, .num_logits = static_cast<int64_t>(tokens.size())};
   model->inspect({&slice, 1}, releaser, logits.data());
-  return fingerprint_of(logits);
+  return fingerprint_of(std::move(logits));
 }
 
 }  // namespace pythia

@@ -75,6 +75,15 @@ void InspectedPass::run(float* logits) {
   for (int64_t index = 0; index < std::min(num_wanted, num_layers); ++index) layer(index);
   if (num_wanted > num_layers) normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
   head(logits);
+  if (has_logits && inspector_.wants(kLogitsName)) show_logits(logits);
+}
+
+void InspectedPass::show_logits(float* logits) {
+  for (const Sequence& sequence : sequences_) {
+    const int64_t shape[] = {sequence.slice.num_logits, config_.vocab_size}, size = shape[0] * shape[1];
+    if (size > 0) inspector_.visit(sequence.index, kLogitsName, shape, {logits, static_cast<std::size_t>(size)});
+    logits += size;
+  }
 }
 
 void InspectedPass::unembed(const float* residuals, float* logits) {
@@ -219,17 +228,20 @@ void InspectedPass::show_scales(const std::string& name, const LayerNormWeights&
 // A LayerNorm that divides by given scales, of the rows where they are not as before.
 void InspectedPass::normalize_by(std::span<const float> scales, std::span<const float> before, int64_t first_row,
                                  const LayerNormWeights& norm, const Activations& output) {
-  for (std::size_t at = 0; at < scales.size(); ++at) {
-    if (is_same(scales.subspan(at, 1), before.subspan(at, 1))) continue;
-    const float* x = workspace_.residual.row(first_row + static_cast<int64_t>(at));
-    float* y = output.row(first_row + static_cast<int64_t>(at));
+  const auto normalize_row = [&](int64_t row) {
+    const auto at = static_cast<std::size_t>(row);
+    if (is_same(scales.subspan(at, 1), before.subspan(at, 1))) return;
+    const float* x = workspace_.residual.row(first_row + row);
+    float* y = output.row(first_row + row);
     double mean = 0;
     for (int64_t i = 0; i < config_.hidden_size; ++i) mean += x[i];
     mean /= config_.hidden_size;
     const double scale = scales[at];
     for (int64_t i = 0; i < config_.hidden_size; ++i)
       y[i] = static_cast<float>((x[i] - mean) / scale * norm.weight[i] + norm.bias[i]);
-  }
+  };
+  const auto num_rows = static_cast<int64_t>(scales.size());
+  for_each(num_rows, num_rows * config_.hidden_size, normalize_row);
 }
 
 void InspectedPass::mlp(const std::string& prefix, const LayerWeights& layer) {

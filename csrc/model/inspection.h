@@ -44,6 +44,9 @@ class Inspector {
 //   [n, intermediate_size]       *.mlp.hook_pre, *.mlp.hook_post
 std::vector<std::string> hook_names(const Config& config);
 
+// Beside them: the logits that are asked for, [num_logits, vocab_size], at the end of the pass.
+inline constexpr const char* kLogitsName = "logits";
+
 class InspectedPass {
  public:
   // Runs a job on at most `max_threads` of the model's threads (0: all) and returns when it is done.
@@ -94,6 +97,7 @@ class InspectedPass {
                     const LayerNormWeights& norm, const Activations& output);
   void mlp(const std::string& prefix, const LayerWeights& layer);
   void head(float* logits);
+  void show_logits(float* logits);
   void add(const Activations& update, const Activations& to);
   void linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride);
   void linear(const LinearWeights& weights, const Activations& input, int64_t first_row, int64_t num_rows, float* output,

@@ -11,6 +11,7 @@ from importlib.metadata import version as _version
 from pythia_cpu._cache import CachedFile, list_cache, remove_cached
 from pythia_cpu._checkpoint import open_checkpoint
 from pythia_cpu._convert import ConversionReport, convert
+from pythia_cpu._divergence import Divergence, kl_divergence
 from pythia_cpu._duplicates import SharedTensors, find_duplicates
 from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._generation import Generation, Token
@@ -34,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConversionReport",
+    "Divergence",
     "FormatError",
     "Generation",
     "Memorization",
@@ -51,6 +53,7 @@ __all__ = [
     "WordSurprisal",
     "convert",
     "find_duplicates",
+    "kl_divergence",
     "list_cache",
     "load",
     "open_checkpoint",

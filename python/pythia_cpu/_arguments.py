@@ -33,7 +33,7 @@ def integer(name: str, value: object, low: int, high: int = _INT64_MAX) -> int:
     except TypeError:
         raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a whole number") from None
     if not low <= number <= high:
-        limit = f"{low} or more" if high == _INT64_MAX else f"{low} to {high}"
+        limit = f"{low} or more" if high == _INT64_MAX and number < low else f"{low} to {high}"
         raise ValueError(f"{name} is {number}, expected {limit}")
     return number
 

@@ -17,7 +17,7 @@ from pythia_cpu._arguments import file_path
 from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint, provenance
 from pythia_cpu._errors import FormatError
-from pythia_cpu._source import Source, local_source, revision_name
+from pythia_cpu._source import Source, folder_label, local_source, refuse_tokenizer, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
 _SUFFIX = ".pcpu"
@@ -38,6 +38,10 @@ class CachedFile:
 
     path: Path
     size_bytes: int
+
+    def __fspath__(self) -> str:
+        """Its path: it can be given wherever a file can."""
+        return str(self.path)
 
     def provenance(self) -> dict[str, object] | None:
         """Where its weights came from, as ``Model.provenance``; None if this version of the package cannot read it, or
@@ -69,6 +73,7 @@ def cached_conversion(
     weights: str = "auto",
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Path:
     """The ``.pcpu`` file of a checkpoint, converted now if it is not in the cache.
 
@@ -82,9 +87,10 @@ def cached_conversion(
     check_weights(weights)
     name = revision_name(revision)
     if file_path("source", source).is_dir():
-        local = local_source(Path(source), name)
+        local = local_source(Path(source), name).with_tokenizer(tokenizer)
         identity = _place(Path(source)) + _identity(local)
         return _convert_once(_Entry(cache_dir, local.name, identity, weights), local, progress)
+    refuse_tokenizer(source, tokenizer)
     from pythia_cpu import _hub
 
     repo_id = _hub.repo_id_of(source)
@@ -116,6 +122,12 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFi
             if _is_conversion(path):
                 found.append(CachedFile(path, path.stat().st_size))
     return found
+
+
+def known_revisions(repo_id: str) -> list[str]:
+    """Names that a hub model's conversions go by, in the cache that ``load`` uses by default."""
+    links = _folder(None, repo_id).glob(f"*{_SUFFIX}")
+    return [path.name.rpartition("-v")[0] for path in links if path.is_symlink()]
 
 
 def _is_conversion(path: Path) -> bool:
@@ -189,7 +201,7 @@ def _place_in_cache(
     """The folder of a source's conversions, and how their names begin."""
     if any(path.absolute() == cached.path.absolute() for cached in list_cache(cache_dir)):
         return cache_folder(cache_dir) / path.parent.name, path.name
-    folder, place = _folder(cache_dir, path.resolve().name), _place(path)
+    folder, place = _folder(cache_dir, folder_label(path.resolve().name)), _place(path)
     if path.is_dir() or any(folder.glob(f"{place}*{_SUFFIX}")):
         return folder, place
     from pythia_cpu import _hub
@@ -283,6 +295,8 @@ def _identity(source: Source) -> str:
         s = path.stat()
         facts = f"\n{path.name} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_dev} {s.st_ino}"
         sha256.update(os.fsencode(facts))
+    if source.tokenizer_path is not None:
+        sha256.update(hashlib.sha256(source.tokenizer_path.read_bytes()).digest())
     return sha256.hexdigest()[:32]
 
 

@@ -70,7 +70,7 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
 
     def tokenizer_json(self) -> bytes:
         """The bytes of ``tokenizer.json``. Raises CheckpointError if there is none."""
-        return self._file_bytes("tokenizer.json", self.source.tokenizer_folder)
+        return self._file_bytes("tokenizer.json", self.source.tokenizer_path)
 
     def close(self) -> None:
         """Closes the files."""
@@ -93,13 +93,14 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             raise no_tensor(name, self._where, str(self.folder))
         return self._where[name]
 
-    def _file_bytes(self, name: str, folder: Path | None = None) -> bytes:
-        path = (folder or self.folder) / name
+    def _file_bytes(self, name: str, path: Path | None = None) -> bytes:
+        path = path or self.folder / name
         try:
             return path.read_bytes()
         except FileNotFoundError:
+            advice = "" if name == "config.json" else "; give another checkpoint's with tokenizer="
             raise CheckpointError(
-                f"{path}: is missing; a checkpoint folder holds config.json, tokenizer.json and weights"
+                f"{path}: is missing; a checkpoint folder holds config.json, tokenizer.json and weights{advice}"
             ) from None
 
     def _open_files(self) -> None:
@@ -115,6 +116,11 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
                 file = self._open(path, reader)
                 self._where = dict.fromkeys(file.tensors, file)
             return
+        if (self.folder / "adapter_config.json").is_file():
+            raise CheckpointError(
+                f"{self.folder}: holds an adapter (PEFT, LoRA) and no whole model: merge it into its base with "
+                "merge_and_unload() and save that"
+            )
         found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
         raise CheckpointError(f"{self.folder}: holds no weights: found {found}; expected {', '.join(LAYOUT_FILES)}")
 

@@ -98,6 +98,7 @@ def _convert(options: argparse.Namespace) -> None:
         options.output,
         revision=options.revision,
         weights=options.weights or "auto",
+        tokenizer=options.tokenizer,
         progress=not options.quiet,
         fidelity=options.report is not None or options.report_text is not None,
         fidelity_text=options.report_text,
@@ -171,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="the .pcpu file to write")
     parser.add_argument("--revision", help="branch, tag, commit or step; for a folder, which of its subfolders")
+    parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, or a folder with it, for a folder without")
     parser.add_argument(
         "--weights",
         choices=("auto", *_core.WEIGHT_FORMATS),

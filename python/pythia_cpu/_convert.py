@@ -83,11 +83,13 @@ def convert(
     *,
     revision: str | int | None = None,
     weights: str = "auto",
+    tokenizer: str | os.PathLike[str] | None = None,
     progress: bool = True,
     fidelity: bool = False,
     fidelity_text: str | os.PathLike[str] | None = None,
 ) -> ConversionReport:
-    """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint gives the same bytes on every machine.
+    """Converts a checkpoint to a ``.pcpu`` file. The same checkpoint under the same names (hub id or folder, revision)
+    gives the same bytes on every machine.
 
     Norms and biases are stored in float32, the embedding in the smallest lossless format; the output head of a small
     model is q8 where ``weights`` is "q4". At the end the model is run once, on 32 tokens, for the fingerprint that
@@ -99,6 +101,8 @@ def convert(
         revision: the revision to convert, as in ``open_checkpoint``.
         weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds all of them
             exactly.
+        tokenizer: of a local folder: the ``tokenizer.json`` to use, or a folder that has it, such as another checkpoint
+            of the run. None: the folder's own.
         progress: show a bar on standard error if that is a terminal.
         fidelity: measure what q8 or q4 weights cost, for the report: each tensor's relative error, and both models'
             predictions on a bundled text. For the latter the checkpoint is converted without loss too, to a temporary
@@ -114,7 +118,7 @@ def convert(
     check_weights(weights)
     output_file(output)
     _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
-    found = resolve_source(source, revision, progress=progress)
+    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress)
     found.refuse_overwriting(output)
     with Checkpoint(found) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)

@@ -37,8 +37,10 @@ __all__: list[str] = [
     "expected_tensors",
     "filter_logits",
     "holds_exactly",
+    "kl_divergence",
     "largest",
     "log_softmax",
+    "log_sum_exps",
     "pack_matrix",
     "philox4x32_10",
     "rolling_windows",
@@ -160,6 +162,12 @@ class Kernels:
         Indices int32 and values of the scores above the bound.
         """
     def count_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
+    def divergence(
+        self,
+        p_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        q_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+        totals: typing.Annotated[collections.abc.Sequence[float], "FixedSize(5)"],
+    ) -> float: ...
     def exp(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]: ...
@@ -596,6 +604,16 @@ def holds_exactly(array: typing_extensions.Buffer, dtype: str, format: str) -> b
     True if `format` (f32, f16, bf16) holds every value of the array exactly. Raises ValueError.
     """
 
+def kl_divergence(
+    p_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    q_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    *,
+    threads: int = 1,
+) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    KL(P || Q) in nats of each two rows of logits [num_rows, vocab_size], float32 [num_rows], with the same bits on every machine.
+    """
+
 def largest(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], count: int
 ) -> numpy.typing.NDArray[numpy.int64]:
@@ -606,6 +624,13 @@ def largest(
 def log_softmax(logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
     """
     Log-probabilities of rows of logits, float32 [num_rows, vocab_size], with the same bits on every machine.
+    """
+
+def log_sum_exps(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], *, threads: int = 1
+) -> numpy.typing.NDArray[numpy.float64]:
+    """
+    The log of the sum of exp(logit) of each row of logits [num_rows, vocab_size], float64 [num_rows]; NaN where one is NaN or infinity.
     """
 
 def pack_matrix(

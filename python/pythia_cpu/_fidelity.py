@@ -20,7 +20,7 @@ MAX_LOSSLESS_BYTES = 4 << 30
 BUNDLED_TEXT = "bundled"  # its name: the beginning of "The Man Who Was Thursday" (G. K. Chesterton, 1908)
 
 _WINDOW_TOKENS = 512  # each window of a text is read from nothing
-_ROWS = 64  # of logits compared at a time, in float64
+_ROWS = 64  # of logits compared at a time
 _ELEMENTS = 1 << 18  # of a tensor compared at a time, in float64
 
 
@@ -138,18 +138,18 @@ def compare_models(lossless: Path, quantized: Path, texts: Mapping[str, str], th
 
 
 def _compare(models: list[_core.Model], name: str, tokens: npt.NDArray[np.int32]) -> TextFidelity:
-    kls: list[npt.NDArray[np.float64]] = []
+    kls: list[npt.NDArray[np.float32]] = []
     losses: list[list[float]] = [[], []]
     same, max_difference = 0, 0.0
     scores = [_LargestScores(model) for model in models]
     for logits, following in _rows(models, scores, tokens):
-        logprobs = [_log_softmax(rows) for rows in logits]
-        kls.append((np.exp(logprobs[0]) * (logprobs[0] - logprobs[1])).sum(-1))
+        kls.append(_core.kl_divergence(*logits, threads=models[0].threads))
         same += int((np.isfinite(kls[-1]) & (logits[0].argmax(-1) == logits[1].argmax(-1))).sum())
         max_difference = float(np.maximum(max_difference, np.abs(logits[0] - logits[1]).max()))
-        for loss, rows in zip(losses, logprobs, strict=True):
-            loss.extend(-rows[np.arange(len(following)), following])
-    kl = np.concatenate(kls)
+        for loss, rows in zip(losses, logits, strict=True):
+            rows = rows[: len(following)]
+            loss.extend(_core.log_sum_exps(rows) - rows[np.arange(len(following)), following])
+    kl = np.concatenate(kls).astype(np.float64)
     before, after = map(_perplexity, losses)
     return TextFidelity(
         text=name,
@@ -204,9 +204,3 @@ def _rows(
         for row in range(0, len(window), _ROWS):
             logits = [rows[row : row + _ROWS] for rows in whole]
             yield logits, window[row + 1 : row + 1 + len(logits[0])]
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    shifted: npt.NDArray[np.float64] = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return shifted

@@ -121,14 +121,14 @@ def download(revision: Revision, *, progress: bool = False) -> Source:
     with _progress_bars(progress):
         folder = _file(revision, "config.json").parent
         _remember(revision)
-        tokenizer_folder, tokenizer_revision = _tokenizer(revision)
+        tokenizer_path, tokenizer_revision = _tokenizer(revision)
         return Source(
             name=revision.repo_id,
             folder=folder,
             revision=revision.name,
             commit=revision.commit,
             weights_file=_weights(revision),
-            tokenizer_folder=tokenizer_folder,
+            tokenizer_path=tokenizer_path,
             tokenizer_revision=tokenizer_revision,
         )
 
@@ -155,7 +155,7 @@ def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
     if path is None:
         raise CheckpointError(f"{revision.repo_id}: has no tokenizer.json, neither at this revision nor at main")
     _remember(main)
-    return path.parent, "main"
+    return path, "main"
 
 
 def tokenizer_file(revision: Revision) -> Path:
@@ -165,9 +165,9 @@ def tokenizer_file(revision: Revision) -> Path:
         CheckpointError: neither has one.
         OSError: the hub cannot be reached, and the file is not in the cache.
     """
-    folder, _ = _tokenizer(revision)
+    of_main, _ = _tokenizer(revision)
     _remember(revision)
-    return _file(revision, "tokenizer.json") if folder is None else folder / "tokenizer.json"
+    return of_main or _file(revision, "tokenizer.json")
 
 
 def _file(revision: Revision, name: str) -> Path:
@@ -279,8 +279,16 @@ def step_revisions(repo_id: str) -> list[str]:
         raise CheckpointError(f"{repo_id}: is not a model on the hub; check its name") from None
     except _HTTP_ERRORS as error:
         problem = "the hub cannot be reached, and only it knows all revisions"
-        raise OSError(f"{repo_id}: {problem}; list_cache() names the conversions that are here ({error})") from None
+        raise OSError(
+            f"{repo_id}: {problem}; local_files_only=True names those that are known here ({error})"
+        ) from None
     return sorted_steps(ref.name for ref in refs.branches)
+
+
+def known_revisions(repo_id: str) -> list[str]:
+    """The branches and tags whose commits the client's cache remembers."""
+    folder = _ref_path(repo_id, "main").parent
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _unknown_revision(repo_id: str, wanted: str) -> str:

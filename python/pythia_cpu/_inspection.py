@@ -25,6 +25,7 @@ EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
 Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
 
 _SCORES = "hook_attn_scores"
+_LOGITS = "logits"  # for edits only: results have them anyway
 _UNEMBEDDED_ROWS = 512  # at a time
 # Regular expressions of them, and the names here.
 _NAMES_OF_VERSION_4 = (
@@ -128,12 +129,13 @@ class InspectsActivations(ABC):
                 and array of every activation, scores and patterns too. A function returns the array that takes the
                 activation's place, or None; it may also change the array it is given. In place of a function there may
                 be that array itself. The rest of the pass, and ``Run.activations``, have the edited one. Functions may
-                call the model.
+                call the model. The name ``"logits"`` stands for the logits, ``[num_tokens, vocab_size]``, where
+                ``-inf`` rules a token out.
             logits: False leaves out the logits, and the layers after the last one that is captured or edited.
 
         Raises:
             ValueError: a name or pattern that no activation has, an edit of another shape or with values that are not
-                finite (scores may be ``-inf``), or tokens that ``logits`` refuses.
+                finite (scores and logits may be ``-inf``), or tokens that ``logits`` refuses.
         """
         core = self._inspecting()
         config = core.file.config
@@ -192,6 +194,8 @@ def inspected(
     """``InspectsActivations.run`` of checked ids, all in one pass; with a cache one sequence, after what is in it."""
     names = core.hook_names
     edits = _edits(edit, names)
+    if _LOGITS in edits and not logits:
+        raise ValueError("edit has a function for the logits, and logits is False: leave out one of them")
     if not isinstance(capture, Iterable):
         kind = type(capture).__name__
         raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
@@ -247,7 +251,7 @@ def _edits(edit: Edits | None, names: list[str]) -> dict[str, list[Edit]]:
         for pattern, function in edit.items():
             if not callable(function):
                 function = _Replacement(pattern, function)
-            for name in _match(pattern, names):
+            for name in [_LOGITS] if pattern == _LOGITS else _match(pattern, names):
                 edits.setdefault(name, []).append(function)
         return edits
     if not callable(edit):
@@ -278,7 +282,8 @@ def _edited(name: str, function: Edit, array: Activation) -> Activation:
     """What the function makes of an activation, checked: where the model's own numbers are not finite, it may look."""
 
     def is_sound(values: Activation) -> bool:
-        return bool((values < np.inf if name.endswith(_SCORES) else np.isfinite(values)).all())  # False for NaN
+        may_be_minus_inf = name.endswith((_SCORES, _LOGITS))
+        return bool((values < np.inf if may_be_minus_inf else np.isfinite(values)).all())  # False for NaN
 
     may_be_unsound = not is_sound(array)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pythia_cpu._arguments import file_path
 from pythia_cpu._convert import check_weights
 from pythia_cpu._model import Model
+from pythia_cpu._source import revision_name
 
 
 def load(
@@ -18,6 +20,7 @@ def load(
     weights: str = "auto",
     threads: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Model:
     """Opens a model; a checkpoint is converted once and kept in the cache.
@@ -32,6 +35,8 @@ def load(
         cache_dir: where converted checkpoints are kept; None means the folder that the variable PYTHIA_CPU_CACHE names,
             else ``~/.cache/pythia-cpu`` (or ``pythia-cpu`` in XDG_CACHE_HOME). Downloads are kept by the hub's client,
             where HF_HOME says.
+        tokenizer: of a local folder: the ``tokenizer.json`` to use, or a folder that has it, such as another checkpoint
+            of the run. None: the folder's own.
         progress: show a bar on standard error, if that is a terminal, while a checkpoint is converted.
 
     Raises:
@@ -45,10 +50,14 @@ def load(
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion
 
+        converted = functools.partial(cached_conversion, source, revision, weights, cache_dir, progress, tokenizer)
         try:
-            return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)
+            model = Model(converted(), threads=threads)
         except FileNotFoundError:  # removed by another process in the meantime
-            return Model(cached_conversion(source, revision, weights, cache_dir, progress), threads=threads)
+            model = Model(converted(), threads=threads)
+        return model if path.is_dir() else model._with_revision(revision_name(revision))
+    if tokenizer is not None:
+        raise ValueError(f"tokenizer is {tokenizer!r}, but {path.name} is converted already: leave it out")
     if revision is not None:
         raise ValueError(
             f"revision is {revision!r}, but {path.name} is converted already and has one revision: leave it out"

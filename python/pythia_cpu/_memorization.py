@@ -96,7 +96,7 @@ class MemorizationScorer:
                 yield ids, record_head(number, None, key, [ids.tolist(), *options])
 
         def lines(items: Iterator[tuple[npt.NDArray[np.int32], Head]]) -> Iterator[list[bytes]]:
-            for group in batches(items, lambda _: 1, self._num_caches):
+            for group in batches(items, lambda _: 1, lambda: self._num_caches):
                 equal = self._equal(np.stack([ids for ids, _ in group]))
                 yield [self._line(head, row) for (_, head), row in zip(group, equal, strict=True)]
 

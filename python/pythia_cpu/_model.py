@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -14,9 +14,11 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, integer, is_batch, sequence_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._convert import provenance
+from pythia_cpu._divergence import ComparesModels
 from pythia_cpu._errors import FormatError
 from pythia_cpu._generating import GeneratesTexts
 from pythia_cpu._generating_model import GeneratingModel
+from pythia_cpu._identity import model_key
 from pythia_cpu._inspection import InspectsActivations
 from pythia_cpu._json import read_json
 from pythia_cpu._lazy import lazy_property
@@ -58,7 +60,7 @@ class Config(dict[str, Any]):
         raise KeyError(f"the model's config has no {name!r}; it has {', '.join(sorted(self))}")
 
 
-class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations, MeasuresMemorization):
+class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, InspectsActivations, MeasuresMemorization):
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
     Pickled, e.g. for another process, it is the file's path and the number of threads: the file is opened again.
 
@@ -83,6 +85,12 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
         self._core = _core.Model.open(os.fspath(path), count)
         self._file = self._core.file
         self._path = os.path.abspath(path)
+        self._asked_for: tuple[str | None] | None = None
+
+    def _with_revision(self, revision: str | None) -> Model:
+        """Itself, with the revision that it was asked for by: several may be one commit, which is converted once."""
+        self._asked_for = (revision,)
+        return self
 
     @lazy_property
     def config(self) -> Config:
@@ -125,9 +133,10 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
         in), ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not
-        known.
+        known. ``revision`` is what ``load`` was given, "main" being None.
         """
-        return provenance(self._file)
+        facts = provenance(self._file)
+        return facts if self._asked_for is None else {**facts, "revision": self._asked_for[0]}
 
     @lazy_property
     def tensors(self) -> Tensors:
@@ -142,6 +151,19 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
     @lazy_property
     def _generation(self) -> GeneratingModel:
         return GeneratingModel(self._core, self.tokenizer)
+
+    @property
+    def path(self) -> str:
+        """The ``.pcpu`` file, absolute."""
+        return self._path
+
+    @lazy_property
+    def key(self) -> str:
+        """32 hexadecimal digits that name the model's numbers, for records of results: files that this version of the
+        package gives equal keys give equal bits. ``score_to_file`` writes it as ``model``. It depends on tensors,
+        config, tokenizer and weight format, not on where these came from.
+        """
+        return model_key(self._file)
 
     @property
     def threads(self) -> int:
@@ -217,9 +239,9 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, InspectsActivations,
     def _scoring(self) -> ScoringModel:
         return ScoringModel(self._core, self.tokenizer, self._eos_token_id)
 
-    def __reduce__(self) -> tuple[Callable[..., Model], tuple[str]]:
+    def __reduce__(self) -> tuple[object, ...]:
         """How ``pickle`` and ``copy`` make it again: from its file."""
-        return functools.partial(type(self), threads=self.threads), (self._path,)
+        return functools.partial(type(self), threads=self.threads), (self._path,), {"_asked_for": self._asked_for}
 
     def __repr__(self) -> str:
         """The file, its weights' format and how it runs."""

@@ -47,6 +47,22 @@ def last_logits(
             yield from np.split(together, np.cumsum(counts)[:-1])
 
 
+def passes_of(model: _core.Model, sequences: Sequence[npt.NDArray[np.int32]]) -> Iterator[npt.NDArray[np.float32]]:
+    """Logits ``[num_rows, vocab_size]`` of every position, pass by pass, the sequences one after the other. The next
+    pass's are written over them.
+    """
+    longest = min(_PASS_TOKENS, sum(map(len, sequences)))
+    room = np.empty((longest, model.file.config["vocab_size"]), np.float32)
+    for first, end in runs_of_a_pass([len(ids) for ids in sequences]):
+        caches = [_core.KvCache(model, len(ids)) for ids in sequences[first:end]]
+        for begin in range(0, max(map(len, sequences[first:end])), _PASS_TOKENS):
+            chunks = [ids[begin : begin + _PASS_TOKENS] for ids in sequences[first:end]]
+            num_rows = sum(map(len, chunks))
+            yield model.forward(
+                [(cache, chunk, len(chunk)) for cache, chunk in zip(caches, chunks, strict=True)], out=room[:num_rows]
+            )
+
+
 def runs_of_a_pass(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Which sequences, from and to, run together: as many as make one pass, or one that is longer."""
     begin = 0

@@ -20,14 +20,14 @@ class ProgressBar:
 
     def __init__(self, total: int | None, *, what: str, unit: str, enabled: bool) -> None:
         """A bar up to ``total`` (None: nobody knows), hidden unless ``enabled`` and standard error is a terminal."""
-        hidden = not (enabled and sys.stderr.isatty())
-        self._bar = _Bar(
-            total=total, unit=unit, unit_scale=True, desc=what, disable=hidden, leave=False, delay=_DELAY_S
-        )
+        self._bar: _Bar | None = None  # also where it is hidden: tqdm makes a lock between processes with its first bar
+        if enabled and sys.stderr.isatty():
+            self._bar = _Bar(total=total, unit=unit, unit_scale=True, desc=what, leave=False, delay=_DELAY_S)
 
     def update(self, count: int) -> None:
         """``count`` units more are done."""
-        self._bar.update(count)
+        if self._bar is not None:
+            self._bar.update(count)
 
     def __enter__(self) -> ProgressBar:
         """Itself."""
@@ -35,4 +35,5 @@ class ProgressBar:
 
     def __exit__(self, *unused: object) -> None:
         """Takes the bar away."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()

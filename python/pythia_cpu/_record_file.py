@@ -37,9 +37,9 @@ def record_line(head: Head, fields: dict[str, object]) -> bytes:
     return json_text({**head, **fields}, ensure_ascii=False).encode() + b"\n"
 
 
-def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Items in lists, each as soon as its sizes come to ``limit``. Where an input cannot be used, those before it come
-    before the error.
+def batches(items: Iterable[Item], size: Callable[[Item], int], limit: Callable[[], int]) -> Iterator[list[Item]]:
+    """Items in lists, each as soon as its sizes come to ``limit()``. Where an input cannot be used, those before it
+    come before the error.
     """
     batch: list[Item] = []
     total = 0
@@ -47,7 +47,7 @@ def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> I
         for item in items:
             batch.append(item)
             total += size(item)
-            if total >= limit:
+            if total >= limit():
                 yield batch
                 batch, total = [], 0
     except Exception:
@@ -152,7 +152,7 @@ def _difference(line: bytes, head: Head) -> str:
     except ValueError:
         return "is no record of scores"
     for name, what in (
-        ("model", "another model or weight format"),
+        ("model", "another model or weight format, or by another version of pythia-cpu"),
         ("input", "another input or with other options"),
         ("id", "an input with another id"),
         ("index", "an input in another place"),

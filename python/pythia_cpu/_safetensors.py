@@ -39,6 +39,9 @@ class SafetensorsFile:
         try:
             with safe_open(path, framework="numpy"):
                 self.tensors, self._offsets = self._read_header()
+        except CheckpointError:
+            self._file.close()
+            raise
         except (SafetensorError, ValueError) as error:
             self._file.close()
             raise CheckpointError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,8 +20,10 @@ from pythia_cpu._identity import model_key
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 from pythia_cpu._score_run import ScoreRequest, TargetScores, all_scores
 
-# Inputs are scored and written together until they have this many tokens: what an interruption costs at most.
-_TOKENS_PER_WRITE = 1 << 16
+# Inputs are scored and written together until they have as many tokens as take about this long, within bounds: what an
+# interruption costs at most.
+_SECONDS_PER_WRITE = 10.0
+_LEAST_TOKENS_PER_WRITE, _MOST_TOKENS_PER_WRITE = 1 << 11, 1 << 16
 
 _MEMBERS = ("text", "context", "continuation")  # beside "id"; others are ignored
 _KEYS = ({"text"}, {"context", "continuation"})
@@ -80,6 +84,21 @@ class _Record:
         return record_line(self.head, fields)
 
 
+class _Pace:
+    """How many tokens are written at once: few at first, then as many as the model's speed allows."""
+
+    def __init__(self) -> None:
+        self.tokens_per_write = _LEAST_TOKENS_PER_WRITE
+
+    @contextlib.contextmanager
+    def measuring(self, num_tokens: int) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - begin, 1e-6)
+        allowed = int(num_tokens / seconds * _SECONDS_PER_WRITE)
+        self.tokens_per_write = max(_LEAST_TOKENS_PER_WRITE, min(allowed, _MOST_TOKENS_PER_WRITE))
+
+
 def _shortest(values: npt.NDArray[np.float32]) -> list[float]:
     """Numbers that JSON writes with no more digits than float32 needs."""
     return [float(str(value)) for value in values]
@@ -97,9 +116,11 @@ def score_to_file(
 
     def lines(items: Iterator[tuple[object, Head]]) -> Iterator[list[bytes]]:
         records = (_record(encoder, item, head, options) for item, head in items)
-        for batch in batches(records, lambda record: max(1, record.num_inputs), _TOKENS_PER_WRITE):
+        pace = _Pace()
+        for batch in batches(records, lambda record: max(1, record.num_inputs), lambda: pace.tokens_per_write):
             requests = [request for record in batch for request in record.requests]
-            scores = iter(all_scores(encoder.core, requests, progress=False))
+            with pace.measuring(sum(record.num_inputs for record in batch)):
+                scores = iter(all_scores(encoder.core, requests, progress=False))
             yield [
                 record.line([next(scores) for _ in record.requests], per_token=options.per_token) for record in batch
             ]

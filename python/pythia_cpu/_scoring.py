@@ -32,6 +32,7 @@ class Score:
         ranks: int32, same shape: how many tokens are more likely in its place, or as likely with a lower id; 0 is the
             most likely one; -1 where the log-probability is NaN, by a model whose logits are no numbers.
         entropies: float32, same shape: the entropy of the model's distribution over the tokens in its place, in nats.
+        greedy_tokens: int32, same shape: the most likely token in its place; -1 where all logits are NaN.
     """
 
     tokens: list[int]
@@ -39,6 +40,7 @@ class Score:
     is_greedy: npt.NDArray[np.bool_]
     ranks: npt.NDArray[np.int32]
     entropies: npt.NDArray[np.float32]
+    greedy_tokens: npt.NDArray[np.int32]
 
     @property
     def total(self) -> float:
@@ -115,7 +117,14 @@ class ScoringModel:
         else:
             requests = [self._whole("text", text)]
         scores = [
-            Score(ids if continuation is None else ids[begin:], one.logprobs, one.ranks == 0, one.ranks, one.entropies)
+            Score(
+                tokens=ids if continuation is None else ids[begin:],
+                logprobs=one.logprobs,
+                is_greedy=one.ranks == 0,
+                ranks=one.ranks,
+                entropies=one.entropies,
+                greedy_tokens=one.argmax,
+            )
             for (ids, begin), one in zip(requests, all_scores(self.core, requests, progress=progress), strict=True)
         ]
         return scores if batch else scores[0]
@@ -354,14 +363,13 @@ class ScoresTexts(ABC):
         """Scores many texts into a file of JSON lines, one a text, written as they come.
 
         A file that is there already is continued: records in it are compared with the inputs, and scoring begins
-        after them. So a run that was interrupted (Ctrl-C, a crash) is called again as it was, and costs at most the
-        last 65,536 tokens again. Records are those of an uninterrupted run, byte for byte.
+        after them. So a run that was interrupted (Ctrl-C, a crash) is called again as it was, and costs at most about
+        ten seconds again (or 2,048 tokens). Records are those of an uninterrupted run, byte for byte.
 
-        Every record has ``index``, ``id`` (if the input has one), ``model`` (a key that is equal for equal checkpoints
-        in equal formats only), ``input`` (a hash of the input and the options), ``num_text_tokens``, ``num_tokens``
-        (those scored), ``num_bytes`` (None for token ids), ``log_likelihood``, ``num_greedy``, and with ``per_token``
-        the arrays ``tokens``, ``logprobs``, ``ranks`` and ``entropies`` of the scored tokens (see Score). Numbers that
-        JSON lacks, NaN and infinities, are null.
+        Every record has ``index``, ``id`` (if the input has one), ``model`` (``Model.key``), ``input`` (a hash of the
+        input and the options), ``num_text_tokens``, ``num_tokens`` (those scored), ``num_bytes`` (None for token ids),
+        ``log_likelihood``, ``num_greedy``, and with ``per_token`` the arrays ``tokens``, ``logprobs``, ``ranks`` and
+        ``entropies`` of the scored tokens (see Score). Numbers that JSON lacks, NaN and infinities, are null.
         ``pandas.read_json(path, lines=True)`` reads it.
 
         Args:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pythia_cpu._arguments import file_path, integer
 from pythia_cpu._errors import CheckpointError
 
 _STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
-_STEP_NAME = re.compile(r"step\d+")
+_STEP_NAME = re.compile(r"(?:step|checkpoint-)(\d+)")  # Pythia's branches, and the folders of transformers' Trainer
 _READ_SUFFIXES = ".json", ".safetensors", ".bin"
 
 
@@ -28,17 +28,40 @@ class Source:
     revision: str | None = None
     commit: str | None = None
     weights_file: str | None = None  # the file that shows the weights' layout; None: whichever the folder holds
-    tokenizer_folder: Path | None = None  # where tokenizer.json is, if not in `folder`
+    tokenizer_path: Path | None = None  # its tokenizer.json, if not that of `folder`
     tokenizer_revision: str | None = None  # and the revision it is from
 
     def files(self) -> list[Path]:
         """Files of the folder that a conversion may read, by name."""
         return sorted(path for path in self.folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file())
 
+    def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Source:
+        """Itself, or with the ``tokenizer.json`` that a path names, or that is in the folder which it names.
+
+        Raises:
+            CheckpointError: there is none.
+            ValueError: it is no path.
+        """
+        if tokenizer is None:
+            return self
+        path = file_path("tokenizer", tokenizer)
+        if path.is_dir():
+            path = path / "tokenizer.json"
+        if not path.is_file():
+            raise CheckpointError(f"{path}: is missing; tokenizer is a tokenizer.json, or a folder that holds one")
+        return replace(self, tokenizer_path=path)
+
     def refuse_overwriting(self, output: str | os.PathLike[str]) -> None:
         """Raises ValueError if a file to write is one of the checkpoint's own."""
-        if os.path.exists(output) and any(path.samefile(output) for path in self.files()):
+        read = [*self.files(), *([self.tokenizer_path] if self.tokenizer_path else [])]
+        if os.path.exists(output) and any(path.samefile(output) for path in read):
             raise ValueError(f"{os.fspath(output)}: is a file of the checkpoint, which would be lost: name another")
+
+
+def refuse_tokenizer(source: str | os.PathLike[str], tokenizer: object) -> None:
+    """Raises ValueError if one is given, for what has one."""
+    if tokenizer is not None:
+        raise ValueError(f"tokenizer is {tokenizer!r}, but {os.fspath(source)} is no local folder: leave it out")
 
 
 def revision_name(revision: str | int | None) -> str | None:
@@ -59,28 +82,32 @@ def local_source(folder: Path, revision: str | None) -> Source:
         CheckpointError: the folder has no such revision.
     """
     if revision is None:
-        return Source(name=_label(folder.resolve().name), folder=folder)
+        return Source(name=folder_label(folder.resolve().name), folder=folder)
     if revision == "main" and not (folder / revision).is_dir():
         return local_source(folder, None)  # the hub's name for what the folder holds
+    of_trainer = revision.replace("step", "checkpoint-")
+    if _STEP_NAME.fullmatch(revision) and not (folder / revision).is_dir() and (folder / of_trainer).is_dir():
+        return local_source(folder, of_trainer)
     if Path(revision).name != revision or revision == ".." or not (folder / revision).is_dir():
         found = ", ".join(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())[:20]) or "none"
         raise CheckpointError(
             f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
         )
-    return Source(name=_label(folder.resolve().name), folder=folder / revision, revision=_label(revision))
+    return Source(name=folder_label(folder.resolve().name), folder=folder / revision, revision=folder_label(revision))
 
 
-def _label(name: str) -> str:
+def folder_label(name: str) -> str:
     """A folder's name as text: bytes in it that are not UTF-8 become U+FFFD."""
     return os.fsencode(name).decode(errors="replace")
 
 
 def sorted_steps(names: Iterable[str]) -> list[str]:
-    """Those of the names that are training steps ("step3000"), by step."""
-    return sorted((name for name in names if _STEP_NAME.fullmatch(name)), key=lambda name: int(name[4:]))
+    """Those of the names that are training steps ("step3000", "checkpoint-500"), by step."""
+    found = [match for name in names if (match := _STEP_NAME.fullmatch(name))]
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
-def revisions(source: str | os.PathLike[str]) -> list[str]:
+def revisions(source: str | os.PathLike[str], *, local_files_only: bool = False) -> list[str]:
     """The checkpoints of a training run, by step, to loop over.
 
     Each is a ``revision`` for ``load``, ``convert`` and ``open_checkpoint``.
@@ -88,9 +115,11 @@ def revisions(source: str | os.PathLike[str]) -> list[str]:
     Args:
         source: a hub id ("EleutherAI/pythia-70m") or its short form ("pythia-70m"), whose branches are listed by the
             hub; or a local folder of checkpoints, each in a subfolder.
+        local_files_only: do not ask the hub, but name those branches that were loaded before, on this machine.
 
     Returns:
-        names such as "step1000"; empty if there are none. Others, such as "main", are left out.
+        names such as "step1000", or "checkpoint-1000", as transformers' Trainer has it; empty if there are none.
+        Others, such as "main", are left out.
 
     Raises:
         CheckpointError: it is neither a folder nor a model on the hub.
@@ -100,11 +129,20 @@ def revisions(source: str | os.PathLike[str]) -> list[str]:
         return sorted_steps(entry.name for entry in os.scandir(source) if entry.is_dir())
     from pythia_cpu import _hub
 
-    return _hub.step_revisions(_hub.repo_id_of(source))
+    repo_id = _hub.repo_id_of(source)
+    if not local_files_only:
+        return _hub.step_revisions(repo_id)
+    from pythia_cpu import _cache
+
+    return sorted_steps({*_hub.known_revisions(repo_id), *_cache.known_revisions(repo_id)})
 
 
 def resolve_source(
-    source: str | os.PathLike[str], revision: str | int | None = None, *, progress: bool = False
+    source: str | os.PathLike[str],
+    revision: str | int | None = None,
+    *,
+    tokenizer: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Source:
     """Finds a checkpoint: a folder on this machine, else a model on the Hugging Face hub, which is downloaded.
 
@@ -114,7 +152,8 @@ def resolve_source(
     """
     name = revision_name(revision)
     if file_path("source", source).is_dir():
-        return local_source(Path(source), name)
+        return local_source(Path(source), name).with_tokenizer(tokenizer)
+    refuse_tokenizer(source, tokenizer)
     from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
 
     repo_id = _hub.repo_id_of(source)

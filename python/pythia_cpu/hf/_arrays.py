@@ -62,10 +62,7 @@ def id_rows(name: str, value: object, *, floats: bool = False) -> npt.NDArray[np
 _LEAVE_OUT = "leave it out"
 # What to do instead, where there is something; ``model.model`` is the pythia_cpu.Model.
 _INSTEAD = {
-    "bad_words_ids": "use model.model.generate(logit_bias={id: -math.inf}), which bans single tokens",
-    "suppress_tokens": "use model.model.generate(logit_bias={id: -math.inf})",
-    "assistant_model": "use model.model.generate(draft=...)",
-    "logits_processor": "use model.model.session(), which gives the logits of each step",
+    "assistant_model": "use model.model.generate(draft=assistant.model)",
     "load_in_8bit": "use weights='q8'",
     "load_in_4bit": "use weights='q4'",
     "quantization_config": "use weights='q8' or 'q4'",

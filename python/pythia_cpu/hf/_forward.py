@@ -224,8 +224,8 @@ def _loss(logits: Floats, labels: Rows, spans: Sequence[slice]) -> np.float32:
             raise ValueError(f"labels holds ids outside 0 to {logits.shape[2] - 1} that are not {_IGNORED_LABEL}")
         for begin in range(0, len(ids), _LOSS_ROWS):
             end = min(len(ids), begin + _LOSS_ROWS)
-            logprobs = _core.log_softmax(logits[i, places[begin:end] - 1])
-            losses.append(logprobs[np.arange(end - begin), ids[begin:end]].astype(np.float64))
-    all_losses = -np.concatenate(losses) if losses else np.zeros(0)
+            rows = logits[i, places[begin:end] - 1]
+            losses.append(_core.log_sum_exps(rows) - rows[np.arange(end - begin), ids[begin:end]])
+    all_losses = np.concatenate(losses) if losses else np.zeros(0)
     loss: np.float32 = np.float32(all_losses.mean() if all_losses.size else np.nan)
     return loss

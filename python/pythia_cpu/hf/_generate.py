@@ -14,6 +14,7 @@ from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
 from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_lists, to_torch
 from pythia_cpu.hf._forward import ModelOutput, Rows, rows_and_spans
+from pythia_cpu.hf._processors import Floats, Process, take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
@@ -49,7 +50,6 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "target_lookbehind": (),
     "generation_kwargs": ({},),
     # Nothing to do for them.
-    "logits_processor": ([],),
     "synced_gpus": (False,),
 }
 
@@ -67,6 +67,8 @@ _OWN = (
     "return_dict_in_generate",
     "output_scores",
     "output_logits",
+    "suppress_tokens",
+    "bad_words_ids",
 )
 
 
@@ -135,14 +137,18 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     min_new_tokens = _min_new_tokens(given, width)
     streamer = given.pop("streamer", None)
     criteria = list(given.pop("stopping_criteria", None) or ())
+    convert = to_torch if is_torch(input_ids) else np.asarray
+    banned = take_banned(given)
+    processors = take_processors(given, convert)
     engine = _engine_options(given)
+    if banned:
+        engine["logit_bias"] = banned
     _refuse_special_tokens(model, engine.get("stop", []))
     if as_dict and (with_scores or with_logits):
-        _check_scores(engine)
+        _check_scores(engine, bool(with_scores and (banned or processors)))
     if engine.get("do_sample") and "seed" not in engine and is_torch(input_ids):
         engine["seed"] = _torch_seed()
 
-    convert = to_torch if is_torch(input_ids) else np.asarray
     put = None
     if streamer is not None:
         if len(rows) > 1:
@@ -156,12 +162,11 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         ids = convert(np.array([[*prompt, *tokens]]))
         return any(bool(np.asarray(criterion(ids, None)).any()) for criterion in criteria)
 
-    if criteria and (engine.get("num_beams", 1) != 1 or 0 < min_new_tokens < max_new_tokens):
-        raise ValueError(
-            "stopping_criteria are not supported by pythia_cpu with num_beams or min_new_tokens: leave these out"
-        )
+    for name, functions in {"stopping_criteria": criteria, "logits_processor": processors}.items():
+        if functions and (engine.get("num_beams", 1) != 1 or 0 < min_new_tokens < max_new_tokens):
+            raise ValueError(f"{name} is not supported by pythia_cpu with num_beams or min_new_tokens: leave these out")
     done = is_done if criteria else None
-    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put, done)
+    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put, done, processors)
     if streamer is not None:
         streamer.end()
     count = len(texts) // len(rows)
@@ -256,7 +261,12 @@ def _refuse_special_tokens(model: Model, stop: list[str]) -> None:
                 )
 
 
-def _check_scores(engine: Mapping[str, Any]) -> None:
+def _check_scores(engine: Mapping[str, Any], has_changes: bool) -> None:
+    if has_changes:
+        raise ValueError(
+            "output_scores is not supported by pythia_cpu with logits_processor, prefix_allowed_tokens_fn, "
+            "bad_words_ids or suppress_tokens: use output_logits"
+        )
     if engine.get("num_beams", 1) != 1:
         raise ValueError(
             "output_scores and output_logits are not supported by pythia_cpu with num_beams: leave them out"
@@ -272,31 +282,42 @@ def _texts(
     engine: dict[str, Any],
     put: Callable[[int], None] | None,
     is_done: Callable[[Rows, list[int]], bool] | None,
+    processors: list[Process],
 ) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once, and
-    ``is_done`` is asked after each token of each.
+    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once,
+    ``is_done`` is asked after each token of each, and ``processors`` before.
     """
     completions = [_completions(model, prompt, engine.get("stop", [])) for prompt in prompts]
 
-    def stream(number: int, prompt: Rows, ends: tuple[str, ...], arguments: dict[str, Any]) -> list[int]:
+    def stream(number: int, i: int, prompt: Rows, arguments: dict[str, Any]) -> list[int]:
         if "seed" in arguments:
             arguments = {**arguments, "seed": (arguments["seed"] + number) % 2**64}
         tokens: list[int] = []
+
+        def process(scores: Floats) -> Any:
+            for processor in processors:
+                scores = processor(i, [*prompt.tolist(), *tokens], scores)
+            return scores
+
+        if processors:
+            arguments = {**arguments, "edit": {"logits": process}}
         for token in model.stream(prompt, **arguments):
             tokens.append(token.id)
             if put is not None:
                 put(token.id)
-            if _end(model, tokens, ends) is not None or (is_done is not None and is_done(prompt, tokens)):
+            if _end(model, tokens, completions[i]) is not None or (is_done is not None and is_done(prompt, tokens)):
                 break
         return tokens
 
-    def run(prompts: list[Rows], count: int, **more: Any) -> list[list[int]]:
+    def run(prompts: list[Rows], count: int, bias: dict[int, float] | None = None) -> list[list[int]]:
         ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
-        arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine, **more}
-        if put is not None or is_done is not None:
+        arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine}
+        if bias or "logit_bias" in engine:
+            arguments["logit_bias"] = {**engine.get("logit_bias", {}), **(bias or {})}
+        if put is not None or is_done is not None or processors:
             num_each = arguments.pop("num_return_sequences", 1)
-            each = [(prompt, completions[i]) for i, prompt in enumerate(prompts) for _ in range(num_each)]
-            return [stream(n, prompt, ends, arguments) for n, (prompt, ends) in enumerate(each)]
+            each = [(i, prompt) for i, prompt in enumerate(prompts) for _ in range(num_each)]
+            return [stream(n, i, prompt, arguments) for n, (i, prompt) in enumerate(each)]
         results: Any = model.generate(prompts, **arguments)
         several = [result if isinstance(result, list) else [result] for result in results]
         return [t.tokens[: _end(model, t.tokens, completions[i])] for i, row in enumerate(several) for t in row]
@@ -305,13 +326,13 @@ def _texts(
         return run(prompts, max_new_tokens)
     no_end = dict.fromkeys(eos_token_ids, -math.inf)
     if min_new_tokens >= max_new_tokens:
-        return run(prompts, max_new_tokens, logit_bias=no_end)
+        return run(prompts, max_new_tokens, no_end)
     if engine.get("do_sample") or "stop" in engine or engine.get("num_beams", 1) != 1:
         raise ValueError(
             f"min_new_tokens is {min_new_tokens}, but pythia_cpu supports less than max_new_tokens ({max_new_tokens}) "
             "only for greedy texts without stop_strings and num_beams: leave it out, or use max_new_tokens' value"
         )
-    texts = run(prompts, min_new_tokens, logit_bias=no_end)
+    texts = run(prompts, min_new_tokens, no_end)
     beginnings = [np.array([*prompt, *text]) for prompt, text in zip(prompts, texts, strict=True)]
     going_on = [i for i, ids in enumerate(beginnings) if len(ids) <= model.context_length]
     rests = run([beginnings[i] for i in going_on], max_new_tokens - min_new_tokens) if going_on else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Mapping
@@ -37,8 +38,17 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "resume_download": (),
     "subfolder": ("",),
     "output_loading_info": (False,),
-    "output_hidden_states": (False,),
-    "output_attentions": (False,),
+}
+_OUTPUTS = "output_hidden_states", "output_attentions"  # settings of config, which a call falls back to
+_TENSORS = "tensors, by name: tensors['gpt_neox.embed_in.weight']; config.num_hidden_layers counts layers"
+_UNEMBED = "unembed(residuals), the final LayerNorm and the head, for hidden_states of any layer, and tensors"
+_INSTEAD_OF_HOOKS = "tensors, and in place of hooks run(tokens, capture=['blocks.0.hook_resid_post'], edit={...})"
+_INSTEAD_OF = {
+    **dict.fromkeys(("gpt_neox", "base_model", "transformer", "get_input_embeddings", "get_parameter"), _TENSORS),
+    **dict.fromkeys(("embed_out", "lm_head", "final_layer_norm", "get_output_embeddings"), _UNEMBED),
+    "save_pretrained": "tensors to save; the checkpoint that it was made of is as it was",
+    "get_memory_footprint": "its file's size in info",
+    "tie_weights": "weights that are tied as the checkpoint's config.json says",
 }
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "return_dict": (True,),
@@ -59,6 +69,7 @@ class GPTNeoXForCausalLM(TorchModule):
         self.model = model
         special = {name: model.config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         self.generation_config: Any = GenerationConfig(**{**special, **(generation_options or {})})
+        model.config.setdefault("is_encoder_decoder", False)
 
     @classmethod
     def from_pretrained(
@@ -71,6 +82,7 @@ class GPTNeoXForCausalLM(TorchModule):
         torch_dtype: Any = None,
         weights: str | None = None,
         threads: int | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
         use_auth_token: str | bool | None = None,
@@ -88,15 +100,18 @@ class GPTNeoXForCausalLM(TorchModule):
             torch_dtype: the old name of dtype.
             weights: as in ``pythia_cpu.load``, instead of dtype: "q8" and "q4" too.
             threads: threads of a forward pass; None means the physical cores this process may use.
+            tokenizer: of a folder without ``tokenizer.json``: another one's, as in ``pythia_cpu.load``.
             local_files_only: do not ask the hub; read what was downloaded before.
             token: a user's token for the hub; None: the one that its client has stored, False: none.
             use_auth_token: the old name of token.
-            **others: other options of transformers, where they change nothing.
+            **others: ``output_hidden_states`` and ``output_attentions``, which ``config`` then has; other options of
+                transformers, where they change nothing.
 
         Raises:
             ValueError: an option that is not supported.
             CheckpointError, FormatError, OSError: as ``pythia_cpu.load``.
         """
+        settings = {name: bool(others.pop(name)) for name in _OUTPUTS if others.get(name) is not None}
         refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
         stored = weights_for(torch_dtype if dtype is None else dtype, weights)
         token = use_auth_token if token is None else token
@@ -107,22 +122,28 @@ class GPTNeoXForCausalLM(TorchModule):
                 weights=stored,
                 threads=threads,
                 cache_dir=cache_dir,
+                tokenizer=tokenizer,
             )
             options = read_generation_config(pretrained_model_name_or_path, revision)
+        model.config.update(settings)
         return cls(model, options)
 
     def __getattr__(self, name: str) -> Any:
         """Says what this is, for what a torch module would have."""
         raise AttributeError(
             f"pythia_cpu's GPTNeoXForCausalLM has no {name!r}: it is no torch module and works for inference only; its "
-            "attribute 'model' is a pythia_cpu.Model, which has tensors, and in place of hooks run(tokens, "
-            "capture=['blocks.0.hook_resid_post'], edit={...})"
+            f"attribute 'model' is a pythia_cpu.Model, which has {_INSTEAD_OF.get(name, _INSTEAD_OF_HOOKS)}"
         )
 
     @property
     def config(self) -> Config:
         """The checkpoint's hyperparameters."""
         return self.model.config
+
+    @property
+    def name_or_path(self) -> str:
+        """What the model was loaded from."""
+        return str(self.model.provenance["source"])
 
     def __call__(
         self,
@@ -167,9 +188,9 @@ class GPTNeoXForCausalLM(TorchModule):
         else:
             past = as_past(past_key_values)
             rows, spans = rows_and_spans(input_ids, None)
-            past.check(rows, attention_mask, self.model.context_length)
+            past.check(self.model, rows, attention_mask, position_ids)
             sessions = past.sessions
-        if position_ids is not None:
+        if position_ids is not None and past is None:
             check_positions(position_ids, rows, spans)
         wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         states, patterns = (self.config.get(name, False) if is_on is None else is_on for name, is_on in wanted.items())
@@ -178,21 +199,20 @@ class GPTNeoXForCausalLM(TorchModule):
             raise ValueError(
                 f"logits_to_keep is {num_logits} with labels, which need all logits: leave one of them out"
             )
-        output = forward(
-            self.model,
-            rows,
-            spans,
-            None if labels is None else id_rows("labels", labels),
-            hidden_states=bool(states),
-            attentions=bool(patterns),
-            num_logits=min(num_logits or rows.shape[1], rows.shape[1]),
-            convert=to_torch if is_torch(input_ids) else np.asarray,
-            sessions=sessions,
-            past=past or (None if use_cache is False else functools.partial(PastKeyValues.of, self.model, rows, spans)),
-        )
-        if past is not None:
-            past.width += rows.shape[1]
-        return output
+        read_again = None if use_cache is False else functools.partial(PastKeyValues.of, self.model, rows, spans)
+        with contextlib.nullcontext() if past is None else past.growing(rows.shape[1]):
+            return forward(
+                self.model,
+                rows,
+                spans,
+                None if labels is None else id_rows("labels", labels),
+                hidden_states=bool(states),
+                attentions=bool(patterns),
+                num_logits=min(num_logits or rows.shape[1], rows.shape[1]),
+                convert=to_torch if is_torch(input_ids) else np.asarray,
+                sessions=sessions,
+                past=past or read_again,
+            )
 
     forward = __call__
 
@@ -232,6 +252,12 @@ class GPTNeoXForCausalLM(TorchModule):
                     that do so are found at the end of the search only.
                 stopping_criteria: functions of a row's ids ``[1, length]``, without padding, and None, called after
                     each new token; one that gives True ends the row. Rows run one after the other then.
+                logits_processor: functions of a row's ids ``[1, length]``, without padding, and of scores ``[1,
+                    vocab_size]``, called before each new token, before temperature and filters; they give the scores to
+                    choose from. Rows run one after the other then; likewise with ``prefix_allowed_tokens_fn``, a
+                    function of the prompt's number and the row's ids ``[length]`` that gives the ids that may follow.
+                suppress_tokens: ids that never come.
+                bad_words_ids: lists of ids that never come one after the other.
                 streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
                     TextStreamer); not with ``num_beams``.
                 return_dict_in_generate: give a GenerateOutput, with ``output_logits`` or ``output_scores`` also what

@@ -87,6 +87,11 @@ class SpecialTokens:
         """Token -> id, added tokens included."""
         return dict(self._ids)
 
+    @property
+    def vocab(self) -> dict[str, int]:
+        """``get_vocab()``."""
+        return self.get_vocab()
+
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """Ids of tokens in the vocabulary's own spelling; ``unk_token_id`` for one that it does not have."""
         if not isinstance(tokens, str):

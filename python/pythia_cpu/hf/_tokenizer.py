@@ -40,13 +40,15 @@ _CALL_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "return_length": (False,),
     "is_split_into_words": (False,),
     "stride": (0,),
-    "text_pair": (),
     "verbose": (),
 }
 _DECODE_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "clean_up_tokenization_spaces": (),  # BPE tokenizers have nothing to clean up
     "spaces_between_special_tokens": (False,),
 }
+
+
+_THEIRS = "transformers' own AutoTokenizer, which works with this model too, has more"
 
 
 class BatchEncoding(dict[str, Any]):
@@ -57,9 +59,14 @@ class BatchEncoding(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the encoding has no {name!r}; it has {', '.join(self)}") from None
+            raise AttributeError(f"the encoding has no {name!r}; it has {', '.join(self)}; {_THEIRS}") from None
 
-    def to(self, device: object) -> BatchEncoding:
+    @property
+    def data(self) -> dict[str, Any]:
+        """Itself."""
+        return self
+
+    def to(self, device: object, **others: object) -> BatchEncoding:
         """Itself: everything is on the CPU. Raises ValueError for another device."""
         if str(device) not in ("cpu", "cpu:0"):
             raise ValueError(f"device is {str(device)!r}, but pythia_cpu runs on the CPU: use 'cpu'")
@@ -145,6 +152,11 @@ class GPTNeoXTokenizer(SpecialTokens):
         }
         return cls(section, **{**settings, **{name: value for name, value in given.items() if value is not None}})
 
+    def __getattr__(self, name: str) -> Any:
+        """Says where to find more."""
+        raise AttributeError(f"pythia_cpu's GPTNeoXTokenizer has no {name!r}; {_THEIRS}")
+
+    chat_template = None
     is_fast = True  # in transformers' sense: not written in Python
 
     @property
@@ -152,6 +164,26 @@ class GPTNeoXTokenizer(SpecialTokens):
         """Tokens without the added ones, as transformers counts them; ``len(tokenizer)`` has all."""
         size: int = self._base._tokenizer.get_vocab_size(with_added_tokens=False)
         return size
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """The tokens beside the vocabulary by id, each a ``tokenizers.AddedToken``."""
+        found: dict[int, Any] = self._base._tokenizer.get_added_tokens_decoder()
+        return found
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """Ids of the tokens beside the vocabulary."""
+        return {token.content: id for id, token in self.added_tokens_decoder.items()}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """``added_tokens_encoder``."""
+        return self.added_tokens_encoder
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of tokens in the vocabulary's own spelling."""
+        text: str = self._base._tokenizer.decoder.decode(list(tokens))
+        return text
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, in the vocabulary's own spelling."""
@@ -164,6 +196,7 @@ class GPTNeoXTokenizer(SpecialTokens):
     def __call__(
         self,
         text: str | Sequence[str],
+        text_pair: None = None,
         *,
         padding: bool | str = False,
         truncation: bool | str | None = None,
@@ -179,6 +212,7 @@ class GPTNeoXTokenizer(SpecialTokens):
 
         Args:
             text: a str or a list of str.
+            text_pair: None: GPT-NeoX has no pairs.
             padding: True or "longest": fill rows up to the longest; "max_length": to ``max_length``; False: not at all.
             truncation: True: cut rows to ``max_length`` tokens; None: if ``max_length`` is given without ``padding``.
             max_length: a row's tokens, for the two above; None: ``model_max_length``, where that is a limit.
@@ -195,7 +229,7 @@ class GPTNeoXTokenizer(SpecialTokens):
             ImportError: "pt" without torch.
         """
         refuse_unknown("tokenizer", others, _CALL_WITHOUT_EFFECT)
-        if others.get("text_pair") is not None:
+        if text_pair is not None:
             raise ValueError("tokenizer: text_pair is not supported by pythia_cpu: join the texts")
         single = isinstance(text, str)
         if not single and (isinstance(text, Mapping | bytes) or not hasattr(text, "__iter__")):

@@ -9,8 +9,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from pythia_cpu._model import Model
-from pythia_cpu.hf._arrays import to_torch
+from pythia_cpu.hf._weights import fixed_array, fixed_tensor
 
+_FLOATS = "float32", "float16", "bfloat16"
 _Module = TypeVar("_Module", bound="TorchModule")
 
 
@@ -33,10 +34,11 @@ class TorchModule:
         return np.dtype(np.float32) if torch is None else torch.float32
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """Names and values of the weights, as in ``model.tensors``: float32, the caller's own; torch tensors if torch
-        is imported, else arrays. A tied head is not there again.
+        """Names and values of the weights, as in ``model.tensors``: float32; torch tensors if torch is imported, else
+        arrays. Attempts to change them raise ValueError, because the model would stay as it is. A tied head is not
+        there again.
         """
-        convert = np.asarray if "torch" not in sys.modules else to_torch
+        convert = fixed_array if "torch" not in sys.modules else fixed_tensor
         for name, value in self.model.tensors.items():
             if name != "embed_out.weight" or not self.model.config["tie_word_embeddings"]:
                 yield name, convert(value)
@@ -80,19 +82,21 @@ class TorchModule:
         return self
 
     def to(self: _Module, device: object = "cpu", dtype: object = None, **others: object) -> _Module:
-        """Itself: everything is on the CPU, in float32. Raises ValueError for another device or dtype."""
+        """Itself: everything is on the CPU, and calculations are in float32 whatever the dtype, which is more exact
+        than fewer bits. Raises ValueError for another device or dtype.
+        """
         for wanted in (device, dtype):
-            if str(wanted) not in ("cpu", "cpu:0", "torch.float32", "float32", "None"):
+            if str(wanted).removeprefix("torch.") not in ("cpu", "cpu:0", "None", *_FLOATS):
                 self._refuse(f"to is given {str(wanted)!r}")
         return self
 
-    def half(self) -> NoReturn:
-        """Raises ValueError, which says how to store weights in float16."""
-        self._refuse("half() is called")
+    def half(self: _Module) -> _Module:
+        """Itself: as ``to``."""
+        return self
 
-    def bfloat16(self) -> NoReturn:
-        """Raises ValueError, which says how to store weights in bfloat16."""
-        self._refuse("bfloat16() is called")
+    def bfloat16(self: _Module) -> _Module:
+        """Itself: as ``to``."""
+        return self
 
     def cuda(self, device: object = None) -> NoReturn:
         """Raises ValueError: there is the CPU only."""
