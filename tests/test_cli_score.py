@@ -78,6 +78,8 @@ def test_errors(binary: Path, text_file: Path, tmp_path: Path) -> None:
         (2, "--stride is 0", ["--stride", "0", text_file]),
         (2, "--stride is 65, expected 1 to 64", ["--stride", "65", "-c", "64", text_file]),
         (2, "--context-length is 4096, expected 2 to 2048", ["-c", "4096", text_file]),
+        (2, "--context-length is 4096", ["-c", "4096", "--jsonl", empty]),
+        (2, "--stride is 2049, expected 1 to 2048", ["--stride", "2049", "--jsonl", empty]),
         (1, "missing.txt", [tmp_path / "missing.txt"]),
         (1, "has 0 tokens", [empty]),
     ]:

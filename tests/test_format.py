@@ -112,8 +112,9 @@ def test_foreign_files(refuses: Callable[..., None], data: bytes) -> None:
 def test_missing_folder_and_pipe(tmp_path: Path, tiny: bytes) -> None:
     with pytest.raises(FileNotFoundError, match=r"none\.pcpu"):
         _core.PcpuFile.open(str(tmp_path / "none.pcpu"))
-    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+    with pytest.raises(IsADirectoryError, match=f"expected a .pcpu file.*{tmp_path.name}") as caught:
         _core.PcpuFile.open(str(tmp_path))
+    assert caught.value.filename == str(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FormatError, match="is not a regular file"):
         _core.PcpuFile.open(str(tmp_path / "pipe"))

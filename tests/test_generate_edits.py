@@ -131,7 +131,7 @@ def test_a_prefix_cache_is_not_used(model: Model, steer: Any) -> None:
         ({"num_beams": 2}, "num_beams=2 and edit do not go together, expected one of them only"),
         ({"draft": True}, "a draft and edit do not go together, expected one of them only"),
         ({"edit": {"blocks.9.hook_resid_post": np.negative}}, "the model has no activation 'blocks.9.hook_resid_post'"),
-        ({"edit": 3}, "edit is of type int, expected functions by name, or one function"),
+        ({"edit": 3}, "edit is of type int, expected functions by name"),
         ({"edit": {HOOK: lambda x: x[0]}}, f"the edit of {HOOK} returned shape"),
         ({"edit": {HOOK: lambda x: x * np.nan}}, f"the edit of {HOOK} gave values that are not finite"),
     ],
@@ -188,3 +188,28 @@ def test_edits_of_logits(model: Model) -> None:
         model.run(ids, edit={"logits": ban}, logits=False)
     with pytest.raises(ValueError, match="the model has no activation 'logits'"):
         model.run(ids, capture="logits")
+
+
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+def test_prompts_of_any_lengths_together(
+    make_model_file: Callable[..., Path], mini_checkpoint: Path, weights: str
+) -> None:
+    """Each is read whole, also where it does not fit in a pass, and as if it were alone."""
+    model = pythia_cpu.load(make_model_file(mini_checkpoint, weights))
+    rng = np.random.default_rng(3)
+    common = rng.integers(2, 4096, 40).tolist()
+    prompts = [common + rng.integers(2, 4096, n).tolist() for n in (1, 700, 5, 1500, 40, 1)] + [[7], common]
+    lengths: set[int] = set()
+
+    def change_the_last(x: np.ndarray) -> np.ndarray:
+        lengths.add(len(x))
+        x = x.copy()
+        x[-1] *= 1.5
+        return x
+
+    edit = {"blocks.1.hook_resid_post": change_the_last, "blocks.3.attn.hook_attn_scores": lambda s: s * 0.9}
+    options = {"max_new_tokens": 6, "edit": edit, "logprobs": 0, "ignore_eos": True}
+    together = model.generate(prompts, **options)
+    assert lengths == {1, *map(len, prompts)}
+    for prompt, found in zip(prompts, together, strict=True):
+        assert_same(found, model.generate(prompt, **options))

@@ -1,7 +1,8 @@
-"""The examples of the README and of docs/inspection.md run as they stand."""
+"""The examples of the README, docs/inspection.md and docs/checkpoints.md run as they stand."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +11,8 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
+
+from checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,3 +53,19 @@ def test_recipes(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     rows = np.load(tmp_path / "activations.npy")
     assert rows.shape[1] == 128 and (rows != 0).all()
+
+
+def test_a_study_of_checkpoints(tmp_path: Path) -> None:
+    """With a run of three small checkpoints in place of the hub's."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 4096}
+    for step in (0, 1000, 2000):
+        write_checkpoint(tmp_path / "run" / f"step{step}", seed=step, **shape)
+    script = "\n".join(block for _, block in blocks_of("docs/checkpoints.md"))
+    hub = '"EleutherAI/pythia-70m"'
+    assert script.count(hub) == 1
+    command = [sys.executable, "-W", "error", "-c", script.replace(hub, repr(str(tmp_path / "run")))]
+    environment = {**os.environ, "PYTHIA_CPU_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "step0 0.0 1.0" not in result.stdout and "step2000 0.0 1.0 0" in result.stdout
+    assert re.search(r"gpt_neox.embed_in.weight 1\.\d", result.stdout)

@@ -35,7 +35,7 @@ std::string overview() {
       "names. `pythia-cpu COMMAND --help` explains a command, `pythia-cpu --version` says which version this\n"
       "is. Make .pcpu files with pythia-convert, which comes with the Python package.\n\n"
       "Exit status: 0 success, 1 an error (one line on standard error), 2 a command line that makes no\n"
-      "sense, 130 ended by Ctrl-C.\n";
+      "sense, 130 ended by Ctrl-C, 143 by SIGTERM.\n";
   return text;
 }
 

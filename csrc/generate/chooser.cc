@@ -67,11 +67,7 @@ void TokenChooser::compute_logits(std::span<const PassPart> parts, int64_t num_r
   const int64_t vocab_size = model_->config().vocab_size;
   logits_.reserve(num_rows * vocab_size);
   if (inspector_) {
-    float* logits = logits_.data();
-    for (const SequenceSlice& slice : slices_) {
-      model_->inspect({&slice, 1}, *inspector_, logits);
-      logits += slice.num_logits * vocab_size;
-    }
+    model_->inspect(slices_, *inspector_, logits_.data());
     return;
   }
   const int64_t num_blocks = num_rows * ScoreMaxima::num_blocks(vocab_size);

@@ -42,15 +42,13 @@ Generator::Generator(std::shared_ptr<Model> model, std::shared_ptr<const Tokeniz
       limits_(checked(limits)),
       chooser_(std::move(model), aids.inspector),
       draft_(aids.draft ? std::make_unique<DraftProposer>(aids.draft, chooser_.model()) : nullptr),
-      prefix_cache_(aids.prefix_cache) {
+      prefix_cache_(aids.prefix_cache),
+      has_inspector_(aids.inspector != nullptr) {
   if (prefix_cache_ && prefix_cache_->layout() != chooser_.model().kv_layout())
     throw std::invalid_argument(
         "[generate] the prefix cache was made for a model of another shape or weight format: make one for this model");
-  if (!aids.inspector) return;
-  if (draft_ || prefix_cache_)
+  if (has_inspector_ && (draft_ || prefix_cache_))
     throw std::invalid_argument("[generate] an inspector came with a draft or a prefix cache, expected one of them only");
-  limits_.max_active = 1;
-  limits_.max_rows = chooser_.model().config().max_position_embeddings;
 }
 
 Generator::~Generator() = default;
@@ -103,7 +101,7 @@ void Generator::start(Sequence& sequence) {
   // The last token is always read, for its logits.
   const auto shareable = sequence.prompt().first(static_cast<std::size_t>(sequence.prompt_size - 1));
   if (prefix_cache_) sequence.prompt_read = prefix_cache_->read(shareable, *sequence.cache);
-  find_source(sequence);
+  if (!has_inspector_) find_source(sequence);  // what it changes in one prompt need not be what it changes in another
 }
 
 // Looks for an active sequence whose prompt begins alike for longer than what is known already.
@@ -154,8 +152,9 @@ std::vector<PassPart> Generator::make_parts(const std::vector<Sequence*>& ready)
   for (Sequence* sequence : ready) {
     if (!sequence->reads_prompt() || room == 0) continue;
     const auto rest = sequence->prompt().subspan(static_cast<std::size_t>(sequence->prompt_read));
-    const auto tokens = rest.first(std::min(rest.size(), static_cast<std::size_t>(room)));
-    room -= static_cast<int64_t>(tokens.size());
+    // An inspector sees a prompt as a whole.
+    const auto tokens = has_inspector_ ? rest : rest.first(std::min(rest.size(), static_cast<std::size_t>(room)));
+    room = std::max<int64_t>(0, room - static_cast<int64_t>(tokens.size()));
     parts.push_back({.slice = {sequence->cache.get(), tokens, tokens.size() == rest.size() ? 1 : 0}, .sequence = sequence});
   }
   for (PassPart& part : parts) {

@@ -27,7 +27,7 @@ struct GeneratorLimits {
 struct GeneratorAids {
   std::shared_ptr<Model> draft;               // proposes tokens; the same tokenizer
   std::shared_ptr<PrefixCache> prefix_cache;  // of the model
-  // Sees the activations of every pass, and may change them. Then sequences run one after the other, each prompt in one pass,
+  // Sees the activations of every pass, and may change them. Then each prompt is read in one pass, beginnings are not shared,
   // and there are no other aids.
   std::shared_ptr<Inspector> inspector;
 };
@@ -74,6 +74,7 @@ class Generator {
   TokenChooser chooser_;
   std::unique_ptr<DraftProposer> draft_;
   std::shared_ptr<PrefixCache> prefix_cache_;
+  bool has_inspector_;
   KvMemory kv_memory_;
   bool failed_ = false;
   int64_t num_requests_ = 0;

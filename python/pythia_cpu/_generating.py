@@ -100,11 +100,11 @@ class GeneratesTexts(ABC):
                 decoding). The tokens stay the same. The vocab_size may differ, as Pythia's do, which pad it
                 differently: a text with a token that the draft does not know goes on without proposals. Not with
                 ``num_beams``.
-            edit: functions that change activations, as in ``Session.run``: they see those of the whole prompt, then
-                those of each new token but the last. Texts are then written one after the other, without a
-                ``prefix_cache``, more slowly than without edits. A function for ``"logits"`` gets ``[1,
-                vocab_size]`` before each token and may change what that is chosen from, ``-inf`` ruling a token out;
-                ``logprobs`` are those of what it leaves. Not with ``num_beams`` or a ``draft``.
+            edit: functions that change activations, as in ``Session.run``: of each text they see those of the whole
+                prompt, then those of each new token but the last. Texts run together: functions get an activation of
+                each in turn before the next activation of any. A function for ``"logits"`` gets ``[1, vocab_size]``
+                before each token and may change what that is chosen from, ``-inf`` ruling a token out; ``logprobs`` are
+                those of what it leaves. Without a ``prefix_cache``, and not with ``num_beams`` or a ``draft``.
             max_kv_bytes: the most memory for keys and values of texts that run at once, all beams of them; one may
                 always run. None: half of what is free.
             progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.

@@ -27,17 +27,34 @@ Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
 _SCORES = "hook_attn_scores"
 _LOGITS = "logits"  # for edits only: results have them anyway
 _UNEMBEDDED_ROWS = 512  # at a time
-# Regular expressions of them, and the names here.
+# Regular expressions of its names, and those here.
 _NAMES_OF_VERSION_4 = (
+    (r"^embed\.hook_out$", "hook_embed"),
+    (r"^unembed\.hook_in$", "ln_final.hook_normalized"),
     (r"(ln1|ln2|ln_final)\.hook_out$", r"\1.hook_normalized"),
+    (r"^(blocks\.[^.]+)\.(ln1|ln2)\.hook_in$", r"\1.hook_resid_pre"),
     (r"attn\.([qkv])\.hook_out$", r"attn.hook_\1"),
+    (r"attn\.([qkv]\.)?hook_in$", "ln1.hook_normalized"),
     (r"attn\.o\.hook_in$", "attn.hook_z"),
+    (r"attn\.o\.hook_out$", "hook_attn_out"),
+    (r"mlp\.(in\.)?hook_in$", "ln2.hook_normalized"),
     (r"mlp\.in\.hook_out$", "mlp.hook_pre"),
     (r"mlp\.out\.hook_in$", "mlp.hook_post"),
+    (r"mlp\.out\.hook_out$", "hook_mlp_out"),
     (r"(attn|mlp)\.hook_out$", r"hook_\1_out"),
     (r"^(blocks\.[^.]+)\.hook_in$", r"\1.hook_resid_pre"),
     (r"^(blocks\.[^.]+)\.hook_out$", r"\1.hook_resid_post"),
 )
+# What serves in place of its optional hooks, by the end of their names.
+_IN_PLACE_OF = {
+    "attn.hook_result": "attn.hook_z, which times the head's part of the output weights is it",
+    "hook_attn_in": "hook_resid_pre to look, ln1.hook_normalized to change what attention reads",
+    "hook_mlp_in": "hook_resid_pre to look, ln2.hook_normalized to change what the MLP reads",
+    "hook_q_input": "attn.hook_q, which is made of it",
+    "hook_k_input": "attn.hook_k, which is made of it",
+    "hook_v_input": "attn.hook_v, which is made of it",
+    "hook_pos_embed": "attn.hook_rot_q and attn.hook_rot_k: positions are rotations of queries and keys",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,7 +140,8 @@ class InspectsActivations(ABC):
         Args:
             tokens: token ids ``[num_tokens]``, or a list of such sequences (or an integer array ``[batch,
                 num_tokens]``), which gives a list of results. Short sequences run together, which is faster than one
-                by one; with an edit all run one after the other.
+                by one: functions of ``edit`` then get an activation of each of these in turn before the next activation
+                of any.
             capture: names to keep, or patterns of them such as ``"blocks.*.hook_resid_post"``.
             edit: functions by name (or pattern), each called with its activation, or one function called with the name
                 and array of every activation, scores and patterns too. A function returns the array that takes the
@@ -144,9 +162,7 @@ class InspectsActivations(ABC):
             return inspected(core, [sequence_ids("tokens", tokens, *sizes)], capture, edit, logits, None)[0]
         patterns = list(capture) if isinstance(capture, Iterator) else capture  # each pass reads them
         several = [sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)]
-        passes = (
-            runs_of_a_pass([len(ids) for ids in several]) if edit is None else ((i, i + 1) for i in range(len(several)))
-        )
+        passes = runs_of_a_pass([len(ids) for ids in several])
         return [
             run for begin, end in passes for run in inspected(core, several[begin:end], patterns, edit, logits, None)
         ]
@@ -228,6 +244,9 @@ def _match(pattern: object, names: list[str]) -> list[str]:
         raise ValueError(f"found {pattern!r} of type {type(pattern).__name__}, expected the name of an activation")
     found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
     if not found:
+        for end, instead in _IN_PLACE_OF.items():
+            if pattern.endswith(end):
+                raise ValueError(f"the model has no activation {pattern!r}; in its place: {instead}")
         near = [f"blocks.*.{pattern}"] if fnmatch.filter(names, f"blocks.*.{pattern}") else _near(pattern, names)
         raise ValueError(f"the model has no activation {pattern!r}; near it: {', '.join(near)} (all: activation_names)")
     return found
@@ -255,7 +274,8 @@ def _edits(edit: Edits | None, names: list[str]) -> dict[str, list[Edit]]:
                 edits.setdefault(name, []).append(function)
         return edits
     if not callable(edit):
-        raise ValueError(f"edit is of type {type(edit).__name__}, expected functions by name, or one function")
+        kind = type(edit).__name__
+        raise ValueError(f"edit is of type {kind}, expected functions by name, {{name: function}}, or one function")
     return {name: [functools.partial(edit, name)] for name in names}
 
 
@@ -291,6 +311,8 @@ def _edited(name: str, function: Edit, array: Activation) -> Activation:
     except Exception as error:
         if sys.version_info >= (3, 11):
             error.add_note(f"in the edit of {name}")
+            if isinstance(error, TypeError):
+                error.add_note("a function in a dict gets the array alone; its name is the key")
         raise
     if returned is None or returned is array:
         result = array
