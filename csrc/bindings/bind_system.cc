@@ -15,6 +15,7 @@
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "common/cgroup.h"
+#include "common/cpu_count.h"
 #include "common/huge_pages.h"
 #include "common/memory.h"
 #include "common/thread_pool.h"

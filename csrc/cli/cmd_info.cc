@@ -1,4 +1,5 @@
 // pythia-cpu info: what a .pcpu file is.
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -6,7 +7,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
-#include "common/thread_pool.h"
+#include "common/cpu_count.h"
 #include "format/reader.h"
 #include "text/tokenizer.h"
 
@@ -19,7 +20,8 @@ constexpr std::string_view kDescription =
     "  pythia-cpu info pythia-70m.pcpu\n"
     "  pythia-cpu info --json pythia-70m.pcpu\n";
 
-constexpr const char* kActivationNames[kNumActivations] = {"gelu", "gelu_new", "relu", "silu", "quick_gelu"};
+constexpr const char* kActivationNames[] = {"gelu", "gelu_new", "relu", "silu", "quick_gelu"};
+static_assert(std::size(kActivationNames) == kNumActivations);
 constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
 
 // Metadata that is shown; the checkpoint's whole config.json is there too.

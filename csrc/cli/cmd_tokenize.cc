@@ -6,7 +6,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
-#include "common/thread_pool.h"
+#include "common/cpu_count.h"
 #include "format/reader.h"
 #include "text/tokenizer.h"
 

@@ -59,7 +59,7 @@ std::string read_all(const std::string& path) {
   for (;;) {
     text.resize(size + (std::size_t{1} << 16));
     const ssize_t read = ::read(file.fd, text.data() + size, text.size() - size);
-    if (read < 0 && (errno == EINTR || waited_for(file.fd, POLLIN)) && !interrupted()) continue;
+    if (read < 0 && (errno == EINTR || waited_for(file.fd, POLLIN))) continue;
     if (read < 0) throw_errno(name);
     if (read == 0) break;
     size += static_cast<std::size_t>(read);

@@ -6,7 +6,7 @@
 #include "cli/json_reader.h"
 #include "cli/score_result.h"
 #include "common/utf8.h"
-#include "text/unicode_tables.h"
+#include "text/pre_tokenizer.h"
 
 namespace pythia::cli {
 namespace {
@@ -25,7 +25,7 @@ std::string_view without_trailing_space(std::string_view text) {
   while (!text.empty()) {
     const utf8::CodePoint last = utf8::decode_last(text);
     const bool separator = last.value >= 0x1c && last.value <= 0x1f;
-    if (!separator && unicode::properties(last.value).char_class != unicode::CharClass::kSpace) break;
+    if (!separator && !is_white_space(last.value)) break;
     text.remove_suffix(last.size);
   }
   return text;
@@ -48,7 +48,8 @@ std::string read_id(const JsonValue& object) {
   return json.string(id->text).text();
 }
 
-// White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness.
+// White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness. Python has the same
+// rule in ScoringModel.pair (_scoring.py).
 ScoreRequest pair_request(const LineScoring& scoring, const std::string& context, const std::string& continuation) {
   const Config& config = scoring.model->config();
   std::vector<int32_t> before = scoring.tokenizer.encode(without_trailing_space(context));

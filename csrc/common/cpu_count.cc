@@ -1,3 +1,5 @@
+#include "common/cpu_count.h"
+
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -8,7 +10,6 @@
 #include <vector>
 
 #include "common/cgroup.h"
-#include "common/thread_pool.h"
 
 #if defined(__linux__)
 #include <sched.h>

@@ -86,7 +86,4 @@ class ThreadPool {
   std::unique_ptr<Impl> impl_;
 };
 
-// Physical cores that this process may run on (its affinity mask and cgroup limit), at least 1.
-int available_physical_cores();
-
 }  // namespace pythia

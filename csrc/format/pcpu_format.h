@@ -104,7 +104,7 @@ struct TensorRecord {
 };
 static_assert(sizeof(TensorRecord) == 176);
 
-// What a file for `config` must hold, in file order. The only list of tensor names outside the converter's error messages.
+// What a file for `config` must hold, in file order.
 struct ExpectedTensor {
   std::string name;
   Layout layout;

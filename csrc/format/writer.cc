@@ -164,7 +164,9 @@ struct PcpuWriter::Impl {
   void write_header() {
     header.header_checksum = checksum64(&header, sizeof(FileHeader) - sizeof(uint64_t));
     if (::lseek(fd, 0, SEEK_SET) != 0) throw_errno(path);
+    const uint64_t end = position;
     write(&header, sizeof(header));
+    position = end;
   }
 
   void sync_and_rename() {

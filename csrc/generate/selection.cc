@@ -25,8 +25,7 @@ float block_maxima(const KernelTable& kernels, std::span<const float> scores, st
   return maxima.empty() ? kLowest : *std::max_element(maxima.begin(), maxima.end());
 }
 
-float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,
-                  std::vector<float>& scratch) {
+float kth_largest(std::span<const float> scores, std::span<const float> maxima, int64_t k, std::vector<float>& scratch) {
   scratch.clear();
   float bound = kLowest;
   if (k <= static_cast<int64_t>(maxima.size())) {
@@ -40,7 +39,7 @@ float kth_largest(std::span<const float> scores, float divisor, std::span<const 
     if (maxima[b] < bound) continue;
     const size_t begin = b * kScoreBlock, end = std::min<size_t>(begin + kScoreBlock, scores.size());
     for (size_t i = begin; i < end; ++i)
-      if (const float score = scores[i] / divisor; score >= bound) scratch.push_back(score);
+      if (scores[i] >= bound) scratch.push_back(scores[i]);
   }
   if (k > static_cast<int64_t>(scratch.size())) return kLowest;  // only with NaN among the scores
   std::nth_element(scratch.begin(), scratch.begin() + (k - 1), scratch.end(), std::greater<>());
@@ -52,7 +51,7 @@ std::vector<int64_t> largest_places(std::span<const float> scores, std::span<con
   n = std::min(n, static_cast<int64_t>(scores.size()));
   std::vector<int64_t> best;
   if (n <= 0) return best;
-  const float bound = kth_largest(scores, 1.0f, maxima, n, scratch);
+  const float bound = kth_largest(scores, maxima, n, scratch);
   for (size_t b = 0; b < maxima.size(); ++b) {
     if (maxima[b] < bound) continue;
     const size_t begin = b * kScoreBlock, end = std::min<size_t>(begin + kScoreBlock, scores.size());

@@ -16,10 +16,8 @@ namespace pythia {
 // The largest of each block, ignoring NaN, into `maxima`; returns the largest of all, -infinity if nothing is left.
 float block_maxima(const KernelTable& kernels, std::span<const float> scores, std::vector<float>& maxima);
 
-// The k-th largest of scores[i] / divisor (1 <= k <= size, divisor > 0), ignoring NaN. `maxima` are the block maxima of these
-// quotients, `scratch` is overwritten.
-float kth_largest(std::span<const float> scores, float divisor, std::span<const float> maxima, int64_t k,
-                  std::vector<float>& scratch);
+// The k-th largest of the scores (1 <= k <= size), ignoring NaN. `maxima` are their block maxima, `scratch` is overwritten.
+float kth_largest(std::span<const float> scores, std::span<const float> maxima, int64_t k, std::vector<float>& scratch);
 
 // The places of the n largest scores (all, if there are fewer), the largest first, the lower place of equals, without those
 // that are NaN. `maxima` are the block maxima, `scratch` is overwritten.

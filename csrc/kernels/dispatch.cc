@@ -51,7 +51,7 @@ bool has_dotprod() {
 #endif
 bool always() { return true; }
 
-// Best first. A new instruction set is one file and one line here.
+// Best first. docs/development.md says what a new instruction set takes.
 constexpr Candidate kCandidates[] = {
 #if defined(__x86_64__)
     {&kAvx512VnniKernels, has_avx512_vnni},

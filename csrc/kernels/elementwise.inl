@@ -26,7 +26,6 @@ inline Vec polynomial(const float (&c)[kCount], Vec t) {
   return p;
 }
 
-inline Vec round_even(Vec x) { return (x + set1(kRoundingMagic)) - set1(kRoundingMagic); }
 inline Vec abs(Vec x) { return from_bits(bits(x) & set1_i(0x7fffffff)); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits((bits(magnitude) & set1_i(0x7fffffff)) | (bits(sign) & set1_i(INT32_MIN)));
@@ -90,11 +89,7 @@ inline Vec exp2_clamped(Vec x) {
   return one[0];
 }
 
-// exp(x) for x <= 1; 0 below kExpLow.
-inline Vec exp_nonpositive(Vec x) { return select(less(x, set1(kExpLow)), zero(), exp_clamped(x)); }
-
-// exp(x) for finite or infinite x: 0 below kExpLow, infinity above ln(FLT_MAX). NaN gives an unspecified fixed value. The same
-// bits as exp_nonpositive where both are defined.
+// exp(x) for finite or infinite x: 0 below kExpLow, infinity above ln(FLT_MAX). NaN gives an unspecified fixed value.
 inline Vec exp(Vec x) {
   const Vec low = set1(kExpLow), high = set1(88.72283f);
   const ExpParts parts = exp_parts(min(max(x, low), high));

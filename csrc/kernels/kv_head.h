@@ -15,7 +15,7 @@ inline constexpr int64_t kAttentionChunk = 256;
 // each position's key and one for its value: half the memory to read, and dots that are exact integers.
 enum class KvFormat { kF32, kI16 };
 
-// value_stride = head_dim rounded up to kPanelWidth; the columns beyond head_dim are zero.
+// value_stride = head_dim rounded up to kPanelWidth; the columns beyond head_dim are read and their results dropped.
 //
 //                 kF32                                              kI16
 //   keys          float [position / 16][head_dim][position % 16]    int16 [position / 16][head_dim / 2][position % 16][2]

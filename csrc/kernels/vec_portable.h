@@ -1,7 +1,7 @@
 // Sixteen float lanes in plain C++, for any machine. Included by one translation unit per instruction set (isa_*.cc).
 //
-// Vec and IVec are the whole vocabulary of the kernel bodies: vec_avx2.h and vec_avx512.h define the same names with the same
-// results bit by bit.
+// Vec and IVec are the whole vocabulary of the kernel bodies: vec_avx2.h, vec_avx512.h and vec_neon.h define the same names
+// with the same results bit by bit.
 #pragma once
 
 #include <bit>

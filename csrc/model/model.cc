@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "common/cpu_count.h"
 #include "common/process_mutex.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"

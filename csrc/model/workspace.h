@@ -69,7 +69,7 @@ struct Workspace {
   Activations head_input;        // [rows with logits, hidden_size], after final_layer_norm
   AlignedBuffer<float> scratch;  // attention's, one part a thread
   int64_t scratch_floats = 0;
-  ScoreWorkspace scores;  // of passes that score
+  ScoreWorkspace scores;  // of passes that score or choose
   int64_t most_rows = 0;  // there is room for, with as many threads
   int most_threads = 0;
 

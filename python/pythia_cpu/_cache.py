@@ -15,8 +15,9 @@ from pathlib import Path
 from pythia_cpu import _core
 from pythia_cpu._arguments import file_path
 from pythia_cpu._checkpoint import Checkpoint
-from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint, provenance
+from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint
 from pythia_cpu._errors import FormatError
+from pythia_cpu._provenance import provenance
 from pythia_cpu._source import Source, folder_label, local_source, refuse_tokenizer, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
@@ -277,7 +278,7 @@ class _Entry:
         self._stem = f"{identity}-v{CONVERTER_VERSION}"
         self.weights = weights
         self.path = folder / f"{self._stem}-{weights}{_SUFFIX}"
-        self.lock_path = folder / f"{self._stem}-{weights}{_SUFFIX}.lock"
+        self.lock_path = _lock_path(self.path)
 
     def path_for(self, weights: str) -> Path:
         return self.path.with_name(f"{self._stem}-{weights}{_SUFFIX}")

@@ -19,10 +19,11 @@ import numpy as np
 from pythia_cpu import __version__, _core
 from pythia_cpu._arguments import output_file
 from pythia_cpu._cache import cache_folder, clear_cache, list_cache, remove_cached
-from pythia_cpu._convert import ConversionReport, convert, provenance
+from pythia_cpu._convert import ConversionReport, convert
 from pythia_cpu._duplicates import find_duplicates
 from pythia_cpu._fidelity import Fidelity, TextFidelity
 from pythia_cpu._json import json_text
+from pythia_cpu._provenance import provenance
 from pythia_cpu._source import resolve_source
 
 _EPILOG = """\

@@ -218,24 +218,6 @@ def _measure(
     return Fidelity(report.weights, compared, None, relative_errors)
 
 
-def provenance(file: _core.PcpuFile) -> dict[str, object]:
-    """Where a file's weights came from, as ``Model.provenance`` gives it.
-
-    Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of
-    the source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
-    """
-    metadata = file.metadata
-    return {
-        "source": metadata.get("source"),
-        "revision": metadata.get("revision"),
-        "commit": metadata.get("commit"),
-        "weights": file.weights,
-        "tensors": {t["name"]: t["source_sha256"].hex() for t in file.tensors if not t["derived"]},
-        "converter_version": metadata.get("converter_version"),
-        "tokenizer_sha256": metadata.get("tokenizer_sha256"),
-    }
-
-
 def _metadata(checkpoint: Checkpoint, config_text: str, tokenizer_json: bytes) -> dict[str, str]:
     """The file's metadata section: nothing in it depends on the machine or the time."""
     source = checkpoint.source

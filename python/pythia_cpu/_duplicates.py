@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import iterator
-from pythia_cpu._convert import provenance
+from pythia_cpu._provenance import provenance
 
 
 @dataclass(frozen=True)

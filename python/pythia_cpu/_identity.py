@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pythia_cpu import _core
-from pythia_cpu._convert import provenance
+from pythia_cpu._provenance import provenance
 
 
 def model_key(file: _core.PcpuFile) -> str:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, integer, is_batch, sequence_ids
 from pythia_cpu._config import ACTIVATIONS
-from pythia_cpu._convert import provenance
 from pythia_cpu._divergence import ComparesModels
 from pythia_cpu._errors import FormatError
 from pythia_cpu._generating import GeneratesTexts
@@ -24,6 +23,7 @@ from pythia_cpu._json import read_json
 from pythia_cpu._lazy import lazy_property
 from pythia_cpu._memorization import MeasuresMemorization
 from pythia_cpu._passes import last_logits
+from pythia_cpu._provenance import provenance
 from pythia_cpu._scoring import ScoresTexts, ScoringModel
 from pythia_cpu._session import Session
 from pythia_cpu._surprisal import MeasuresSurprisal

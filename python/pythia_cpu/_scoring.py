@@ -206,7 +206,7 @@ class ScoringModel:
         return ids
 
     def _context_ids(self, name: str, context: object) -> list[int]:
-        """White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness."""
+        """As in lm-evaluation-harness, and in score_lines.cc, white space at its end is the continuation's."""
         return self._encode(name, context.rstrip()) if isinstance(context, str) else self.ids(name, context)
 
     def pair(

@@ -18,13 +18,13 @@ from tqdm import tqdm
 import pythia_cpu
 from pythia_cpu import _core
 from pythia_cpu._arguments import boolean, integer
+from pythia_cpu._dtypes import weights_for
 from pythia_cpu._identity import model_key
 from pythia_cpu._load import shipped_model
 from pythia_cpu._score_run import ScoreRequest, run_requests
 from pythia_cpu.eval._generation import GenerationRequest
 from pythia_cpu.eval._model_arguments import refuse_unsupported
 from pythia_cpu.eval._result_cache import ResultCache
-from pythia_cpu.hf._dtypes import weights_for
 
 _logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pythia_cpu.hf._arrays import refuse_unknown
+from pythia_cpu._options import refuse_unknown
 
 # Those that change no number here, with the values each may have; none: any.
 _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {

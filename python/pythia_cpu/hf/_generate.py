@@ -12,7 +12,8 @@ import numpy as np
 
 from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
-from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_lists, to_torch
+from pythia_cpu._options import refuse_unknown
+from pythia_cpu.hf._arrays import id_rows, is_torch, to_lists, to_torch
 from pythia_cpu.hf._forward import ModelOutput, Rows, rows_and_spans
 from pythia_cpu.hf._processors import Floats, Process, take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from pythia_cpu._arguments import integer
+from pythia_cpu._dtypes import weights_for
 from pythia_cpu._hub_access import using_hub
 from pythia_cpu._load import load
 from pythia_cpu._model import Config, Model
-from pythia_cpu.hf._arrays import id_rows, is_torch, refuse_unknown, to_torch
-from pythia_cpu.hf._dtypes import weights_for
+from pythia_cpu._options import refuse_unknown
+from pythia_cpu.hf._arrays import id_rows, is_torch, to_torch
 from pythia_cpu.hf._forward import CausalLMOutput, check_positions, forward, rows_and_spans
 from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
 from pythia_cpu.hf._generation_file import read_generation_config

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pythia_cpu.hf._arrays import refuse_unknown
+from pythia_cpu._options import refuse_unknown
 from pythia_cpu.hf._model import GPTNeoXForCausalLM
 from pythia_cpu.hf._tokenizer import GPTNeoXTokenizer
 

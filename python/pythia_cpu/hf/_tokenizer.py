@@ -10,9 +10,10 @@ import numpy as np
 
 from pythia_cpu._arguments import refuse_table
 from pythia_cpu._hub_access import using_hub
+from pythia_cpu._options import refuse_unknown
 from pythia_cpu._source import revision_name
 from pythia_cpu._tokenizer import Tokenizer
-from pythia_cpu.hf._arrays import is_torch, refuse_unknown, to_lists
+from pythia_cpu.hf._arrays import is_torch, to_lists
 from pythia_cpu.hf._offline import offline
 from pythia_cpu.hf._padding import NO_LIMIT, Columns, as_tensors, fill_up, length_limit, padded_width
 from pythia_cpu.hf._special_tokens import SpecialTokens
