@@ -118,7 +118,7 @@ def test_errors_are_for_users_of_the_command(binary: Path, arguments: tuple[str,
 
 
 def test_errors_keep_the_users_own_words(binary: Path) -> None:
-    for name in ("a: [x] b.pcpu", "[abc] b.pcpu", "x: [" + "a" * 60_000):
+    for name in ("a: [x] b.pcpu", "[abc] b.pcpu", "x[model] b.pcpu", "x: [" + "a" * 60_000):
         done = subprocess.run([binary, "info", name], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 1 and done.stderr.startswith(f"pythia-cpu: {name}: ")
     line = '{"x: [' + "a" * 100_000 + '": 1, "x: [' + "a" * 100_000 + '": 2}'

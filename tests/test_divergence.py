@@ -116,6 +116,7 @@ def test_models(models: tuple[pythia_cpu.Model, pythia_cpu.Model]) -> None:
     assert found.mean_kl == pytest.approx(found.kl.astype(np.float64).mean(), rel=1e-12)
     assert 0 < found.top_agreement == found.same_top.mean() < 1
     assert model.divergence(model, ids).kl.max() == 0
+    assert model.divergence(other, np.zeros((0, 5), int)) == []
 
     together = model.divergence(other, [text, ids[:1], ids[:40], "a", np.array(ids[:600])])
     for one, of in zip(together, [text, ids[:1], ids[:40], "a", ids[:600]], strict=True):

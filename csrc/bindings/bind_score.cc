@@ -7,7 +7,6 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
-#include "common/fp_environment.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "score/divergence.h"

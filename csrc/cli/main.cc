@@ -46,7 +46,7 @@ std::string for_users(std::string message) {
                                          "[encode] ", "[decode] ",  "[isa] ",   "[generate] "};
   for (const std::string_view part : kParts)
     for (std::size_t at = message.find(part); at != std::string::npos; at = message.find(part, at + 1))
-      if (at == 0 || message.compare(at - 2, 2, ": ") == 0) return message.erase(at, part.size());
+      if (at == 0 || (at >= 2 && message.compare(at - 2, 2, ": ") == 0)) return message.erase(at, part.size());
   return message;
 }
 

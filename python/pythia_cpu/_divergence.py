@@ -116,14 +116,14 @@ class ComparesModels(ABC):
         if theirs.vocab_size != mine.vocab_size:
             raise ValueError(
                 f"other has a vocabulary of {theirs.vocab_size} tokens and this model one of {mine.vocab_size}: "
-                "compare models of the same one"
+                "compare models of the same one, or kl_divergence of logits cut to the same tokens"
             )
         most = min(mine.context_length, theirs.context_length)
         window = most if context_length is None else integer("context_length", context_length, 1, most)
         batch = is_batch("text", text)
         named: dict[str, Any] = {f"text[{i}]": one for i, one in enumerate(text)} if batch else {"text": text}
         ids = [_common_ids(mine, theirs, name, one) for name, one in named.items()]
-        found = _divergences(mine.core, theirs.core, ids, window, progress)
+        found = _divergences(mine.core, theirs.core, ids, window, progress) if ids else []
         return found if batch else found[0]
 
 

@@ -48,7 +48,7 @@ _INSTEAD_OF = {
     **dict.fromkeys(("gpt_neox", "base_model", "transformer", "get_input_embeddings", "get_parameter"), _TENSORS),
     **dict.fromkeys(("embed_out", "lm_head", "final_layer_norm", "get_output_embeddings"), _UNEMBED),
     "save_pretrained": "tensors to save; the checkpoint that it was made of is as it was",
-    "get_memory_footprint": "its file's size in info",
+    "get_memory_footprint": "its file in path",
     "tie_weights": "weights that are tied as the checkpoint's config.json says",
 }
 _FORWARD_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
