@@ -207,6 +207,11 @@ def test_bad_tokens(model: pythia_cpu.Model, tokens: Any, message: str) -> None:
         ({"logit_bias": {1: math.nan}}, "logit_bias of token 1 is nan"),
         ({"num_beams": 4, "do_sample": True}, "do_sample is True and num_beams is 4"),
         ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_beams": 10**9}, "num_beams is 1000000000, expected 1 to 4096"),
+        (
+            {"num_return_sequences": 10**9, "do_sample": True},
+            "num_return_sequences is 1000000000, expected 1 to 1048576",
+        ),
         ({"num_return_sequences": 0}, "num_return_sequences is 0"),
         ({"num_return_sequences": 2}, "num_return_sequences is 2 with do_sample=False"),
         ({"stop": ""}, "stop string is empty"),

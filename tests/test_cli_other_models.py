@@ -55,6 +55,7 @@ def test_info_for_people(binary: Path, path: Path) -> None:
         "vocabulary          4100 outputs, 4096 tokens",
         f"source              {provenance['source']}",
         f"converter version   {provenance['converter_version']}",
+        f"tokenizer sha256    {provenance['tokenizer_sha256']}",
     ]
     shipped = dict(line.split(maxsplit=1) for line in run(binary, "info").stdout.splitlines())
     assert (shipped["layers"], shipped["revision"]) == ("6, parallel residual", "step1800")

@@ -26,7 +26,8 @@ from checkpoints import (
 from pcpu_file import parse, read_tensor
 from pythia_cpu import CheckpointError, _core, convert, open_checkpoint
 from pythia_cpu._cli_convert import main
-from pythia_cpu._convert import convert_checkpoint, provenance
+from pythia_cpu._convert import convert_checkpoint
+from pythia_cpu._provenance import provenance
 
 SMALL: dict[str, Any] = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 70}
 HEAD, EMBEDDING = "embed_out.weight", "gpt_neox.embed_in.weight"
@@ -205,6 +206,7 @@ def test_provenance(tmp_path: Path) -> None:
         "weights": "f16",
         "converter_version": "5",
         "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
+        "tokenizer_revision": None,
     }
 
 

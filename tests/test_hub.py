@@ -18,8 +18,9 @@ from huggingface_hub import errors
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
 from hub_server import Hub, running_hub
 from pythia_cpu import CheckpointError, _core, convert
-from pythia_cpu._convert import CONVERTER_VERSION, provenance
+from pythia_cpu._convert import CONVERTER_VERSION
 from pythia_cpu._hub import Revision, _patiently, _remember, nearest_revisions, repo_id_of
+from pythia_cpu._provenance import provenance
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
 REPO = "EleutherAI/pythia-14m"
@@ -117,7 +118,7 @@ def test_the_tokenizer_comes_from_main_where_a_revision_has_none(hub: Hub, run: 
     hub.add(REPO, "main", files)
     hub.add(REPO, "step1", {name: data for name, data in files.items() if name != "tokenizer.json"})
     file = converted(run, tmp_path / "m.pcpu", REPO, "--revision", "step1", "--report", str(tmp_path / "r.json"))
-    assert file.metadata["tokenizer_revision"] == "main"
+    assert provenance(file)["tokenizer_revision"] == "main"
     said = run(CONVERT, REPO, "--revision", "step1", "-o", str(tmp_path / "m.pcpu")).stdout
     assert "at step1 (tokenizer.json from main)" in said
     assert json.loads((tmp_path / "r.json").read_text())["tokenizer_revision"] == "main"

@@ -12,7 +12,7 @@ import pytest
 
 from checkpoints import MINI_PYTHIA
 from pythia_cpu import _core, convert, load, open_checkpoint
-from pythia_cpu._convert import provenance
+from pythia_cpu._provenance import provenance
 from reference import Reference, assert_logits_agree
 
 SAVED_BY_4 = Path(__file__).parent / "data" / "transformers-4.57"

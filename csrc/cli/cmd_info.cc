@@ -1,4 +1,5 @@
 // pythia-cpu info: what a .pcpu file is.
+#include <algorithm>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -25,13 +26,20 @@ static_assert(std::size(kActivationNames) == kNumActivations);
 constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
 
 // Metadata that is shown; the checkpoint's whole config.json is there too.
-constexpr const char* kProvenanceKeys[] = {"source", "revision", "commit", "converter_version"};
+constexpr const char* kProvenanceKeys[] = {"source",           "revision",          "commit", "converter_version",
+                                           "tokenizer_sha256", "tokenizer_revision"};
 
 uint64_t num_parameters(const PcpuFile& file) {
   uint64_t count = 0;
   for (const TensorRecord& tensor : file.tensors())
     if (!tensor.derived) count += tensor.rows * tensor.cols;
   return count;
+}
+
+// "converter_version" as "converter version".
+std::string with_spaces(std::string key) {
+  std::ranges::replace(key, '_', ' ');
+  return key;
 }
 
 std::string hexadecimal(std::span<const uint8_t> bytes) {
@@ -120,8 +128,7 @@ std::string to_text(const PcpuFile& file, int32_t tokenizer_size) {
   line("vocabulary", std::to_string(c.vocab_size) + " outputs, " + std::to_string(tokenizer_size) + " tokens" +
                          (c.eos_token_id < 0 ? "" : ", end of text " + std::to_string(c.eos_token_id)));
   for (const char* key : kProvenanceKeys)
-    if (const auto it = file.metadata().find(key); it != file.metadata().end())
-      line(it->first == "converter_version" ? "converter version" : it->first, it->second);
+    if (const auto it = file.metadata().find(key); it != file.metadata().end()) line(with_spaces(it->first), it->second);
   return text;
 }
 

@@ -57,7 +57,7 @@ class CachedFile:
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """``cache_dir``, else the variable PYTHIA_CPU_CACHE, else ``pythia-cpu`` in the user's cache folder."""
     if cache_dir is not None:
-        return Path(cache_dir)
+        return file_path("cache_dir", cache_dir)
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)
     if chosen := os.environ.get("XDG_CACHE_HOME"):

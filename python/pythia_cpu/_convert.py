@@ -150,7 +150,10 @@ def convert_checkpoint(
     config_text = checkpoint.config_text()
     config = parse_config(config_text, str(checkpoint.folder / "config.json"))
     tokenizer_json = checkpoint.tokenizer_json()
-    tokenizer_section = compile_tokenizer(tokenizer_json)
+    try:
+        tokenizer_section = compile_tokenizer(tokenizer_json)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.folder}: {error}") from None
     plans = plan_tensors(checkpoint, config)
 
     total = sum(plan.rows * plan.cols * DTYPE_SIZES[plan.dtype] for plan in plans)

@@ -15,6 +15,7 @@ from pythia_cpu._beam_search import BeamOptions
 
 _SEED_BITS = 53  # of a random seed: a whole number for every reader of JSON
 _INT32_MAX = 2**31 - 1
+_MOST_BEAMS, _MOST_SEQUENCES = 1 << 12, 1 << 20  # more are a slip, and would take all memory before they fail
 _MAX_LENGTH_PENALTY = 10  # powers of a context's length stay in float32's range
 
 
@@ -70,8 +71,8 @@ class GenerationArguments:
 
     def num_sequences(self) -> int:
         """num_return_sequences, after a look at what it goes with."""
-        num_beams = integer("num_beams", self.num_beams, 1)
-        count = integer("num_return_sequences", self.num_return_sequences, 1)
+        num_beams = integer("num_beams", self.num_beams, 1, _MOST_BEAMS)
+        count = integer("num_return_sequences", self.num_return_sequences, 1, _MOST_SEQUENCES)
         if num_beams > 1:
             if self.do_sample:
                 raise ValueError(f"do_sample is True and num_beams is {num_beams}, expected one of them only")

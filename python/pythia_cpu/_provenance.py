@@ -9,7 +9,8 @@ def provenance(file: _core.PcpuFile) -> dict[str, object]:
     """Where a file's weights came from, as ``Model.provenance`` gives it.
 
     Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of
-    the source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``.
+    the source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``, ``tokenizer_revision`` (the
+    revision that tokenizer.json came from, where that is another one).
     """
     metadata = file.metadata
     return {
@@ -20,4 +21,5 @@ def provenance(file: _core.PcpuFile) -> dict[str, object]:
         "tensors": {t["name"]: t["source_sha256"].hex() for t in file.tensors if not t["derived"]},
         "converter_version": metadata.get("converter_version"),
         "tokenizer_sha256": metadata.get("tokenizer_sha256"),
+        "tokenizer_revision": metadata.get("tokenizer_revision"),
     }

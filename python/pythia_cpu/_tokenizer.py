@@ -59,7 +59,8 @@ class Tokenizer:
         return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Text of token ids, one or several; bytes that are not UTF-8 become U+FFFD, ids without a token give no text.
+        """Text of token ids, one or several; bytes that are not UTF-8 become U+FFFD, ids without a token give no text,
+        nor do special ones such as ``<|endoftext|>``, unless ``skip_special_tokens`` is False.
 
         Raises:
             ValueError: something other than ids from 0 to 2**32 - 1.
