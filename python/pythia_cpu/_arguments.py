@@ -89,12 +89,12 @@ def numpy_array(name: str, value: object, *, copy: bool = False) -> npt.NDArray[
         raise ValueError(f"{name} is no array that numpy can read ({error})") from None
 
 
-def float_array(name: str, value: object) -> npt.NDArray[np.float32]:
-    """Real numbers in float32, a copy in C order."""
+def float_array(name: str, value: object, *, copy: bool = True) -> npt.NDArray[np.float32]:
+    """Real numbers in float32, in C order; without ``copy`` the array itself, if it is so already."""
     array = numpy_array(name, value)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers")
-    return np.array(array, dtype=np.float32, order="C")
+    return np.array(array, dtype=np.float32, order="C") if copy else np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _is_integer(value: object) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import Prompt, Prompts, boolean, integer, is_batch, numpy_array
+from pythia_cpu._arguments import Prompt, Prompts, boolean, float_array, integer, is_batch, numpy_array
 from pythia_cpu._passes import passes_of
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._scoring import ScoringModel
@@ -69,10 +69,10 @@ def kl_divergence(logits: npt.ArrayLike, other: npt.ArrayLike) -> npt.NDArray[np
 
 
 def _rows(name: str, value: object) -> npt.NDArray[np.float32]:
-    array = numpy_array(name, value)
-    if array.dtype.kind not in "biuf" or array.ndim < 1 or array.shape[-1] == 0:
-        raise ValueError(f"{name} is an array of {array.dtype} {list(array.shape)}, expected numbers [..., vocab_size]")
-    return np.ascontiguousarray(array, dtype=np.float32)
+    shape = numpy_array(name, value).shape
+    if not shape or shape[-1] == 0:
+        raise ValueError(f"{name} has shape {list(shape)}, expected [..., vocab_size]")
+    return float_array(name, value, copy=False)
 
 
 class ComparesModels(ABC):

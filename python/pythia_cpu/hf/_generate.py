@@ -14,8 +14,8 @@ from pythia_cpu._arguments import integer, strings
 from pythia_cpu._model import Model
 from pythia_cpu._options import refuse_unknown
 from pythia_cpu.hf._arrays import id_rows, is_torch, to_lists, to_torch
-from pythia_cpu.hf._forward import ModelOutput, Rows, rows_and_spans
-from pythia_cpu.hf._processors import Floats, Process, take_banned, take_processors
+from pythia_cpu.hf._forward import Floats, ModelOutput, Rows, rows_and_spans
+from pythia_cpu.hf._processors import Process, take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers

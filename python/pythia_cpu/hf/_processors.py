@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from pythia_cpu._arguments import integer
 from pythia_cpu.hf._arrays import to_lists
+from pythia_cpu.hf._forward import Floats
 
-Floats = npt.NDArray[np.float32]
 Process = Callable[[int, list[int], Floats], Any]
 """Changes scores: of a prompt's number, the ids of its row so far, without padding, and scores ``[1, vocab_size]``."""
 
