@@ -171,6 +171,27 @@ def test_logprobs_are_the_log_softmax_of_the_logits(model: pythia_cpu.Model) -> 
     assert model.generate(PROMPTS[0], logprobs=0).top_logprobs is None
 
 
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, SAMPLING, {**SAMPLING, "repetition_penalty": 1.4}, {"edit": {"hook_embed": lambda x: None}}],
+    ids=str,
+)
+def test_logprobs_are_those_of_scoring_the_text(mini_checkpoint: Path, weights: str, options: dict[str, Any]) -> None:
+    """Bit by bit, of all chunks of a vocabulary."""
+    model = pythia_cpu.load(mini_checkpoint, weights=weights, threads=2)
+    texts = model.generate(PROMPTS, max_new_tokens=24, logprobs=3, **options)
+    alone = model.generate(PROMPTS[0], max_new_tokens=24, logprobs=0, **options)
+    np.testing.assert_array_equal(alone.logprobs, texts[0].logprobs)
+    for text, score in zip(
+        texts, model.score([t.prompt_tokens for t in texts], [t.tokens for t in texts]), strict=True
+    ):
+        assert text.logprobs is not None and text.top_logprobs is not None
+        np.testing.assert_array_equal(text.logprobs, score.logprobs)
+        for id, logprob, top in zip(text.tokens, text.logprobs, text.top_logprobs, strict=True):
+            assert dict(top).get(id, logprob) == logprob
+
+
 def test_greedy_penalties_equal_transformers(mini_checkpoint: Any, model: pythia_cpu.Model) -> None:
     reference = transformers.GPTNeoXForCausalLM.from_pretrained(
         mini_checkpoint, dtype=torch.float32, attn_implementation="eager"

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pythia_cpu
+from bits import assert_same_bits
 
 TOKENS = np.random.default_rng(5).integers(0, 4096, 40).tolist()
 POSITION = 25
@@ -136,3 +137,32 @@ def test_arrays_as_edits(model: pythia_cpu.Model) -> None:
 def test_names_that_others_use(model: pythia_cpu.Model, theirs: str, ours: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"no activation {theirs!r}; near it: {ours} (")):
         model.run(TOKENS, capture=theirs)
+
+
+def test_a_pass_begins_at_a_replaced_residual_stream(model: pythia_cpu.Model) -> None:
+    """As if the array came from a function, for which the layers before it run too."""
+    config = model.config
+    for i, name in enumerate(name for name in model.activation_names if "hook_resid" in name):
+        array = np.random.default_rng(i).standard_normal((len(TOKENS), config.hidden_size), np.float32)
+        last = f"blocks.{config.num_hidden_layers - 1}.hook_resid_post"
+        expected = model.run(TOKENS, edit={name: lambda x, array=array: array}, capture=[name, last])
+        for tokens in (TOKENS, [TOKENS, TOKENS[::-1]]):
+            found = model.run(tokens, edit={name: array}, capture=[name, last])
+            for run in found if isinstance(found, list) else [found]:
+                assert_same_bits(run.logits, expected.logits)
+                assert_same_bits(run.activations[last], expected.activations[last])
+        assert_same_bits(model.session().run(TOKENS, edit={name: array}).logits, expected.logits)
+        without = model.run(TOKENS, edit={name: array}, capture=last, logits=False)
+        assert_same_bits(without.activations[last], expected.activations[last])
+        with_earlier = model.run(TOKENS, edit={name: array}, capture="hook_embed")
+        assert_same_bits(
+            with_earlier.activations["hook_embed"], model.run(TOKENS, capture="*").activations["hook_embed"]
+        )
+
+
+def test_what_a_replaced_residual_stream_leaves_out(model: pythia_cpu.Model) -> None:
+    core, name = model._core, "blocks.1.hook_resid_pre"
+    seen = []
+    for replaced in ("", name):
+        core.inspect([TOKENS], {name}, lambda _, name, array: seen.append(array), replaced_residual=replaced)
+    assert seen[0].any() and not seen[1].any()  # there was nothing to compute it from

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <set>
@@ -101,7 +103,7 @@ py::array_t<int32_t> sample_logits(const Logits& logits, const SamplingOptions& 
   return ids;
 }
 
-// Log-softmax of each row of [num_rows, vocab_size].
+// Log-softmax of each row of [num_rows, vocab_size], by the sums that score the most likely token.
 py::array_t<float> log_softmax(const Logits& logits) {
   if (logits.ndim() != 2 || logits.shape(1) == 0)
     throw std::invalid_argument("[log_softmax] logits have " + std::to_string(logits.ndim()) +
@@ -112,9 +114,13 @@ py::array_t<float> log_softmax(const Logits& logits) {
   float* out = logprobs.mutable_data();
   const WithoutGil unlocked;
   const FpEnvironment fp_environment;
-  ScoreRow scratch(select_kernels());
+  RowLogprobs of_row(select_kernels());
+  std::vector<float> maxima;
   for (size_t row = 0; row < num_rows; ++row, in += vocab_size, out += vocab_size) {
-    const LogSoftmax of_row(select_kernels(), scratch, {in, vocab_size});
+    const std::span<const float> scores(in, vocab_size);
+    const float largest = block_maxima(select_kernels(), scores, maxima);
+    const auto place = std::find(scores.begin(), scores.end(), largest) - scores.begin();  // none: all are NaN
+    of_row.reset(scores, static_cast<int32_t>(place < std::ssize(scores) ? place : 0));
     for (size_t id = 0; id < vocab_size; ++id) out[id] = of_row.of(static_cast<int32_t>(id));
   }
   return logprobs;

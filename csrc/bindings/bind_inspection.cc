@@ -7,6 +7,8 @@
 #include <optional>
 #include <set>
 #include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -24,7 +26,8 @@ using TokenArray = py::array_t<int32_t, py::array::c_style>;
 
 // With a cache the one sequence follows those in it.
 py::array_t<float> inspect(Model& model, const std::vector<TokenArray>& sequences, std::set<std::string> names,
-                           py::function function, bool want_logits, std::optional<KvCache*> cache) {
+                           py::function function, bool want_logits, std::optional<KvCache*> cache,
+                           std::string replaced_residual) {
   if (cache && sequences.size() != 1)
     throw std::invalid_argument("[inspect] found " + std::to_string(sequences.size()) +
                                 " sequences with a cache, expected one");
@@ -39,7 +42,7 @@ py::array_t<float> inspect(Model& model, const std::vector<TokenArray>& sequence
     num_logits += slices.back().num_logits;
   }
   py::array_t<float> logits({static_cast<py::ssize_t>(num_logits), static_cast<py::ssize_t>(model.config().vocab_size)});
-  PythonInspector inspector(std::move(names), std::move(function));
+  PythonInspector inspector(std::move(names), std::move(function), std::move(replaced_residual));
   float* out = logits.mutable_data();
   const WithoutGil unlocked;
   model.inspect(slices, inspector, out);
@@ -65,12 +68,13 @@ void bind_inspection(py::module_& m) {
   auto model_class = py::reinterpret_borrow<py::class_<Model, std::shared_ptr<Model>>>(m.attr("Model"));
   model_class
       .def("inspect", &inspect, py::arg("sequences"), py::arg("names"), py::arg("function"), py::arg("logits") = true,
-           py::arg("cache") = py::none(),
+           py::arg("cache") = py::none(), py::arg("replaced_residual") = "",
            "float32 logits [all tokens, vocab_size] of sequences that run together. At each activation called one of `names`, "
            "function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same "
            "shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has "
            "one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; "
-           "the function must not use it.")
+           "the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which "
+           "the function replaces whatever it is; without a cache nothing is computed before it.")
       .def("unembed", &unembed, py::arg("residuals"),
            "float32 logits [rows, vocab_size] of finite residual streams [rows, hidden_size]: final LayerNorm and head.")
       .def_property_readonly(

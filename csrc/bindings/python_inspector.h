@@ -20,8 +20,8 @@ namespace pythia {
 // same shape, takes the activation's place. Used without the GIL, made and dropped with it.
 class PythonInspector : public Inspector {
  public:
-  PythonInspector(std::set<std::string> names, pybind11::function function)
-      : names_(std::move(names)), function_(std::move(function)) {}
+  PythonInspector(std::set<std::string> names, pybind11::function function, std::string replaced_residual = {})
+      : names_(std::move(names)), function_(std::move(function)), replaced_residual_(std::move(replaced_residual)) {}
 
   bool wants(const std::string& name) override {
     const WithGil locked;
@@ -51,9 +51,12 @@ class PythonInspector : public Inspector {
     return true;
   }
 
+  std::string replaced_residual() override { return replaced_residual_; }
+
  private:
   const std::set<std::string> names_;
   const pybind11::function function_;
+  const std::string replaced_residual_;
 };
 
 }  // namespace pythia

@@ -11,10 +11,9 @@ namespace pythia {
 
 // What one thread needs to choose.
 struct TokenChooser::Scratch {
-  explicit Scratch(const KernelTable& kernels) : sampler(kernels), row(kernels) {}
+  explicit Scratch(const KernelTable& kernels) : sampler(kernels), logprobs(kernels) {}
   Sampler sampler;
-  ScoreRow row;
-  std::vector<float> scores;
+  RowLogprobs logprobs;
 };
 
 TokenChooser::TokenChooser(std::shared_ptr<Model> model, std::shared_ptr<Inspector> inspector)
@@ -131,11 +130,11 @@ void TokenChooser::sample_part(PassPart& part, int64_t first_row, Scratch& scrat
       break;
     }
     if (part.num_logprobs >= 0) {
+      scratch.logprobs.reset(row, token.id, parallel_for);
+      token.logprob = scratch.logprobs.of(token.id);
       // Where the sampler changed logits for a while, it changed their maxima for good.
-      const ScoreMaxima unchanged = part.sequence->sampling.changes_logits() ? ScoreMaxima() : maxima;
-      const LogSoftmax log_softmax(kernels_, scratch.row, row, unchanged, parallel_for);
-      token.logprob = log_softmax.of(token.id);
-      token.top = log_softmax.top(part.num_logprobs, scratch.scores);
+      token.top = scratch.logprobs.top(
+          part.num_logprobs, part.sequence->sampling.changes_logits() ? std::span<const float>() : maxima.blocks(vocab_size));
     }
     if (part.history) part.history->add_generated(token.id);
     part.chosen.push_back(std::move(token));

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "format/config.h"
+#include "generate/row_logprobs.h"
 #include "generate/sampling_options.h"
-#include "generate/softmax.h"
 
 namespace pythia {
 

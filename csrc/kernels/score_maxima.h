@@ -1,7 +1,9 @@
 // Where the maxima of rows of scores lie, between the one who makes the scores and the one who searches them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/kernels.h"
 
@@ -18,6 +20,11 @@ struct ScoreMaxima {
   ScoreMaxima from_row(int64_t row, int64_t num_scores) const {
     const int64_t blocks = row * num_blocks(num_scores);
     return {of_blocks ? of_blocks + blocks : nullptr, of_groups ? of_groups + blocks * kScoreGroups : nullptr};
+  }
+
+  // The first row's maxima of blocks; empty where nothing is.
+  std::span<const float> blocks(int64_t num_scores) const {
+    return {of_blocks, of_blocks ? static_cast<std::size_t>(num_blocks(num_scores)) : 0};
   }
 
   // Makes the maxima of n scores, which are the first row's from `first` on; first is a multiple of kScoreBlock, n too or the

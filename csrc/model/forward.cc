@@ -202,8 +202,8 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   team.for_each_at_end(blocks, TaskOrder::kForwards, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
     for (int64_t row = block * kScoreRows; row < end; ++row)
-      output_.scores[row] = merge_summaries(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row),
-                                            workspace_.scores.choice(row, num_logits_, team.size()).id);
+      output_.scores[row] = score_of(kernels_, workspace_.scores.summaries(row), workspace_.scores.target_logit(row),
+                                     workspace_.scores.choice(row, num_logits_, team.size()).id);
   });
 }
 
@@ -232,15 +232,10 @@ void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t inpu
   float* logits = workspace_.scores.logits(rank);
   matmul(part, workspace_.head_input, input_row + row_begin, {0, num_panels(outputs), 0, rows}, logits, kLogitChunk);
   for (int64_t row = row_begin; row < row_begin + rows; ++row, logits += kLogitChunk) {
-    // Of equal logits the lower id comes first: those of lower ids than the target's count where they are not below it.
-    const float limit = workspace_.scores.target_logit(row);
-    const float below_limit = std::nextafter(limit, -std::numeric_limits<float>::infinity());
-    const int64_t target = output_.targets[row] - first;
+    const ScoreTarget target = {.id = output_.targets[row], .logit = workspace_.scores.target_logit(row)};
     LogitSummary& summary = workspace_.scores.summaries(row)[static_cast<std::size_t>(chunk)];
-    summary = kernels_.summarize_logits(logits, outputs, target < outputs ? limit : below_limit);
+    summary = target.summarize(kernels_, logits, first, outputs);
     workspace_.scores.choices(rank, num_logits_)[row].see(kernels_, logits, first, outputs, summary.largest);
-    if (target > 0 && target < outputs)
-      summary.above += kernels_.count_above(logits, target, below_limit) - kernels_.count_above(logits, target, limit);
   }
 }
 

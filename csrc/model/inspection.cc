@@ -66,16 +66,30 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
 }
 
 void InspectedPass::run(float* logits) {
-  embed();
-  show("hook_embed", rows_view(workspace_.residual, config_.hidden_size));
-  const int64_t num_layers = config_.num_hidden_layers;
+  const int64_t num_layers = config_.num_hidden_layers, first_layer = begin();
   const bool has_logits = std::ranges::any_of(sequences_, [](const Sequence& s) { return s.slice.num_logits > 0; });
   const int64_t num_needed = own_caches_.size() < sequences_.size() ? num_layers : 0;  // a cache wants those of all layers
   const int64_t num_wanted = has_logits ? num_layers + 1 : std::max(num_needed, num_layers_wanted());
-  for (int64_t index = 0; index < std::min(num_wanted, num_layers); ++index) layer(index);
+  for (int64_t index = first_layer; index < std::min(num_wanted, num_layers); ++index) layer(index);
   if (num_wanted > num_layers) normalize("ln_final.", weights_.final_layer_norm, workspace_.head_input);
   head(logits);
   if (has_logits && inspector_.wants(kLogitsName)) show_logits(logits);
+}
+
+// Makes the first residual stream that is needed; returns the layer that reads it.
+int64_t InspectedPass::begin() {
+  const View residual = rows_view(workspace_.residual, config_.hidden_size);
+  const std::string replaced = own_caches_.size() < sequences_.size() ? "" : inspector_.replaced_residual();
+  for (int64_t index = 0; index < config_.num_hidden_layers && !replaced.empty(); ++index) {
+    const bool is_post = replaced == block_prefix(index) + "hook_resid_post";
+    if (!is_post && replaced != block_prefix(index) + "hook_resid_pre") continue;
+    for_each_row([&](int64_t row) { std::fill_n(workspace_.residual.row(row), config_.hidden_size, 0.0f); });
+    if (is_post) show(replaced, residual);
+    return is_post ? index + 1 : index;
+  }
+  embed();
+  show("hook_embed", residual);
+  return 0;
 }
 
 void InspectedPass::show_logits(float* logits) {

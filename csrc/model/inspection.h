@@ -33,6 +33,10 @@ class Inspector {
   // For each sequence in turn. `values` is row-major of this shape and may be changed; the rest of the pass goes on with what
   // is left there. Returns whether it was changed. May throw, which ends the pass.
   virtual bool visit(int64_t sequence, const std::string& name, std::span<const int64_t> shape, std::span<float> values) = 0;
+
+  // A hook_resid_pre or hook_resid_post that visit() replaces whatever it was, and before which nothing is wanted: a pass
+  // without caches begins there, with zeros to visit. Empty: it begins with the tokens.
+  virtual std::string replaced_residual() { return {}; }
 };
 
 // The names of all activations of a model, in the order of the pass. Shapes, with n tokens, and as many keys or more, where the
@@ -58,8 +62,9 @@ class InspectedPass {
                 bool quantized, std::span<const SequenceSlice> slices, RunJob run_job, Inspector& inspector);
 
   // Logits [sum num_logits, vocab_size] of all slices. With none of them a pass without a cache ends after the last layer with
-  // an activation that is wanted. The inspector is called on the calling thread, between jobs. Throws what it throws, and
-  // std::bad_alloc. Where it changes scores or a pattern, values of earlier tokens are weighed as the cache keeps them.
+  // an activation that is wanted, and begins where the inspector has it begin. The inspector is called on the calling thread,
+  // between jobs. Throws what it throws, and std::bad_alloc. Where it changes scores or a pattern, values of earlier tokens are
+  // weighed as the cache keeps them.
   void run(float* logits);
 
   // The end of a pass, for any residual stream [rows, hidden_size]: final LayerNorm and head. Throws as run.
@@ -97,6 +102,7 @@ class InspectedPass {
                     const LayerNormWeights& norm, const Activations& output);
   void mlp(const std::string& prefix, const LayerWeights& layer);
   void head(float* logits);
+  int64_t begin();
   void show_logits(float* logits);
   void add(const Activations& update, const Activations& to);
   void linear(const LinearWeights& weights, const Activations& input, float* output, int64_t output_stride);

@@ -22,8 +22,17 @@ double log_exact(double x) noexcept {
   return static_cast<double>(exponent) * kLn2 + (2.0 * s + 2.0 * s * tail);
 }
 
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
-                           int32_t argmax) noexcept {
+LogitSummary ScoreTarget::summarize(const KernelTable& kernels, const float* logits, int64_t first, int64_t n) const noexcept {
+  // Of equal logits the lower id comes first: those of lower ids than the target's count where they are not below it.
+  const float below = std::nextafter(logit, -std::numeric_limits<float>::infinity());
+  const int64_t place = id - first;
+  LogitSummary summary = kernels.summarize_logits(logits, n, place < n ? logit : below);
+  if (place > 0 && place < n)
+    summary.above += kernels.count_above(logits, place, below) - kernels.count_above(logits, place, logit);
+  return summary;
+}
+
+RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks) noexcept {
   float reference = chunks[0].reference;
   for (const LogitSummary& chunk : chunks) reference = std::max(reference, chunk.reference);
 
@@ -41,12 +50,17 @@ TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSumm
       weighted += (static_cast<double>(block[i].weighted) + sum * below) * factor;
     }
   }
-  const double difference = static_cast<double>(target_logit) - static_cast<double>(reference), log_total = log_exact(total);
-  const auto logprob = static_cast<float>(difference - log_total);
+  return {.reference = reference, .log_sum = log_exact(total), .mean_below = weighted / total};
+}
+
+TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
+                    int32_t argmax) noexcept {
+  const RowTotal total = merge_summaries(kernels, chunks);
+  const float logprob = total.logprob(target_logit);
   int32_t rank = 0;
   for (const LogitSummary& chunk : chunks) rank += chunk.above;
   if (std::isnan(logprob)) rank = -1;  // nothing is above NaN
-  return {.logprob = logprob, .entropy = static_cast<float>(log_total + weighted / total), .argmax = argmax, .rank = rank};
+  return {.logprob = logprob, .entropy = static_cast<float>(total.log_sum + total.mean_below), .argmax = argmax, .rank = rank};
 }
 
 }  // namespace pythia

@@ -88,11 +88,33 @@ class ScoreWorkspace {
   AlignedBuffer<GreedyChoice> choices_;
 };
 
-// The score of a row from its chunks: exact arithmetic but for the chunks' float sums and the factors between chunks, so that
-// the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), of their exponentials, and the float result's own
-// rounding.
-TokenScore merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
-                           int32_t argmax) noexcept;
+// The token of a row whose score is asked for.
+struct ScoreTarget {
+  int64_t id;
+  float logit;
+
+  // The summary of the row's logits [first, first + n), for any first; `above` is how many of them come before the target.
+  LogitSummary summarize(const KernelTable& kernels, const float* logits, int64_t first, int64_t n) const noexcept;
+};
+
+// The log of the sum of exp of a row's logits is reference + log_sum.
+struct RowTotal {
+  float reference = 0;
+  double log_sum = 0;
+  double mean_below = 0;  // expected reference - logit, the entropy less log_sum
+
+  float logprob(float logit) const noexcept {
+    return static_cast<float>((static_cast<double>(logit) - static_cast<double>(reference)) - log_sum);
+  }
+};
+
+// The total of a row from its chunks in order: exact arithmetic but for the chunks' float sums and the factors between chunks,
+// so that the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), of their exponentials, and the float result's
+// own rounding.
+RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks) noexcept;
+
+TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
+                    int32_t argmax) noexcept;
 
 // log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
 double log_exact(double x) noexcept;

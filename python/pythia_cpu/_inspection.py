@@ -25,6 +25,7 @@ EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
 Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
 
 _SCORES = "hook_attn_scores"
+_RESIDUALS = ("hook_resid_pre", "hook_resid_post")
 _LOGITS = "logits"  # for edits only: results have them anyway
 _UNEMBEDDED_ROWS = 512  # at a time
 # Regular expressions of its names, and those here.
@@ -146,9 +147,10 @@ class InspectsActivations(ABC):
             edit: functions by name (or pattern), each called with its activation, or one function called with the name
                 and array of every activation, scores and patterns too. A function returns the array that takes the
                 activation's place, or None; it may also change the array it is given. In place of a function there may
-                be that array itself. The rest of the pass, and ``Run.activations``, have the edited one. Functions may
-                call the model. The name ``"logits"`` stands for the logits, ``[num_tokens, vocab_size]``, where
-                ``-inf`` rules a token out.
+                be that array itself; where it is of a ``hook_resid_pre`` or ``hook_resid_post`` and nothing before is
+                captured or edited, ``run`` begins there. The rest of the pass, and ``Run.activations``, have the edited
+                one. Functions may call the model. The name ``"logits"`` stands for the logits, ``[num_tokens,
+                vocab_size]``, where ``-inf`` rules a token out.
             logits: False leaves out the logits, and the layers after the last one that is captured or edited.
 
         Raises:
@@ -225,7 +227,12 @@ def inspected(
             activations[sequence][name] = array
         return array if name in edits else None
 
-    found = core.inspect(sequences, wanted | edits.keys(), see, boolean("logits", logits), cache)
+    shown = wanted | edits.keys()
+    first = next((name for name in names if name in shown), "")
+    is_replaced = first.endswith(_RESIDUALS) and isinstance(edits.get(first, [None])[0], _Replacement)
+    found = core.inspect(
+        sequences, shown, see, boolean("logits", logits), cache, replaced_residual=first if is_replaced else ""
+    )
     if not logits:
         return [Run(None, of_one) for of_one in activations]
     rows = np.split(found, np.cumsum([len(ids) for ids in sequences])[:-1])
