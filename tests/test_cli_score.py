@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_json_and_windows(binary: Path, model: pythia_cpu.Model, text_file: Path
     assert found["num_tokens"] == expected.num_tokens == len(found["tokens"]) == len(found["is_greedy"])
     assert found["perplexity"] == pytest.approx(expected.value, rel=1e-12)
     assert found["log_likelihood"] == pytest.approx(-expected.nll, rel=1e-12)
-    assert found["num_bytes"] == len(TEXT.encode())
+    assert found["num_bytes"] == expected.num_bytes
     assert found["num_greedy"] == sum(found["is_greedy"])
 
 
@@ -87,3 +88,25 @@ def test_errors(binary: Path, text_file: Path, tmp_path: Path) -> None:
         assert (result.returncode, result.stdout) == (status, b"")
         assert message in result.stderr.decode() and result.stderr.count(b"\n") == 1
     assert "usage: pythia-cpu score" in output(binary, "--help")
+
+
+def test_bytes_of_what_is_scored(binary: Path, model: pythia_cpu.Model, tmp_path: Path) -> None:
+    """With a stride some tokens have nothing before them; the rest has the bits per byte of its own bytes."""
+    text = TEXT.strip()  # no piece before the first word or after the last
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())  # with a byte order mark
+    ids = model.tokenizer.encode(text)
+    disjoint = range(0, len(ids), 16)
+    for options, begins in (([], []), (["-c", "16", "-s", "5"], [0]), (["-c", "16", "-s", "16"], disjoint)):
+        found = json.loads(output(binary, "--json", *options, tmp_path / "text.txt"))
+        expected = len(text.encode()) - sum(len(model.tokenizer.token_bytes(ids[i])) for i in begins)
+        assert found["num_bytes"] == expected
+        assert found["num_tokens"] == len(ids) - len(begins)
+        windows = {name: int(value) for name, value in zip(("context_length", "stride"), options[1::2], strict=False)}
+        perplexity = model.perplexity(text, **windows)
+        assert (perplexity.num_bytes, perplexity.nll) == (expected, -found["log_likelihood"])
+        assert perplexity.bits_per_byte == pytest.approx(found["bits_per_byte"])
+        words = len(re.split(r"\s+", text))
+        starts = {m.start() for m in re.finditer(r"(?<!\S)\S", text)}
+        offsets = model.tokenizer.offsets(text)
+        unscored = sum(any(b <= s < e for s in starts) for b, e in (offsets[i].tolist() for i in begins))
+        assert perplexity.num_words == words - unscored

@@ -62,7 +62,8 @@ def test_records(binary: Path, model: pythia_cpu.Model, ascii_only: bool) -> Non
         else:
             score = model.score(one["context"], one["continuation"])
             assert record["tokens"] == score.tokens
-            assert record["num_bytes"] == len(one["continuation"].encode())
+            moved = one["context"][len(one["context"].rstrip()) :]  # white space that counts as the continuation's
+            assert record["num_bytes"] == len((moved + one["continuation"]).encode())
             for name in ("logprobs", "ranks", "entropies", "is_greedy"):
                 array = getattr(score, name)
                 np.testing.assert_array_equal(np.array(record[name], array.dtype), array)

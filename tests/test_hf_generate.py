@@ -73,7 +73,7 @@ def test_generate_samples(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTN
     )
     width = inputs.input_ids.shape[1]
     texts = hf_model.model.generate(
-        TEXTS[:2], do_sample=True, temperature=0.8, top_k=50, num_return_sequences=3, seed=4, max_new_tokens=9
+        TEXTS[:2], do_sample=True, temperature=0.8, top_k=50, num_return_sequences=3, seed=[4, 5], max_new_tokens=9
     )
     for i in range(6):
         assert rows[i, :width].tolist() == inputs.input_ids[i // 3].tolist()
@@ -224,8 +224,8 @@ def test_stopping_criteria(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any)
         ids, do_sample=True, seed=2**64 - 1, num_return_sequences=2, stopping_criteria=[Ends()], **options
     )
     assert len(drawn) == 4 and len({tuple(row.tolist()) for row in drawn}) == 4
-    for unsupported in ({"num_beams": 2}, {"min_new_tokens": 3}):
-        with pytest.raises(ValueError, match="stopping_criteria is not supported"):
+    for unsupported in ({"num_beams": 2}, {"num_beams": 2, "min_new_tokens": 3}):
+        with pytest.raises(ValueError, match="stopping_criteria, .* are not supported by pythia_cpu with num_beams"):
             hf_model.generate(ids, stopping_criteria=[Ends()], **options, **unsupported)
 
 
@@ -286,6 +286,19 @@ def test_torch_seeds_make_texts_repeatable(hf_model: hf.GPTNeoXForCausalLM) -> N
     assert texts[0][0] != texts[0][1]
     given = [hf_model.generate(ids, do_sample=True, max_new_tokens=20, seed=3).tolist() for _ in range(2)]
     assert given[0] == given[1]
+
+
+def test_equal_rows_draw_apart(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    """The way to many samples of one prompt in transformers; by streams too."""
+    ids = torch.tensor([[5, 6, 7]] * 6)
+    for options in ({}, {"seed": 2**64 - 2}):
+        rows = []
+        for more in ({}, {"logits_processor": [lambda ids, scores: scores]}):
+            torch.manual_seed(5)
+            rows.append(hf_model.generate(ids, do_sample=True, max_new_tokens=12, **options, **more).tolist())
+        assert rows[0] == rows[1] and len(set(map(tuple, rows[0]))) == 6
+    texts = hf.pipeline("text-generation", model=hf_model)(["It was"] * 6, do_sample=True, max_new_tokens=12)
+    assert len({text[0]["generated_text"] for text in texts}) == 6
 
 
 def test_options_that_are_not_set(hf_model: hf.GPTNeoXForCausalLM) -> None:

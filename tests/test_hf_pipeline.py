@@ -42,6 +42,17 @@ def test_pipelines_equal_transformers(
     assert found == expected
 
 
+def test_options_of_configs(hf_model: hf.GPTNeoXForCausalLM, theirs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a generation_config, the call's or the model's, come before the pipeline's own."""
+    config = {"max_new_tokens": 6, "do_sample": False}
+    pipe = hf.pipeline(model=hf_model)
+    found = pipe(TEXTS, generation_config=hf.GenerationConfig(**config), batch_size=2, truncation=True)
+    assert found == theirs(TEXTS, generation_config=transformers.GenerationConfig(**config))
+    monkeypatch.setattr(hf_model, "generation_config", hf.GenerationConfig(**config))
+    assert pipe(TEXTS) == found
+    assert len({len(text[0]["generated_text"]) for text in (pipe(TEXTS[0], max_new_tokens=1), found[0])}) == 2
+
+
 def test_pipelines_of_names(mini_checkpoint: Path, tmp_path: Path) -> None:
     pipe = hf.pipeline(model=str(mini_checkpoint), model_kwargs={"weights": "q8", "cache_dir": tmp_path}, device=-1)
     assert pipe.task == "text-generation" and pipe.model.model.provenance["weights"] == "q8"

@@ -49,6 +49,8 @@ def test_equals_generate(model: pythia_cpu.Model, prefix: int, length: int) -> N
     np.testing.assert_array_equal(result.matches, equal.sum(1))
     np.testing.assert_array_equal(result.exact_match, equal.all(1))
     np.testing.assert_array_equal(result.scores, equal.mean(1))
+    for count in range(1, length + 1):  # the first ones alone
+        np.testing.assert_array_equal(result.first_mismatch >= count, equal[:, :count].all(1))
     assert 8 <= result.exact_match.sum() < 30
 
 
@@ -135,8 +137,9 @@ def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.Mo
         ([5, 6], r"rows\[0\] is of type int, expected token ids"),
         ([np.array(5)], r"rows\[0\] is of type ndarray, expected token ids"),
         (Table(), "rows is of type Table"),
-        ("text", "not a list of rows"),
-        (None, "not a list of rows"),
+        ([{"tokens": rows[0]}], r"rows\[0\] is of type dict, expected token ids: pass that member"),
+        ("text", "rows is of type str, expected rows of token ids"),
+        (None, "rows is of type NoneType, expected rows of token ids"),
     ):
         with pytest.raises(ValueError, match=message):
             model.memorization_to_file(bad, path)  # type: ignore[arg-type]
@@ -187,6 +190,31 @@ def test_suppress_eos(make_checkpoint: Callable[..., Path], make_model_file: Cal
     assert (banned.sum(1) != equal.sum(1)).any()
 
 
+class Dataset:
+    """What Pythia's own reader of its training data has, and no more."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._rows[index].astype(np.uint16)
+
+
+def test_datasets(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    rows = make_rows(model, 32, 32)[:9]
+    expected = model.memorization(rows)
+    found = model.memorization(Dataset(rows))
+    assert found != expected and found.matches.tolist() == expected.matches.tolist()
+    assert model.memorization_to_file(Dataset(rows), tmp_path / "a.jsonl") == 9
+    model.memorization_to_file(rows, tmp_path / "b.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [record["first_mismatch"] for record in records] == expected.first_mismatch.tolist()
+
+
 def test_full_context(model: pythia_cpu.Model) -> None:
     row = np.random.default_rng(0).integers(1, 4096, 2049)
     row[-1] = int(model.logits(row[:-1])[-1].argmax())
@@ -201,6 +229,7 @@ def test_full_context(model: pythia_cpu.Model) -> None:
         ([1] * 64, {}, "not a list of rows"),
         ("text", {}, "not a list of rows"),
         (None, {}, "not a list of rows"),
+        (np.array(5), {}, "not a list of rows"),
         ([["a"] * 64], {}, "of type str"),
         ([[1] * 64], {"prefix_length": 0}, "prefix_length is 0"),
         ([[1] * 64], {"continuation_length": 0}, "continuation_length is 0"),

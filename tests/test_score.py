@@ -287,7 +287,9 @@ def test_perplexity_against_transformers(
     assert result.num_tokens == len(logprobs)
     assert result.nll == pytest.approx(-sum(logprobs), rel=1e-6)
     assert result.value == pytest.approx(math.exp(-np.mean(logprobs)), rel=1e-6)
-    assert result.num_bytes == len(text.encode()) and result.num_words is not None
+    unscored = [] if stride is None else tokens[::stride] if stride == length else tokens[:1]
+    assert result.num_bytes == len(text.encode()) - sum(len(model.tokenizer.token_bytes(id)) for id in unscored)
+    assert result.num_words is not None
     assert result.word_perplexity == pytest.approx(math.exp(result.nll / result.num_words))
     assert result.byte_perplexity == pytest.approx(math.exp(result.nll / result.num_bytes))
     assert result.bits_per_byte == pytest.approx(result.nll / result.num_bytes / math.log(2))

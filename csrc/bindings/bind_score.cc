@@ -89,6 +89,24 @@ py::array_t<double> log_sum_exps(const Logits& logits, int threads) {
   return found;
 }
 
+py::tuple score_rows(const Logits& logits, const py::array_t<int32_t, py::array::c_style>& targets, int threads) {
+  if (!are_rows(logits) || targets.ndim() != 1 || targets.shape(0) != logits.shape(0))
+    throw std::invalid_argument("[score_rows] found other shapes, expected [num_rows, vocab_size] and [num_rows]");
+  const std::span<const int32_t> ids(targets.data(), static_cast<std::size_t>(targets.size()));
+  if (std::ranges::any_of(ids, [&](int32_t id) { return id < 0 || id >= logits.shape(1); }))
+    throw std::invalid_argument("[score_rows] a target is no token of " + std::to_string(logits.shape(1)));
+  const auto vocab_size = static_cast<std::size_t>(logits.shape(1));
+  const auto num_chunks = static_cast<std::size_t>(ceil_div(logits.shape(1), kLogitChunk));
+  std::vector<TokenScore> scores(ids.size());
+  std::vector<LogitSummary> chunks(ids.size() * num_chunks);
+  const KernelTable& kernels = select_kernels();
+  for_each_row(logits, threads, [&, in = logits.data()](int64_t row, int64_t i) {
+    const auto at = static_cast<std::size_t>(row);
+    scores[at] = score_row(kernels, {in + i, vocab_size}, ids[at], std::span(chunks).subspan(at * num_chunks, num_chunks));
+  });
+  return score_arrays(scores);
+}
+
 std::vector<Request> to_python(std::vector<ScoreRequest> windows) {
   std::vector<Request> result;
   for (ScoreRequest& window : windows) result.emplace_back(std::move(window.tokens), window.first_target);
@@ -128,6 +146,8 @@ void bind_score(py::module_& m) {
   m.def("score_sequences", &score_sequences, py::arg("model").none(false), py::arg("requests"), py::kw_only(),
         py::arg("share_prefixes") = defaults.share_prefixes, py::arg("rows_per_pass") = defaults.rows_per_pass,
         py::arg("cache_bytes") = defaults.cache_bytes, "A Scorer's scores of all requests, in order.");
+  m.def("score_rows", &score_rows, py::arg("logits"), py::arg("targets"), py::kw_only(), py::arg("threads") = 1,
+        "A Scorer's scores of one target id for each row of logits [num_rows, vocab_size], with the same bits.");
   m.def("kl_divergence", &kl_divergences, py::arg("p_logits"), py::arg("q_logits"), py::kw_only(), py::arg("threads") = 1,
         "KL(P || Q) in nats of each two rows of logits [num_rows, vocab_size], float32 [num_rows], with the same bits on every "
         "machine.");

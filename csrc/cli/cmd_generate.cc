@@ -68,7 +68,7 @@ PromptPlace prompt_place(const GenerateOptions& options, const std::vector<std::
 
 std::string read_prompt(const PromptPlace& place) {
   if (place.text) return *place.text;
-  std::string text = read_all(place.path);
+  std::string text = read_text(place.path);
   drop_last_newline(text);
   return text;
 }

@@ -26,7 +26,8 @@ constexpr std::string_view kDescription =
     "A text longer than the context is cut into windows. By default every token is scored once, the first\n"
     "after the end-of-text token: the rolling windows of lm-evaluation-harness. With --stride, windows begin\n"
     "every N tokens and score what those before did not hold, as in Hugging Face's guide to perplexity; the\n"
-    "text's first token is then not scored.\n\n"
+    "text's first token is then not scored, nor, where N is the context, is that of any window. Bits per byte\n"
+    "are over the bytes of scored tokens.\n\n"
     "A FILE.jsonl, or any with --jsonl, has a JSON object a line: {\"text\": ...}, scored so, or {\"context\": ...,\n"
     "\"continuation\": ...}, of which the continuation is scored; white space at the context's end counts as the\n"
     "continuation's, as in lm-evaluation-harness. An object a line is written, with the \"id\" of the one read,\n"
@@ -77,8 +78,8 @@ std::optional<ScoreResult> score_text(const ScoreOptions& options, std::shared_p
     if (interrupted()) return std::nullopt;
     scorer.step();
   }
-  ScoreResult result = {
-      .tokens = {}, .num_text_tokens = static_cast<int64_t>(ids.size()), .num_bytes = static_cast<int64_t>(text.size())};
+  ScoreResult result;
+  result.set_text(text, static_cast<int64_t>(ids.size()), windows, tokenizer);
   for (std::size_t w = 0; w < windows.size(); ++w) result.add(windows[w], scorer.scores()[w]);
   if (result.tokens.empty())
     throw std::invalid_argument("the text has " + std::to_string(ids.size()) +
@@ -106,7 +107,8 @@ int run_score(const Command& command, std::span<const std::string_view> argument
       integer_option("--stride", 's', "N", "begin a window every N tokens (default: rolling windows)", 1, INT32_MAX,
                      options.stride),
       flag("--per-token", 'p',
-           "print a line for each token instead: id, log-probability, 1 if it is\nthe most likely one, text",
+           "print a line for each token instead: id, log-probability, 1 if it is\nthe most likely one, text as a JSON string "
+           "(in pandas: quoting=3)",
            options.per_token),
       flag("--json", 0, "print a JSON object; with --per-token it has all tokens", options.json),
       flag("--jsonl", 0, "read and write JSON lines", options.jsonl),
@@ -125,7 +127,7 @@ int run_score(const Command& command, std::span<const std::string_view> argument
   const bool has_lines = options.jsonl || path.ends_with(".jsonl");
   std::optional<LineReader> lines;
   std::string text;
-  has_lines ? void(lines.emplace(path)) : void(text = read_all(path));
+  has_lines ? void(lines.emplace(path)) : void(text = read_text(path));
   const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   check_windows(options, model->config());
   const Tokenizer tokenizer(model->file().tokenizer());

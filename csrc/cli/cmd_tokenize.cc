@@ -36,7 +36,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
   if (rest.size() + !text_path.empty() != 1)
     throw UsageError("found " + std::to_string(rest.size() + !text_path.empty()) + " texts, expected one, in quotes, or -");
 
-  const std::string text = rest.empty() ? read_all(text_path) : rest[0] == "-" ? read_all("-") : std::string(rest[0]);
+  const std::string text = rest.empty() ? read_text(text_path) : rest[0] == "-" ? read_text("-") : std::string(rest[0]);
   const auto file = PcpuFile::open(chosen_model_path(model_path), available_physical_cores());
   const Tokenizer tokenizer(file->tokenizer());
   const std::vector<int32_t> ids = with_text_of(text_path, [&] { return tokenizer.encode(text); });

@@ -49,7 +49,7 @@ void write_error_line(std::string_view text) noexcept {
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) return;  // nowhere left to say it
 }
 
-std::string read_all(const std::string& path) {
+std::string read_text(const std::string& path) {
   const bool is_input = path == "-";
   const std::string name = is_input ? "standard input" : path;
   const FileDescriptor file{is_input ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
@@ -65,6 +65,7 @@ std::string read_all(const std::string& path) {
     size += static_cast<std::size_t>(read);
   }
   text.resize(size);
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   return text;
 }
 

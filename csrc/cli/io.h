@@ -23,8 +23,11 @@ void write_error_line(std::string_view text) noexcept;
 // True if the last call failed on a stream that another process has made non-blocking; returns when it is ready.
 bool waited_for(int fd, short events) noexcept;
 
-// All bytes of a file, or of standard input for "-". Throws std::system_error naming the file.
-std::string read_all(const std::string& path);
+// What some programs write before UTF-8 text, and no part of it.
+inline constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+
+// A whole file, or standard input for "-", without a byte order mark. Throws std::system_error naming the file.
+std::string read_text(const std::string& path);
 
 // What work() gives. If it throws std::invalid_argument, the file whose text it could not use is named before the message,
 // unless `path` is empty or "-": the text was not in a file.

@@ -73,7 +73,6 @@ void LineReader::read_more() {
 }
 
 std::string LineReader::take(std::size_t end, std::size_t next_begin) {
-  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
   std::string_view line = std::string_view(text_).substr(begin_, end - begin_);
   if (line.ends_with('\r')) line.remove_suffix(1);
   if (num_lines_ == 0 && line.starts_with(kByteOrderMark)) line.remove_prefix(kByteOrderMark.size());

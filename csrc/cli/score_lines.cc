@@ -85,12 +85,13 @@ Record read_record(const LineScoring& scoring, int64_t index, std::string_view l
   if (text != nullptr) {
     const std::vector<int32_t> ids = scoring.tokenizer.encode(*text);
     record.requests = scoring.windows(ids);
-    record.result.num_text_tokens = static_cast<int64_t>(ids.size());
+    record.result.set_text(*text, static_cast<int64_t>(ids.size()), record.requests, scoring.tokenizer);
   } else {
     record.requests.push_back(pair_request(scoring, *context, *continuation));
     record.result.num_text_tokens = static_cast<int64_t>(record.requests[0].tokens.size()) - record.requests[0].first_target;
+    const std::size_t num_before = without_trailing_space(*context).size();
+    record.result.num_bytes = static_cast<int64_t>(context->size() - num_before + continuation->size());
   }
-  record.result.num_bytes = static_cast<int64_t>(text != nullptr ? text->size() : continuation->size());
   return record;
 }
 

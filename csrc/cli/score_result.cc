@@ -4,6 +4,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "score/windows.h"
+
 namespace pythia::cli {
 namespace {
 
@@ -22,6 +24,14 @@ void ScoreResult::add(const ScoreRequest& request, const std::vector<TokenScore>
 }
 
 double ScoreResult::perplexity() const { return std::exp(-log_likelihood / static_cast<double>(tokens.size())); }
+
+void ScoreResult::set_text(const std::string& text, int64_t num_tokens, std::span<const ScoreRequest> windows,
+                           const Tokenizer& tokenizer) {
+  num_text_tokens = num_tokens;
+  num_bytes = static_cast<int64_t>(text.size());
+  for (const int32_t id : unscored_tokens(windows, num_tokens))
+    num_bytes -= static_cast<int64_t>(tokenizer.token_bytes(id).size());
+}
 
 double ScoreResult::bits_per_byte() const { return -log_likelihood / std::log(2.0) / static_cast<double>(num_bytes); }
 

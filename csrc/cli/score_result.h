@@ -21,7 +21,10 @@ struct ScoreResult {
   std::vector<ScoredToken> tokens;  // those that were scored, in the text's order
   double log_likelihood = 0;
   int64_t num_text_tokens = 0;
-  int64_t num_bytes = 0;  // of the scored text
+  int64_t num_bytes = 0;  // of the tokens that were scored, in UTF-8
+
+  // Sets both counts for a text that is cut into windows.
+  void set_text(const std::string& text, int64_t num_tokens, std::span<const ScoreRequest> windows, const Tokenizer& tokenizer);
 
   // Adds the scores of a request's targets.
   void add(const ScoreRequest& request, const std::vector<TokenScore>& scores);

@@ -6,8 +6,28 @@
 
 #include "common/fp_environment.h"
 #include "kernels/dispatch.h"
+#include "model/inspection.h"
 
 namespace pythia {
+namespace {
+
+// Names sequences by their requests' numbers.
+class ByRequest : public Inspector {
+ public:
+  ByRequest(Inspector& inspector, std::span<const PassPart> parts) : inspector_(inspector), parts_(parts) {}
+
+  bool wants(const std::string& name) override { return inspector_.wants(name); }
+
+  bool visit(int64_t sequence, const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
+    return inspector_.visit(parts_[static_cast<std::size_t>(sequence)].sequence->number, name, shape, values);
+  }
+
+ private:
+  Inspector& inspector_;
+  std::span<const PassPart> parts_;
+};
+
+}  // namespace
 
 // What one thread needs to choose.
 struct TokenChooser::Scratch {
@@ -66,7 +86,8 @@ void TokenChooser::compute_logits(std::span<const PassPart> parts, int64_t num_r
   const int64_t vocab_size = model_->config().vocab_size;
   logits_.reserve(num_rows * vocab_size);
   if (inspector_) {
-    model_->inspect(slices_, *inspector_, logits_.data());
+    ByRequest by_request(*inspector_, parts);
+    model_->inspect(slices_, by_request, logits_.data());
     return;
   }
   const int64_t num_blocks = num_rows * ScoreMaxima::num_blocks(vocab_size);

@@ -28,7 +28,7 @@ struct PassPart {
 // One user at a time.
 class TokenChooser {
  public:
-  // With an inspector parts run one by one, and it sees the activations of each (Model::inspect).
+  // An inspector sees the activations of all parts (Model::inspect), each under its request's number.
   explicit TokenChooser(std::shared_ptr<Model> model, std::shared_ptr<Inspector> inspector = nullptr);
   ~TokenChooser();
 

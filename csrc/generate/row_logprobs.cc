@@ -29,7 +29,7 @@ void RowLogprobs::reset(std::span<const float> logits, int32_t target, const Par
   } else {
     for (int64_t part = 0; part < parts; ++part) run_part(part);
   }
-  total_ = merge_summaries(kernels_, summaries_);
+  total_ = merge_summaries(kernels_, summaries_, to_score.logit);
 }
 
 std::vector<TokenLogprob> RowLogprobs::top(int64_t n, std::span<const float> maxima) {

@@ -159,7 +159,7 @@ struct KernelTable {
   // where a query may see the position. The rest is not touched.
   void (*attention_scores)(const AttentionArgs& args) noexcept;
 
-  // The summary of n >= 1 finite logits, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
+  // The summary of n >= 1 logits, finite or -infinity, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
   // fixed tree.
   LogitSummary (*summarize_logits)(const float* logits, int64_t n, float bound) noexcept;
 

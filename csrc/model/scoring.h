@@ -93,7 +93,8 @@ struct ScoreTarget {
   int64_t id;
   float logit;
 
-  // The summary of the row's logits [first, first + n), for any first; `above` is how many of them come before the target.
+  // The summary of the row's logits [first, first + n), a chunk: the sums are of those other than the target's, `above` is how
+  // many come before the target.
   LogitSummary summarize(const KernelTable& kernels, const float* logits, int64_t first, int64_t n) const noexcept;
 };
 
@@ -108,13 +109,17 @@ struct RowTotal {
   }
 };
 
-// The total of a row from its chunks in order: exact arithmetic but for the chunks' float sums and the factors between chunks,
-// so that the error is that of 16 lanes' sums of 48 terms (about 1e-7 absolute), of their exponentials, and the float result's
-// own rounding.
-RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks) noexcept;
+// The total of a row from its chunks in order: exact arithmetic but for the chunks' float sums and the factors between chunks, so
+// that the error is that of 16 lanes' sums of 48 terms (about 1e-7 of what is not the target's part), of their exponentials, and
+// the float result's own rounding. The target's part is added here, so that nothing is lost where it is nearly all.
+RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept;
 
 TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
                     int32_t argmax) noexcept;
+
+// The score of `target` from its row of logits in memory, with the bits of a scoring pass. `chunks` is scratch, one for each.
+TokenScore score_row(const KernelTable& kernels, std::span<const float> logits, int32_t target,
+                     std::span<LogitSummary> chunks) noexcept;
 
 // log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
 double log_exact(double x) noexcept;

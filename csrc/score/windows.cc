@@ -45,4 +45,12 @@ std::vector<ScoreRequest> strided_windows(std::span<const int32_t> tokens, int64
   return windows;
 }
 
+std::vector<int32_t> unscored_tokens(std::span<const ScoreRequest> windows, int64_t num_tokens) {
+  int64_t count = num_tokens;
+  for (const ScoreRequest& window : windows) count -= static_cast<int64_t>(window.tokens.size()) - window.first_target;
+  std::vector<int32_t> unscored;
+  for (const ScoreRequest& window : windows.first(static_cast<std::size_t>(count))) unscored.push_back(window.tokens.front());
+  return unscored;
+}
+
 }  // namespace pythia

@@ -21,4 +21,7 @@ std::vector<ScoreRequest> rolling_windows(std::span<const int32_t> tokens, int32
 // context_length >= 2, stride in 1..context_length. Throws std::invalid_argument.
 std::vector<ScoreRequest> strided_windows(std::span<const int32_t> tokens, int64_t context_length, int64_t stride);
 
+// The tokens of a text of num_tokens that its windows leave unscored: with strided windows its first, or that of each.
+std::vector<int32_t> unscored_tokens(std::span<const ScoreRequest> windows, int64_t num_tokens);
+
 }  // namespace pythia

@@ -82,7 +82,11 @@ def biases(name: str, value: object) -> list[tuple[int, float]]:
 
 
 def numpy_array(name: str, value: object, *, copy: bool = False) -> npt.NDArray[Any]:
-    """What NumPy makes of an array of any kind."""
+    """What NumPy makes of an array of any kind, of a masked one without masked values."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} is an array with masked values, expected numbers: leave those out, as .compressed() does"
+        )
     try:
         return np.array(value) if copy else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, of tensors with gradients or on other devices
@@ -102,8 +106,11 @@ def _is_integer(value: object) -> bool:
 
 
 def refuse_table(name: str, value: object, rows: str) -> None:
-    """Refuses a pandas.DataFrame, which gives the names of its columns where rows are expected; ``rows`` gives them."""
-    if hasattr(value, "columns") and hasattr(value, "to_numpy"):
+    """Refuses a pandas.DataFrame or pyarrow.Table, which gives its columns where rows are expected; ``rows`` gives
+    them.
+    """
+    is_frame = hasattr(value, "columns") and hasattr(value, "to_numpy")
+    if is_frame or (hasattr(value, "column_names") and hasattr(value, "to_pylist")):
         raise ValueError(
             f"{name} is of type {type(value).__name__}, expected texts or token ids: pass one column, or {rows}"
         )
@@ -148,8 +155,8 @@ def iterator(name: str, value: object, expected: str) -> Iterator[Any]:
     raise ValueError(f"{name} is of type {type(value).__name__}, expected {expected}")
 
 
-def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32]:
-    """One sequence of ids as int32 [n], each in [0, vocab_size)."""
+def token_ids(name: str, value: object, vocab_size: int, *, what: str = "a list of token ids") -> npt.NDArray[np.int32]:
+    """One sequence of ids as int32 [n], each in [0, vocab_size). Errors call it ``what`` was expected."""
     if isinstance(value, str):
         raise ValueError(f"{name} is a str, expected token ids: encode it first, with model.tokenizer.encode")
     if hasattr(value, "__array__"):
@@ -163,7 +170,7 @@ def token_ids(name: str, value: object, vocab_size: int) -> npt.NDArray[np.int32
                 raise ValueError(f"{name} holds token id {item}, expected 0 to {vocab_size - 1}")
         ids = np.array(value, dtype=np.int32)
     else:
-        raise ValueError(f"{name} is of type {type(value).__name__}, expected a list of token ids")
+        raise ValueError(f"{name} is of type {type(value).__name__}, expected {what}")
     if ids.ndim == 2 and len(ids) == 1:
         raise ValueError(f"{name} has shape {list(ids.shape)}, expected one sequence without a batch: pass its [0]")
     if ids.ndim != 1 or ids.dtype.kind not in "iu":

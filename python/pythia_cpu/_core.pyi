@@ -46,6 +46,7 @@ __all__: list[str] = [
     "rolling_windows",
     "run_phases",
     "sample_logits",
+    "score_rows",
     "score_sequences",
     "strided_windows",
     "supported_isas",
@@ -371,12 +372,12 @@ class Model:
         sequences: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]],
         names: collections.abc.Set[str],
         function: collections.abc.Callable[..., typing.Any],
-        logits: bool = True,
+        num_logits: bool | collections.abc.Sequence[int] = True,
         cache: KvCache | None = None,
         replaced_residual: str = "",
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
-        float32 logits [all tokens, vocab_size] of sequences that run together. At each activation called one of `names`, function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same shape, takes the activation's place. `logits` False: no rows of them, and it ends after the last layer that has one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which the function replaces whatever it is; without a cache nothing is computed before it.
+        float32 logits of sequences that run together, [all tokens, vocab_size]; with a list `num_logits` of as many last tokens of each, with False of none. At each activation called one of `names`, function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same shape, takes the activation's place. Without logits it ends after the last layer that has one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which the function replaces whatever it is; without a cache nothing is computed before it.
         """
     def score(
         self,
@@ -677,6 +678,16 @@ def sample_logits(
 ) -> numpy.typing.NDArray[numpy.int32]:
     """
     Tokens drawn from one row of logits at `num_draws` steps, int32.
+    """
+
+def score_rows(
+    logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
+    targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32],
+    *,
+    threads: int = 1,
+) -> tuple[typing.Any, ...]:
+    """
+    A Scorer's scores of one target id for each row of logits [num_rows, vocab_size], with the same bits.
     """
 
 def score_sequences(

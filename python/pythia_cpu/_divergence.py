@@ -14,7 +14,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import Prompt, Prompts, boolean, float_array, integer, is_batch, numpy_array
 from pythia_cpu._passes import passes_of
 from pythia_cpu._progress import ProgressBar
-from pythia_cpu._scoring import ScoringModel
+from pythia_cpu._scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     from pythia_cpu._model import Model

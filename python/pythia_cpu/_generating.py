@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, refuse_table
+from pythia_cpu._edits import Edits, EditsOfEach, refuse_list_of_edits
 from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
-from pythia_cpu._inspection import Edits
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._token_stream import TokenStream
@@ -56,10 +56,10 @@ class GeneratesTexts(ABC):
         stop: str | Sequence[str] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         ignore_eos: bool = False,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         logprobs: int | None = None,
         draft: GeneratesTexts | None = None,
-        edit: Edits | None = None,
+        edit: Edits | EditsOfEach | None = None,
         max_kv_bytes: int | None = None,
         progress: bool = True,
     ) -> Any:
@@ -94,7 +94,8 @@ class GeneratesTexts(ABC):
             eos_token_id: the id, or ids, that end the text; None: the checkpoint's.
             ignore_eos: do not end at ``eos_token_id``.
             seed: 0 to 2**64 - 1. The same seed gives the same text for a prompt, alone or in any batch; so equal
-                prompts in a list get equal texts. None: a random one for each prompt, reported in ``Generation.seed``.
+                prompts in a list get equal texts, and the draws of other prompts go together: for independent ones
+                pass a list, a seed for each prompt. None: a random one for each, reported in ``Generation.seed``.
             logprobs: None: none. 0: log-probabilities of the new tokens. n: those of the n most likely tokens too.
             draft: a smaller model with the same tokenizer, whose proposals are checked several at a time (speculative
                 decoding). The tokens stay the same. The vocab_size may differ, as Pythia's do, which pad it
@@ -104,7 +105,8 @@ class GeneratesTexts(ABC):
                 prompt, then those of each new token but the last. Texts run together: functions get an activation of
                 each in turn before the next activation of any. A function for ``"logits"`` gets ``[1, vocab_size]``
                 before each token and may change what that is chosen from, ``-inf`` ruling a token out; ``logprobs`` are
-                those of what it leaves. Without a ``prefix_cache``, and not with ``num_beams`` or a ``draft``.
+                those of what it leaves. For a list of prompts it may be a list, with the edits of each, or None. An
+                open ``prefix_cache`` is left alone. Not with ``num_beams`` or a ``draft``.
             max_kv_bytes: the most memory for keys and values of texts that run at once, all beams of them; one may
                 always run. None: half of what is free.
             progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.
@@ -130,10 +132,17 @@ class GeneratesTexts(ABC):
             if batch
             else [model.prompt("prompt", prompt)]
         )
+        arguments = GenerationArguments(**options)
+        if batch:
+            arguments.check_seed(len(prompts))
+        else:
+            refuse_list_of_edits(edit)
+            arguments.refuse_seeds()
         found: dict[int, list[Generation]] = {}
         shown = boolean("progress", progress) and batch
         with ProgressBar(len(prompts), what="generating", unit="text", enabled=shown) as bar:
-            for index, texts in self._texts(prompts, GenerationArguments(**options), draft, edit, max_kv_bytes):
+            aids = self._aids(arguments, draft, edit, max_kv_bytes, len(prompts))
+            for index, texts in self._texts(prompts, arguments, aids):
                 found[index] = texts
                 bar.update(1)
         results = [found[i][0] if num_return_sequences == 1 else found[i] for i in range(len(prompts))]
@@ -144,7 +153,7 @@ class GeneratesTexts(ABC):
         prompts: Iterable[Prompt],
         *,
         draft: GeneratesTexts | None = None,
-        edit: Edits | None = None,
+        edit: Edits | EditsOfEach | None = None,
         max_kv_bytes: int | None = None,
         **arguments: Any,
     ) -> Iterator[tuple[int, Any]]:
@@ -154,7 +163,7 @@ class GeneratesTexts(ABC):
             prompts: an iterable of str and sequences of token ids, taken from as there is room: millions of them need
                 not be in memory.
             draft: as in ``generate``.
-            edit: as in ``generate``.
+            edit: as in ``generate``; a list is as long as there are prompts, or longer.
             max_kv_bytes: as in ``generate``.
             **arguments: those of ``generate``, except ``progress``.
 
@@ -170,19 +179,13 @@ class GeneratesTexts(ABC):
         several = iterator("prompts", prompts, "an iterable of prompts: pass [prompt], or use generate")
         alone = options.num_sequences() == 1
         checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(several))
-        results = self._texts(checked, options, draft, edit, max_kv_bytes)
+        results = self._texts(checked, options, self._aids(options, draft, edit, max_kv_bytes))
         return ((index, texts[0] if alone else texts) for index, texts in results)
 
     def _texts(
-        self,
-        prompts: Iterable[list[int]],
-        arguments: GenerationArguments,
-        draft: object,
-        edit: Edits | None,
-        max_kv_bytes: int | None,
+        self, prompts: Iterable[list[int]], arguments: GenerationArguments, aids: Aids
     ) -> Iterator[tuple[int, list[Generation]]]:
         model = self._generating()
-        aids = self._aids(arguments, draft, edit, max_kv_bytes)
         model.check(arguments)
         return model.generate(prompts, arguments, aids)
 
@@ -190,13 +193,14 @@ class GeneratesTexts(ABC):
         self,
         arguments: GenerationArguments,
         draft: object,
-        edit: Edits | None,
+        edit: Edits | EditsOfEach | None,
         max_kv_bytes: int | None = None,
+        num_prompts: int | None = None,
     ) -> Aids:
         if draft is not None and not isinstance(draft, GeneratesTexts):
             raise ValueError(f"draft is of type {type(draft).__name__}, expected a Model, as pythia_cpu.load gives")
         helper = None if draft is None else draft._generating()
-        return self._generating().aids(arguments, helper, edit, max_kv_bytes)
+        return self._generating().aids(arguments, helper, edit, max_kv_bytes, num_prompts)
 
     def stream(
         self,
@@ -227,6 +231,7 @@ class GeneratesTexts(ABC):
             raise ValueError(
                 "prompt is a list of prompts, but a stream writes one text: pass one prompt, or use generate"
             )
+        refuse_list_of_edits(edit)
         model, options = self._generating(), GenerationArguments.of("stream", arguments)
         return model.stream(model.prompt("prompt", prompt), options, self._aids(options, draft, edit))
 

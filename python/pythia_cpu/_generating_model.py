@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import integer, sequence_ids
 from pythia_cpu._beam_search import beam_search
 from pythia_cpu._coming import Coming
+from pythia_cpu._edits import Activation, Editor, Edits, EditsOfEach
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments
-from pythia_cpu._inspection import Edits, inspector
 from pythia_cpu._lazy import lazy_property
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
@@ -38,12 +37,12 @@ class Aids:
 
     Attributes:
         draft: a model that proposes tokens.
-        inspector: the names of activations, and the function that sees and changes them.
+        editor: the edits, by the numbers of prompts.
         max_kv_bytes: the most memory for keys and values; 0: half of the free memory.
     """
 
     draft: GeneratingModel | None = None
-    inspector: tuple[set[str], Callable[..., Any]] | None = None
+    editor: Editor | None = None
     max_kv_bytes: int = 0
 
 
@@ -83,18 +82,20 @@ class GeneratingModel:
     def check(self, arguments: GenerationArguments) -> None:
         """Refuses arguments that fit no prompt."""
         arguments.num_sequences()
+        arguments.check_seed()
         request = arguments.request(self.tokenizer.eos_token_id)
         if arguments.num_beams > 1:
             arguments.beams(request["eos_token_ids"])
         generator = self._generator(Aids())  # never run
-        generator.add([0], **request, seed=arguments.draw_seed(), num_logprobs=arguments.num_logprobs())
+        generator.add([0], **request, seed=0, num_logprobs=arguments.num_logprobs())
 
     def aids(
         self,
         arguments: GenerationArguments,
         draft: GeneratingModel | None,
-        edit: Edits | None,
+        edit: Edits | EditsOfEach | None,
         max_kv_bytes: int | None = None,
+        num_prompts: int | None = None,
     ) -> Aids:
         """Refuses aids that do not fit each other, the arguments or the model."""
         if draft is not None:
@@ -106,7 +107,7 @@ class GeneratingModel:
             raise ValueError(f"{' and '.join(given)} do not go together, expected one of them only")
         return Aids(
             draft,
-            None if edit is None else inspector(self.core, edit),
+            None if edit is None else Editor(edit, self.core.hook_names, num_texts=num_prompts),
             0 if max_kv_bytes is None else integer("max_kv_bytes", max_kv_bytes, 1),
         )
 
@@ -130,12 +131,12 @@ class GeneratingModel:
             yield from self._search(prompts, arguments, count, aids)
             return
         request, num_logprobs = arguments.request(self.tokenizer.eos_token_id), arguments.num_logprobs()
-        generator = self._generator(aids)
+        generator = self._generator(aids, count)
         coming = Coming(prompts)
         running: dict[int, tuple[_Texts, int]] = {}  # request -> texts of its prompt, which of them
         while True:
             while generator.num_waiting < _MIN_WAITING and (following := coming.take()) is not None:
-                texts = _Texts(*following, arguments.draw_seed())
+                texts = _Texts(*following, arguments.draw_seed(following[0]))
                 for sequence in range(count):
                     number = generator.add(
                         texts.prompt, **request, seed=texts.seed, sequence=sequence, num_logprobs=num_logprobs
@@ -160,13 +161,21 @@ class GeneratingModel:
                 if len(texts.done) == count:
                     yield texts.index, [texts.done[i] for i in range(count)]
 
-    def _generator(self, aids: Aids) -> _core.Generator:
+    def _generator(self, aids: Aids, num_texts: int = 1) -> _core.Generator:
+        """``num_texts``: requests for each prompt, which follow each other."""
+        inspector = None
+        if (editor := aids.editor) is not None:
+
+            def edited(request: int, name: str, array: Activation) -> Activation | None:
+                return editor.apply(request // num_texts, name, array)
+
+            inspector = editor.names, edited
         return _core.Generator(
             self._engine,
             max_kv_bytes=aids.max_kv_bytes,
             draft=None if aids.draft is None else aids.draft.core,
-            prefix_cache=None if aids.inspector else self._prefix_cache,  # what edits changed is for nobody else
-            inspector=aids.inspector,
+            prefix_cache=None if inspector else self._prefix_cache,  # what edits changed is for nobody else
+            inspector=inspector,
         )
 
     def _search(

@@ -25,7 +25,8 @@ class Generation:
         logprobs: float32 ``[len(tokens)]``, log-probability of each new token under the model (log-softmax of the
             logits, before penalties, temperature and filters); None unless asked for.
         top_logprobs: for each new token the most likely ones, (id, log-probability), best first; None unless asked for.
-        seed: the seed of the draws, which gives the same text again; None for greedy text.
+        seed: the seed of the draws, which gives the same text again (with ``num_return_sequences``, in the same place);
+            None for greedy text.
         draft_acceptance: the part of the draft's tokens that was accepted, 0 to 1, where those after a wrong one count
             as not accepted; None without a draft.
     """

@@ -13,6 +13,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import biases, boolean, integer, number, strings
 from pythia_cpu._beam_search import BeamOptions
 
+_MOST_SEED = 2**64 - 1
 _SEED_BITS = 53  # of a random seed: a whole number for every reader of JSON
 _INT32_MAX = 2**31 - 1
 _MOST_BEAMS, _MOST_SEQUENCES = 1 << 12, 1 << 20  # more are a slip, and would take all memory before they fail
@@ -42,7 +43,7 @@ class GenerationArguments:
     stop: str | Sequence[str] | None = None
     eos_token_id: int | Sequence[int] | None = None
     ignore_eos: bool = False
-    seed: int | None = None
+    seed: int | Sequence[int] | None = None
     logprobs: int | None = None
 
     @classmethod
@@ -123,9 +124,35 @@ class GenerationArguments:
         """How many log-probabilities the core is to give: -1 none, 0 the chosen token's, n the best ones' too."""
         return -1 if self.logprobs is None else integer("logprobs", self.logprobs, 0, _INT32_MAX)
 
-    def draw_seed(self) -> int:
-        """The seed given, or a random one."""
-        return secrets.randbits(_SEED_BITS) if self.seed is None else integer("seed", self.seed, 0, 2**64 - 1)
+    def check_seed(self, num_prompts: int | None = None) -> None:
+        """Refuses what is no seed, or a list of seeds that is not for so many prompts; None: that is not known."""
+        if not self._has_seeds():
+            self.draw_seed()
+            return
+        seeds: Any = self.seed
+        for i in range(len(seeds)):
+            self.draw_seed(i)
+        if num_prompts is not None and len(seeds) != num_prompts:
+            raise ValueError(f"seed is a list of {len(seeds)}, expected one for each of {num_prompts} prompts")
+
+    def refuse_seeds(self) -> None:
+        """Where there is one prompt."""
+        if self._has_seeds():
+            raise ValueError("seed is a list, which goes with a list of prompts: pass one integer")
+
+    def draw_seed(self, prompt: int = 0) -> int:
+        """The seed given for a prompt, by its number, or a random one."""
+        if self.seed is None:
+            return secrets.randbits(_SEED_BITS)
+        if not self._has_seeds():
+            return integer("seed", self.seed, 0, _MOST_SEED)
+        seeds: Any = self.seed
+        if prompt >= len(seeds):
+            raise ValueError(f"seed is a list of {len(seeds)}, and there are more prompts: pass one for each")
+        return integer(f"seed[{prompt}]", seeds[prompt], 0, _MOST_SEED)
+
+    def _has_seeds(self) -> bool:
+        return isinstance(self.seed, list | tuple | range) or getattr(self.seed, "ndim", 0) == 1
 
     def request(self, default_eos: int | None) -> dict[str, Any]:
         """Arguments of ``_core.Generator.add`` that all texts of a call share."""

@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import functools
-import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, float_array, is_batch, sequence_ids
+from pythia_cpu._edits import LOGITS, Activation, Editor, Edits, EditsOfEach, matching, refuse_list_of_edits
 from pythia_cpu._passes import runs_of_a_pass
 
-Activation: TypeAlias = npt.NDArray[np.float32]
-Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
-EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
-Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
-
-_SCORES = "hook_attn_scores"
 _RESIDUALS = ("hook_resid_pre", "hook_resid_post")
-_LOGITS = "logits"  # for edits only: results have them anyway
 _UNEMBEDDED_ROWS = 512  # at a time
-# Regular expressions of its names, and those here.
-_NAMES_OF_VERSION_4 = (
-    (r"^embed\.hook_out$", "hook_embed"),
-    (r"^unembed\.hook_in$", "ln_final.hook_normalized"),
-    (r"(ln1|ln2|ln_final)\.hook_out$", r"\1.hook_normalized"),
-    (r"^(blocks\.[^.]+)\.(ln1|ln2)\.hook_in$", r"\1.hook_resid_pre"),
-    (r"attn\.([qkv])\.hook_out$", r"attn.hook_\1"),
-    (r"attn\.([qkv]\.)?hook_in$", "ln1.hook_normalized"),
-    (r"attn\.o\.hook_in$", "attn.hook_z"),
-    (r"attn\.o\.hook_out$", "hook_attn_out"),
-    (r"mlp\.(in\.)?hook_in$", "ln2.hook_normalized"),
-    (r"mlp\.in\.hook_out$", "mlp.hook_pre"),
-    (r"mlp\.out\.hook_in$", "mlp.hook_post"),
-    (r"mlp\.out\.hook_out$", "hook_mlp_out"),
-    (r"(attn|mlp)\.hook_out$", r"hook_\1_out"),
-    (r"^(blocks\.[^.]+)\.hook_in$", r"\1.hook_resid_pre"),
-    (r"^(blocks\.[^.]+)\.hook_out$", r"\1.hook_resid_post"),
-)
-# What serves in place of its optional hooks, by the end of their names.
-_IN_PLACE_OF = {
-    "attn.hook_result": "attn.hook_z, which times the head's part of the output weights is it",
-    "hook_attn_in": "hook_resid_pre to look, ln1.hook_normalized to change what attention reads",
-    "hook_mlp_in": "hook_resid_pre to look, ln2.hook_normalized to change what the MLP reads",
-    "hook_q_input": "attn.hook_q, which is made of it",
-    "hook_k_input": "attn.hook_k, which is made of it",
-    "hook_v_input": "attn.hook_v, which is made of it",
-    "hook_pos_embed": "attn.hook_rot_q and attn.hook_rot_k: positions are rotations of queries and keys",
-}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,7 +65,7 @@ class InspectsActivations(ABC):
         tokens: Sequence[TokenIds],
         *,
         capture: str | Iterable[str] = (),
-        edit: Edits | None = None,
+        edit: Edits | EditsOfEach | None = None,
         logits: bool = True,
     ) -> list[Run]: ...
     def run(
@@ -112,7 +73,7 @@ class InspectsActivations(ABC):
         tokens: TokenIds | Sequence[TokenIds],
         *,
         capture: str | Iterable[str] = (),
-        edit: Edits | None = None,
+        edit: Edits | EditsOfEach | None = None,
         logits: bool = True,
     ) -> Run | list[Run]:
         """Runs a sequence, keeps the activations asked for, and changes them on their way. ``Session.run`` does so for
@@ -148,7 +109,8 @@ class InspectsActivations(ABC):
                 and array of every activation, scores and patterns too. A function returns the array that takes the
                 activation's place, or None; it may also change the array it is given. In place of a function there may
                 be that array itself; where it is of a ``hook_resid_pre`` or ``hook_resid_post`` and nothing before is
-                captured or edited, ``run`` begins there. The rest of the pass, and ``Run.activations``, have the edited
+                captured or edited, ``run`` begins there. For a list of sequences ``edit`` may be a list too, with the
+                edits of each, or None. The rest of the pass, and ``Run.activations``, have the edited
                 one. Functions may call the model. The name ``"logits"`` stands for the logits, ``[num_tokens,
                 vocab_size]``, where ``-inf`` rules a token out.
             logits: False leaves out the logits, and the layers after the last one that is captured or edited.
@@ -161,13 +123,16 @@ class InspectsActivations(ABC):
         config = core.file.config
         sizes = config["vocab_size"], config["max_position_embeddings"]
         if not is_batch("tokens", tokens):
+            refuse_list_of_edits(edit)
             return inspected(core, [sequence_ids("tokens", tokens, *sizes)], capture, edit, logits, None)[0]
         patterns = list(capture) if isinstance(capture, Iterator) else capture  # each pass reads them
         several = [sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)]
-        passes = runs_of_a_pass([len(ids) for ids in several])
-        return [
-            run for begin, end in passes for run in inspected(core, several[begin:end], patterns, edit, logits, None)
-        ]
+        Editor(edit, core.hook_names, num_texts=len(several))  # refuses what fits no pass
+        runs: list[Run] = []
+        for begin, end in runs_of_a_pass([len(ids) for ids in several]):
+            edits = edit[begin:end] if isinstance(edit, list | tuple) else edit
+            runs += inspected(core, several[begin:end], patterns, edits, logits, None)
+        return runs
 
     def unembed(self, residuals: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The logits that residual streams give through the final LayerNorm and the head: the logit lens
@@ -205,129 +170,33 @@ def inspected(
     core: _core.Model,
     sequences: list[npt.NDArray[np.int32]],
     capture: str | Iterable[str],
-    edit: Edits | None,
+    edit: Edits | EditsOfEach | None,
     logits: object,
     cache: _core.KvCache | None,
 ) -> list[Run]:
     """``InspectsActivations.run`` of checked ids, all in one pass; with a cache one sequence, after what is in it."""
     names = core.hook_names
-    edits = _edits(edit, names)
-    if _LOGITS in edits and not logits:
+    editor = Editor(edit, names, num_texts=len(sequences))
+    if LOGITS in editor.names and not logits:
         raise ValueError("edit has a function for the logits, and logits is False: leave out one of them")
     if not isinstance(capture, Iterable):
         kind = type(capture).__name__
         raise ValueError(f"capture is of type {kind}, expected names or patterns, as 'blocks.*.hook_resid_post'")
     patterns = [capture] if isinstance(capture, str) else capture
-    wanted = {name for pattern in patterns for name in _match(pattern, names)}
+    wanted = {name for pattern in patterns for name in matching(pattern, names)}
     activations: list[dict[str, Activation]] = [{} for _ in sequences]
 
     def see(sequence: int, name: str, array: Activation) -> Activation | None:
-        array = _apply(edits, sequence, name, array)
+        edited = editor.apply(sequence, name, array)
         if name in wanted:
-            activations[sequence][name] = array
-        return array if name in edits else None
+            activations[sequence][name] = array if edited is None else edited
+        return edited
 
-    shown = wanted | edits.keys()
+    shown = wanted | editor.names
     first = next((name for name in names if name in shown), "")
-    is_replaced = first.endswith(_RESIDUALS) and isinstance(edits.get(first, [None])[0], _Replacement)
-    found = core.inspect(
-        sequences, shown, see, boolean("logits", logits), cache, replaced_residual=first if is_replaced else ""
-    )
+    replaced = first if first.endswith(_RESIDUALS) and editor.replaces(first) else ""
+    found = core.inspect(sequences, shown, see, boolean("logits", logits), cache, replaced_residual=replaced)
     if not logits:
         return [Run(None, of_one) for of_one in activations]
     rows = np.split(found, np.cumsum([len(ids) for ids in sequences])[:-1])
     return [Run(of_logits, of_one) for of_logits, of_one in zip(rows, activations, strict=True)]
-
-
-def inspector(core: _core.Model, edit: Edits) -> tuple[set[str], Callable[[int, str, Activation], Activation]]:
-    """Edits in the form the core takes: the names of the activations to show, and what makes others of them."""
-    edits = _edits(edit, core.hook_names)
-    return set(edits), functools.partial(_apply, edits)
-
-
-def _match(pattern: object, names: list[str]) -> list[str]:
-    """The names that a pattern stands for, at least one."""
-    if not isinstance(pattern, str):
-        raise ValueError(f"found {pattern!r} of type {type(pattern).__name__}, expected the name of an activation")
-    found = [pattern] if pattern in names else fnmatch.filter(names, pattern)
-    if not found:
-        for end, instead in _IN_PLACE_OF.items():
-            if pattern.endswith(end):
-                raise ValueError(f"the model has no activation {pattern!r}; in its place: {instead}")
-        near = [f"blocks.*.{pattern}"] if fnmatch.filter(names, f"blocks.*.{pattern}") else _near(pattern, names)
-        raise ValueError(f"the model has no activation {pattern!r}; near it: {', '.join(near)} (all: activation_names)")
-    return found
-
-
-def _near(pattern: str, names: list[str]) -> list[str]:
-    """The name here of what TransformerLens 4 calls so; else those that are most alike."""
-    for theirs, ours in _NAMES_OF_VERSION_4:
-        name = re.sub(theirs, ours, pattern)
-        if name != pattern and fnmatch.filter(names, name):
-            return [name]
-    return difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
-
-
-def _edits(edit: Edits | None, names: list[str]) -> dict[str, list[Edit]]:
-    """The functions to call for each name, in order."""
-    if edit is None:
-        return {}
-    if isinstance(edit, Mapping):
-        edits: dict[str, list[Edit]] = {}
-        for pattern, function in edit.items():
-            if not callable(function):
-                function = _Replacement(pattern, function)
-            for name in [_LOGITS] if pattern == _LOGITS else _match(pattern, names):
-                edits.setdefault(name, []).append(function)
-        return edits
-    if not callable(edit):
-        kind = type(edit).__name__
-        raise ValueError(f"edit is of type {kind}, expected functions by name, {{name: function}}, or one function")
-    return {name: [functools.partial(edit, name)] for name in names}
-
-
-class _Replacement:
-    """An array as an edit."""
-
-    def __init__(self, pattern: object, array: object) -> None:
-        if not hasattr(array, "__array__") and not isinstance(array, list | tuple):
-            raise ValueError(f"edit[{pattern!r}] is of type {type(array).__name__}, expected a function or an array")
-        self._array = float_array(f"edit[{pattern!r}]", array)
-
-    def __call__(self, array: Activation) -> Activation:
-        return self._array
-
-
-def _apply(edits: dict[str, list[Edit]], sequence: int, name: str, array: Activation) -> Activation:
-    """An activation after its edits, if it has any; they are the same for all sequences."""
-    for function in edits.get(name, ()):
-        array = _edited(name, function, array)
-    return array
-
-
-def _edited(name: str, function: Edit, array: Activation) -> Activation:
-    """What the function makes of an activation, checked: where the model's own numbers are not finite, it may look."""
-
-    def is_sound(values: Activation) -> bool:
-        may_be_minus_inf = name.endswith((_SCORES, _LOGITS))
-        return bool((values < np.inf if may_be_minus_inf else np.isfinite(values)).all())  # False for NaN
-
-    may_be_unsound = not is_sound(array)
-    try:
-        returned = function(array)
-    except Exception as error:
-        if sys.version_info >= (3, 11):
-            error.add_note(f"in the edit of {name}")
-            if isinstance(error, TypeError):
-                error.add_note("a function in a dict gets the array alone; its name is the key")
-        raise
-    if returned is None or returned is array:
-        result = array
-    else:
-        may_be_unsound = False
-        result = float_array(f"what the edit of {name} returned", returned)
-        if result.shape != array.shape:
-            raise ValueError(f"the edit of {name} returned shape {list(result.shape)}, expected {list(array.shape)}")
-    if not (may_be_unsound or is_sound(result)):
-        raise ValueError(f"the edit of {name} gave values that are not finite")
-    return result

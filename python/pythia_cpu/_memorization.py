@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, refuse_table, token_ids
+from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator, refuse_table, token_ids
 from pythia_cpu._identity import model_key
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
@@ -23,7 +23,7 @@ _MAX_LOGITS_BYTES = 1 << 26  # of one forward pass
 _FIRST_PLACES = 4  # of a continuation, which are looked at first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memorization:
     """How well rows were reproduced.
 
@@ -31,11 +31,14 @@ class Memorization:
         exact_match: bool ``[num_rows]``: the whole continuation is what greedy decoding writes.
         matches: int64 ``[num_rows]``: how many tokens of the continuation greedy decoding writes in their places. It
             goes on from its own tokens, so a token may match after one that did not.
-        continuation_length: the most that ``matches`` can be.
+        first_mismatch: int64 ``[num_rows]``: how many tokens match before the first that does not, so that the first k
+            tokens of the continuation are an exact match where it is k or more.
+        continuation_length: the most that ``matches`` and ``first_mismatch`` can be.
     """
 
     exact_match: npt.NDArray[np.bool_]
     matches: npt.NDArray[np.int64]
+    first_mismatch: npt.NDArray[np.int64]
     continuation_length: int
 
     @property
@@ -76,17 +79,20 @@ class MemorizationScorer:
     def score(self, rows: Any, *, progress: bool) -> Memorization:
         """Scores rows, an array ``[n, length]`` or a sequence of sequences; a group of them is in memory at a time."""
         total = len(rows)
-        exact_match, matches = np.zeros(total, np.bool_), np.zeros(total, np.int64)
+        exact_match, (matches, first_mismatch) = np.zeros(total, np.bool_), np.zeros((2, total), np.int64)
         with ProgressBar(total, what="memorization", unit=" rows", enabled=progress) as bar:
             for begin in range(0, total, self._num_caches):
                 end = min(total, begin + self._num_caches)
                 equal = self._equal(np.stack([self._row(i, rows[i]) for i in range(begin, end)]))
                 matches[begin:end], exact_match[begin:end] = equal.sum(axis=1), equal.all(axis=1)
+                first_mismatch[begin:end] = _first_mismatch(equal)
                 bar.update(end - begin)
-        return Memorization(exact_match, matches, self._length)
+        return Memorization(exact_match, matches, first_mismatch, self._length)
 
-    def score_to_file(self, rows: Iterable[Any], path: str | os.PathLike[str], *, progress: bool) -> int:
-        """``Model.memorization_to_file``."""
+    def score_to_file(
+        self, rows: Iterator[Any], total: int | None, path: str | os.PathLike[str], *, progress: bool
+    ) -> int:
+        """``Model.memorization_to_file``; ``total``: how many rows there are, if that is known."""
         key = model_key(self._model.file)
         options = ["memorization", self._prefix, self._length, self._banned]
 
@@ -100,12 +106,12 @@ class MemorizationScorer:
                 equal = self._equal(np.stack([ids for ids, _ in group]))
                 yield [self._line(head, row) for (_, head), row in zip(group, equal, strict=True)]
 
-        total = len(rows) if isinstance(rows, Sized) else None
         return add_records(path, checked(), lines, total=total, unit=" rows", progress=progress)
 
     def _line(self, head: Head, equal: npt.NDArray[np.bool_]) -> bytes:
         matches = {"exact_match": bool(equal.all()), "matches": int(equal.sum())}
-        return record_line(head, {**matches, "continuation_length": self._length})
+        first_mismatch = int(_first_mismatch(equal[None])[0])
+        return record_line(head, {**matches, "first_mismatch": first_mismatch, "continuation_length": self._length})
 
     def _equal(self, group: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Bool ``[rows, continuation_length]`` of at most ``_num_caches`` rows: greedy decoding writes the token."""
@@ -118,6 +124,12 @@ class MemorizationScorer:
 
     def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
         need = self._prefix + self._length
+        if hasattr(row, "as_py"):  # of pyarrow
+            row = row.as_py()
+        if isinstance(row, Mapping):
+            raise ValueError(
+                f"rows[{number}] is of type {type(row).__name__}, expected token ids: pass that member of it"
+            )
         if not hasattr(row, "__len__") or getattr(row, "shape", None) == ():
             raise ValueError(f"rows[{number}] is of type {type(row).__name__}, expected token ids")
         if len(row) < need:
@@ -184,6 +196,12 @@ class MemorizationScorer:
             written[running, columns[running]] = self._choose(passes)
 
 
+def _first_mismatch(equal: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Of each row ``[rows, length]`` the place of the first that is False, or the length."""
+    places: npt.NDArray[np.int64] = np.where(equal.all(axis=1), equal.shape[1], equal.argmin(axis=1))
+    return places
+
+
 class MeasuresMemorization(ABC):
     """The memorization methods of ``Model``."""
 
@@ -206,8 +224,9 @@ class MeasuresMemorization(ABC):
         their first difference. The result is that of ``generate`` with ``ignore_eos``, token by token.
 
         Args:
-            rows: token ids ``[num_rows, length]``, e.g. a ``np.memmap`` of training data, or a list of rows. The first
-                ``prefix_length + continuation_length`` of each count.
+            rows: token ids ``[num_rows, length]``, e.g. a ``np.memmap`` of training data, or a list of rows, or what
+                has ``len(rows)`` and ``rows[i]``, as the dataset of Pythia's own tools. The first ``prefix_length +
+                continuation_length`` of each count.
             prefix_length: tokens that are given.
             continuation_length: tokens after them, which are compared.
             suppress_eos: never write the end-of-text token. The Pythia paper's own script does that, through
@@ -218,9 +237,13 @@ class MeasuresMemorization(ABC):
             ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context; logits
                 that are no numbers.
         """
-        if isinstance(rows, str) or not hasattr(rows, "__len__") or (len(rows) and not is_batch("rows", rows)):
+        if isinstance(rows, str | Mapping) or not hasattr(rows, "__len__") or getattr(rows, "shape", None) == ():
             raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
-        if not isinstance(rows, Sequence):
+        refuse_table("rows", rows, ".to_numpy()")
+        is_dataset = not isinstance(rows, Sequence) and not hasattr(rows, "__array__")  # rows[i] is all it has
+        if not is_dataset and len(rows) and not is_batch("rows", rows):
+            raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
+        if not isinstance(rows, Sequence) and not is_dataset:
             rows = np.asarray(rows)  # rows[i] of a pandas.Series goes by its index
         scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
         return scorer.score(rows, progress=progress)
@@ -241,8 +264,8 @@ class MeasuresMemorization(ABC):
         again as it was, and costs at most the last 64 rows again.
 
         Every record has ``index``, ``model`` (a key that is equal for equal checkpoints in equal formats only),
-        ``input`` (a hash of the row and the options), ``exact_match``, ``matches`` and ``continuation_length`` (see
-        Memorization). ``pandas.read_json(path, lines=True)`` reads it.
+        ``input`` (a hash of the row and the options), ``exact_match``, ``matches``, ``first_mismatch`` and
+        ``continuation_length`` (see Memorization). ``pandas.read_json(path, lines=True)`` reads it.
 
         Args:
             rows: any iterable of rows as in ``memorization``, perhaps longer than memory.
@@ -261,7 +284,7 @@ class MeasuresMemorization(ABC):
             OSError: the file cannot be written.
         """
         refuse_table("rows", rows, ".to_numpy()")
-        if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
-            raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
+        several = iterator("rows", rows, "rows of token ids, e.g. an array [num_rows, length]")
+        total = len(rows) if isinstance(rows, Sized) else None
         scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
-        return scorer.score_to_file(rows, path, progress=progress)
+        return scorer.score_to_file(several, total, path, progress=progress)

@@ -24,7 +24,8 @@ from pythia_cpu._lazy import lazy_property
 from pythia_cpu._memorization import MeasuresMemorization
 from pythia_cpu._passes import last_logits
 from pythia_cpu._provenance import provenance
-from pythia_cpu._scoring import ScoresTexts, ScoringModel
+from pythia_cpu._scoring import ScoresTexts
+from pythia_cpu._scoring_model import ScoringModel
 from pythia_cpu._session import Session
 from pythia_cpu._surprisal import MeasuresSurprisal
 from pythia_cpu._tensors import Tensors

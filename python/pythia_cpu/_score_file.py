@@ -18,7 +18,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import iterator, refuse_table
 from pythia_cpu._identity import model_key
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
-from pythia_cpu._score_run import ScoreRequest, TargetScores, all_scores
+from pythia_cpu._score_run import ScoreRequest, TargetScores
 
 # Inputs are scored and written together until they have as many tokens as take about this long, within bounds: what an
 # interruption costs at most.
@@ -42,6 +42,12 @@ class Encoder(Protocol):
 
     def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> list[ScoreRequest]:
         """The requests of a text."""
+
+    def num_scored_bytes(self, text: str, num_tokens: int, windows: list[ScoreRequest]) -> int:
+        """The bytes of those of a text's tokens that its windows score."""
+
+    def run(self, requests: Sequence[ScoreRequest], *, progress: bool) -> list[TargetScores]:
+        """The scores of all requests, in their order."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def score_to_file(
         for batch in batches(records, lambda record: max(1, record.num_inputs), lambda: pace.tokens_per_write):
             requests = [request for record in batch for request in record.requests]
             with pace.measuring(sum(record.num_inputs for record in batch)):
-                scores = iter(all_scores(encoder.core, requests, progress=False))
+                scores = iter(encoder.run(requests, progress=False))
             yield [
                 record.line([next(scores) for _ in record.requests], per_token=options.per_token) for record in batch
             ]
@@ -147,10 +153,14 @@ def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
 
 
 def _fields(item: object) -> dict[Any, Any]:
-    """An input's members; those that are None, as tables write what is missing, are not there."""
+    """An input's members; those that are None or NaN, as tables write what is missing, are not there."""
     if not isinstance(item, Mapping):
         return {"text": item}
-    return {name: value for name, value in item.items() if value is not None}
+    return {name: value for name, value in item.items() if value is not None and not _is_nan(value)}
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _identity(number: int, identity: object) -> str | int | float | None:
@@ -175,10 +185,15 @@ def _record(encoder: Encoder, item: Any, head: Head, options: FileOptions) -> _R
             ids = encoder.ids("text", text)
             requests = encoder.windows(ids, context_length=options.context_length, stride=options.stride)
             num_tokens = len(ids)
+            num_bytes = encoder.num_scored_bytes(text, num_tokens, requests) if isinstance(text, str) else None
         else:
             text = fields["continuation"]
             tokens, first = encoder.pair(fields["context"], text)
             requests, num_tokens = [(tokens, first)], len(tokens) - first
+            num_bytes = None
+            if isinstance(text, str):  # with the white space that is its own
+                context: str = fields["context"]
+                num_bytes = len(text.encode()) + len(context.encode()) - len(context.rstrip().encode())
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return _Record(head, requests, num_tokens, len(text.encode()) if isinstance(text, str) else None)
+    return _Record(head, requests, num_tokens, num_bytes)

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._edits import Activation, Editor
+from pythia_cpu._passes import runs_of_a_pass
 from pythia_cpu._progress import ProgressBar
 
 ScoreRequest = tuple[list[int], int]
@@ -51,7 +53,32 @@ def run_requests(
                 yield number, TargetScores(*scorer.scores(number))
 
 
-def all_scores(core: _core.Model, requests: Sequence[ScoreRequest], *, progress: bool) -> list[TargetScores]:
-    """``run_requests``' scores in the requests' order."""
-    found = dict(run_requests(core, requests, progress=progress))
-    return [found[number] for number in range(len(requests))]
+def run_edited(
+    core: _core.Model, requests: Sequence[ScoreRequest], editor: Editor, *, progress: bool
+) -> Iterator[tuple[int, TargetScores]]:
+    """As ``run_requests``, with activations edited on their way, those of all texts alike; without a change the scores
+    have the same bits.
+    """
+
+    def edited(_: int, name: str, array: Activation) -> Activation | None:
+        return editor.apply(0, name, array)
+
+    def scores(logits: npt.NDArray[np.float32], targets: list[int]) -> TargetScores:
+        return TargetScores(*_core.score_rows(logits, np.array(targets, np.int32), threads=core.threads))
+
+    numbers = []
+    for number, (tokens, first_target) in enumerate(requests):
+        if first_target < len(tokens):
+            numbers.append(number)
+        else:
+            yield number, scores(np.empty((0, core.file.config["vocab_size"]), np.float32), [])
+    inputs = [np.array(requests[number][0][:-1], np.int32) for number in numbers]
+    with ProgressBar(sum(map(len, inputs)), what="scoring", unit=" tokens", enabled=progress) as bar:
+        for begin, end in runs_of_a_pass([len(ids) for ids in inputs]):
+            targets = [tokens[first:] for tokens, first in (requests[number] for number in numbers[begin:end])]
+            counts = [len(ids) for ids in targets]
+            logits = core.inspect(inputs[begin:end], editor.names, edited, counts)
+            bar.update(sum(len(ids) for ids in inputs[begin:end]))
+            rows = np.split(logits, np.cumsum(counts)[:-1])
+            for number, of_one, ids in zip(numbers[begin:end], rows, targets, strict=True):
+                yield number, scores(of_one, ids)

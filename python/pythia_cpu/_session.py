@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, token_ids
-from pythia_cpu._inspection import Edits, Run, inspected
+from pythia_cpu._edits import Edits, refuse_list_of_edits
+from pythia_cpu._inspection import Run, inspected
 from pythia_cpu._passes import append_in_chunks, runs_of_a_pass
 from pythia_cpu._process_lock import ProcessLock
 
@@ -93,6 +94,7 @@ class Session:
         ids = token_ids("tokens", tokens, self._vocab_size)
         if len(ids) == 0:
             raise ValueError("tokens has no tokens, expected at least one")
+        refuse_list_of_edits(edit)
         with self._appending(ids):
             return inspected(self._model, [ids], capture, edit, logits, self._cache)[0]
 

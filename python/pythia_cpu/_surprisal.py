@@ -13,8 +13,8 @@ import numpy as np
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import Texts, integer, iterator, refuse_table
-from pythia_cpu._score_run import ScoreRequest, all_scores
-from pythia_cpu._scoring import ScoringModel
+from pythia_cpu._score_run import ScoreRequest
+from pythia_cpu._scoring_model import ScoringModel
 from pythia_cpu._tokenizer import Tokenizer
 
 _WORD = re.compile(r"\S+")
@@ -117,7 +117,7 @@ class MeasuresSurprisal(ABC):
             windows = _core.strided_windows([scoring.start_id(), *scoring.some_ids(name, one)], length, step)
             requests += windows
             counts.append(len(windows))
-        scores = iter(all_scores(scoring.core, requests, progress=progress))
+        scores = iter(scoring.run(requests, progress=progress))
         found = []
         for one, count in zip(texts, counts, strict=True):
             logprobs = [x for _ in range(count) for x in next(scores).logprobs.tolist()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pythia_cpu import _core
 from pythia_cpu._generation import FinishReason, Token
@@ -34,6 +34,7 @@ class TokenStream(Iterator[Token]):
                 f"num_beams is {arguments.num_beams}, but a stream writes text as it is found, which beam search knows "
                 "only in the end: use 1, or generate"
             )
+        arguments.refuse_seeds()
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)
         self._lock = ProcessLock("this stream")
@@ -52,7 +53,7 @@ class TokenStream(Iterator[Token]):
         """The next token, one run of the model later."""
         with self._lock:
             while not self._tokens and not self._generator.done:
-                for _, id, text, logprob, top, finish_reason, proposed, accepted in self._generator.step():
+                for _, id, text, logprob, top, finish_reason, proposed, accepted in self._step():
                     self._finish_reason = finish_reason
                     self._draft_acceptance = accepted / proposed if proposed else None
                     if id >= 0:
@@ -63,6 +64,12 @@ class TokenStream(Iterator[Token]):
             if token is None:
                 raise StopIteration
             return token
+
+    def _step(self) -> list[tuple[Any, ...]]:
+        try:
+            return self._generator.step()
+        except StopIteration as error:  # of an edit: it would end the stream
+            raise RuntimeError("an edit raised StopIteration") from error
 
     def __reduce__(self) -> NoReturn:
         """Raises TypeError."""

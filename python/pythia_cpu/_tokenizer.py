@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tokenizers
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import boolean, iterator
+from pythia_cpu._arguments import boolean, integer, iterator
 from pythia_cpu._lazy import lazy_property
 from pythia_cpu._tokenizer_export import tokenizer_json
 
@@ -73,6 +73,10 @@ class Tokenizer:
                 raise ValueError(f"ids hold {value!r}, expected token ids, whole numbers from 0 to 2**32 - 1")
         skip = boolean("skip_special_tokens", skip_special_tokens)
         return self._core.decode(values, skip)
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that a token stands for; none for an id without a token."""
+        return self._core.token_bytes(integer("id", id, 0))
 
     @property
     def vocab_size(self) -> int:

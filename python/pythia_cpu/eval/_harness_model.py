@@ -19,9 +19,10 @@ import pythia_cpu
 from pythia_cpu import _core
 from pythia_cpu._arguments import boolean, integer
 from pythia_cpu._dtypes import weights_for
+from pythia_cpu._edits import Edits
 from pythia_cpu._identity import model_key
 from pythia_cpu._load import shipped_model
-from pythia_cpu._score_run import ScoreRequest, run_requests
+from pythia_cpu._score_run import ScoreRequest
 from pythia_cpu.eval._generation import GenerationRequest
 from pythia_cpu.eval._model_arguments import refuse_unsupported
 from pythia_cpu.eval._result_cache import ResultCache
@@ -56,6 +57,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         add_bos_token: bool = False,
         result_cache: str | os.PathLike[str] | None = None,
         seed: int = 1234,
+        edit: Edits | None = None,
         **others: object,
     ) -> None:
         """Opens the model.
@@ -78,6 +80,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 evaluation that was interrupted resumes. (``simple_evaluate``'s own ``use_cache`` keeps
                 results by request alone: its file serves one model, and is refused for any other.)
             seed: of texts that a task asks to sample: the same seed gives the same texts. Texts for one prompt differ.
+            edit: functions that change activations, as in ``Model.score`` and ``Model.generate``: a task under an
+                ablation. From Python only, and without caches of results, which do not know functions apart.
                 ``pythia-eval --seed`` gives it the seed that it has for torch.
             **others: other arguments of HFLM, where they change no number, such as ``batch_size`` and ``device``,
                 which the harness's commands pass to every model.
@@ -104,7 +108,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             self.model = pythia_cpu.load(
                 pretrained, revision=revision, weights=weights, threads=threads, cache_dir=cache_dir
             )
-        self._scoring = self.model._scoring()
+        if edit is not None and result_cache is not None:
+            raise ValueError("result_cache keeps results by model, and edit changes it: leave out one of them")
+        self._edit = edit
+        self._scoring = self.model._scoring().edited(edit)
         context_length = self.model.context_length
         self.max_length = context_length
         if max_length is not None:
@@ -155,6 +162,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             ValueError: its results are those of another model or of other model_args.
         """
         results = cache_hook.dbdict
+        if results is not None and self._edit is not None:
+            raise ValueError("use_cache keeps results by model, and edit changes it: leave out one of them")
         if results is not None:
             settings = [self.max_length, self.max_gen_toks, self._prefix_token_id, self._first_tokens]
             owner = [model_key(self._scoring.core.file), *settings]
@@ -266,7 +275,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         saved_s = time.monotonic()
         requests = [window for number in missing for window in groups[number]]
         try:
-            for i, scores in run_requests(self._scoring.core, requests, progress=progress):
+            for i, scores in self._scoring.run_each(requests, progress=progress):
                 number = owners[i]
                 parts[number] += scores.logprobs.tolist()
                 greedy[number] = greedy[number] and not scores.ranks.any()
@@ -301,7 +310,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             for numbers in batches.values():
                 for begin in range(0, len(numbers), _TEXTS_PER_SAVE):
                     batch = numbers[begin : begin + _TEXTS_PER_SAVE]
-                    texts = self.model.generate([prepared[n].context for n in batch], **prepared[batch[0]].options)
+                    contexts = [prepared[n].context for n in batch]
+                    texts = self.model.generate(contexts, edit=self._edit, **prepared[batch[0]].options)
                     for number, text in zip(batch, texts, strict=True):
                         results[number] = prepared[number].finish(self, text)
                         if self._cache:

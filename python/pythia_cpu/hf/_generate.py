@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from pythia_cpu._arguments import integer, strings
+from pythia_cpu._arguments import integer, number, strings
 from pythia_cpu._model import Model
 from pythia_cpu._options import refuse_unknown
 from pythia_cpu.hf._arrays import id_rows, is_torch, to_lists, to_torch
 from pythia_cpu.hf._forward import Floats, ModelOutput, Rows, rows_and_spans
-from pythia_cpu.hf._processors import Process, take_banned, take_processors
+from pythia_cpu.hf._processors import take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
+from pythia_cpu.hf._stepwise import Functions, Stepwise
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
 _TOP_K = 50  # likewise
@@ -136,10 +137,10 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     )
     max_new_tokens = _max_new_tokens(given, width, model.context_length)
     min_new_tokens = _min_new_tokens(given, width)
-    streamer = given.pop("streamer", None)
+    streamer, max_time = given.pop("streamer", None), given.pop("max_time", None)
     criteria = list(given.pop("stopping_criteria", None) or ())
     convert = to_torch if is_torch(input_ids) else np.asarray
-    banned = take_banned(given)
+    banned = take_banned(given, eos_token_ids)
     processors = take_processors(given, convert)
     engine = _engine_options(given)
     if banned:
@@ -149,6 +150,9 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         _check_scores(engine, bool(with_scores and (banned or processors)))
     if engine.get("do_sample") and "seed" not in engine and is_torch(input_ids):
         engine["seed"] = _torch_seed()
+    if engine.get("do_sample") and "seed" in engine:  # rows are independent, as transformers' are
+        first = integer("seed", engine["seed"], 0, 2**64 - 1)
+        engine["seed"] = [(first + i) % 2**64 for i in range(len(rows))]
 
     put = None
     if streamer is not None:
@@ -159,15 +163,13 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
         def put(token: int) -> None:
             streamer.put(convert(np.array([token])))
 
-    def is_done(prompt: Rows, tokens: list[int]) -> bool:
-        ids = convert(np.array([[*prompt, *tokens]]))
-        return any(bool(np.asarray(criterion(ids, None)).any()) for criterion in criteria)
-
-    for name, functions in {"stopping_criteria": criteria, "logits_processor": processors}.items():
-        if functions and (engine.get("num_beams", 1) != 1 or 0 < min_new_tokens < max_new_tokens):
-            raise ValueError(f"{name} is not supported by pythia_cpu with num_beams or min_new_tokens: leave these out")
-    done = is_done if criteria else None
-    texts = _texts(model, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, put, done, processors)
+    functions = Functions(
+        processors=processors,
+        criteria=[_converting(criterion, convert) for criterion in criteria],
+        max_time_s=math.inf if max_time is None else number("max_time", max_time),
+        put=put,
+    )
+    texts = _texts(model, rows, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, functions, fill)
     if streamer is not None:
         streamer.end()
     count = len(texts) // len(rows)
@@ -187,6 +189,10 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
             of_scores = tuple(convert(step) for step in scores)
         of_logits = tuple(convert(step) for step in logits) if with_logits else None
     return GenerateOutput(convert(output), of_scores, of_logits)
+
+
+def _converting(criterion: Any, convert: Callable[[Any], Any]) -> Callable[[Rows, Floats], Any]:
+    return lambda ids, scores: criterion(convert(ids), convert(scores))
 
 
 def _torch_seed() -> int:
@@ -276,37 +282,51 @@ def _check_scores(engine: Mapping[str, Any], has_changes: bool) -> None:
 
 def _texts(
     model: Model,
+    rows: Rows,
     prompts: list[Rows],
     max_new_tokens: int,
     min_new_tokens: int,
     eos_token_ids: list[int],
     engine: dict[str, Any],
-    put: Callable[[int], None] | None,
-    is_done: Callable[[Rows, list[int]], bool] | None,
-    processors: list[Process],
+    functions: Functions,
+    fill: int,
 ) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other; ``put`` gets those of a single text at once,
-    ``is_done`` is asked after each token of each, and ``processors`` before.
-    """
-    completions = [_completions(model, prompt, engine.get("stop", [])) for prompt in prompts]
+    """New tokens of all texts, those of a prompt one after the other."""
+    stop: list[str] = engine.get("stop", [])
+    completions = [_completions(model, prompt, stop) for prompt in prompts]
+    count = engine.get("num_return_sequences", 1)
 
-    def stream(number: int, i: int, prompt: Rows, arguments: dict[str, Any]) -> list[int]:
-        if "seed" in arguments:
-            arguments = {**arguments, "seed": (arguments["seed"] + number) % 2**64}
+    def ends(number: int, tokens: list[int]) -> bool:
+        if not stop:
+            return False
+        text = model.tokenizer.decode(tokens, skip_special_tokens=False)
+        return any(s in text for s in stop) or _end(model, tokens, completions[number // count]) is not None
+
+    has_beams = engine.get("num_beams", 1) != 1
+    has_later_end = 0 < min_new_tokens < max_new_tokens and bool(eos_token_ids)
+    is_seen = bool(functions.processors or functions.criteria or functions.max_time_s < math.inf)
+    if is_seen or (has_later_end and (engine.get("do_sample") or stop)):
+        if has_beams:
+            raise ValueError(
+                "stopping_criteria, logits_processor, max_time and min_new_tokens below max_new_tokens are not "
+                "supported by pythia_cpu with num_beams: leave them out"
+            )
+        return Stepwise(model, rows, prompts, fill=fill, engine=engine).run(
+            functions,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            eos_token_ids=eos_token_ids,
+            ends=ends,
+        )
+
+    def stream(prompt: Rows, arguments: dict[str, Any], put: Callable[[int], None]) -> list[int]:
+        if isinstance(seeds := arguments.get("seed"), list):
+            arguments = {**arguments, "seed": seeds[0]}
         tokens: list[int] = []
-
-        def process(scores: Floats) -> Any:
-            for processor in processors:
-                scores = processor(i, [*prompt.tolist(), *tokens], scores)
-            return scores
-
-        if processors:
-            arguments = {**arguments, "edit": {"logits": process}}
         for token in model.stream(prompt, **arguments):
             tokens.append(token.id)
-            if put is not None:
-                put(token.id)
-            if _end(model, tokens, completions[i]) is not None or (is_done is not None and is_done(prompt, tokens)):
+            put(token.id)
+            if _end(model, tokens, completions[0]) is not None:
                 break
         return tokens
 
@@ -315,10 +335,8 @@ def _texts(
         arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine}
         if bias or "logit_bias" in engine:
             arguments["logit_bias"] = {**engine.get("logit_bias", {}), **(bias or {})}
-        if put is not None or is_done is not None or processors:
-            num_each = arguments.pop("num_return_sequences", 1)
-            each = [(i, prompt) for i, prompt in enumerate(prompts) for _ in range(num_each)]
-            return [stream(n, i, prompt, arguments) for n, (i, prompt) in enumerate(each)]
+        if functions.put is not None:
+            return [stream(prompts[0], arguments, functions.put)]
         results: Any = model.generate(prompts, **arguments)
         several = [result if isinstance(result, list) else [result] for result in results]
         return [t.tokens[: _end(model, t.tokens, completions[i])] for i, row in enumerate(several) for t in row]
@@ -328,10 +346,10 @@ def _texts(
     no_end = dict.fromkeys(eos_token_ids, -math.inf)
     if min_new_tokens >= max_new_tokens:
         return run(prompts, max_new_tokens, no_end)
-    if engine.get("do_sample") or "stop" in engine or engine.get("num_beams", 1) != 1:
+    if has_beams:
         raise ValueError(
             f"min_new_tokens is {min_new_tokens}, but pythia_cpu supports less than max_new_tokens ({max_new_tokens}) "
-            "only for greedy texts without stop_strings and num_beams: leave it out, or use max_new_tokens' value"
+            "only without num_beams: leave it out, or use max_new_tokens' value"
         )
     texts = run(prompts, min_new_tokens, no_end)
     beginnings = [np.array([*prompt, *text]) for prompt, text in zip(prompts, texts, strict=True)]

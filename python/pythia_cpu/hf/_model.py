@@ -65,9 +65,14 @@ class GPTNeoXForCausalLM(TorchModule):
         generation_config: the options of ``generate`` that a call leaves out; may be set and changed.
     """
 
-    def __init__(self, model: Model, generation_options: Mapping[str, Any] | None = None) -> None:
-        """Wraps a model that ``pythia_cpu.load`` gave, with options of ``generate`` as its checkpoint has them."""
+    def __init__(
+        self, model: Model, generation_options: Mapping[str, Any] | None = None, name_or_path: str | None = None
+    ) -> None:
+        """Wraps a model that ``pythia_cpu.load`` gave, with options of ``generate`` as its checkpoint has them, and the
+        name under which it was asked for.
+        """
         self.model = model
+        self._name_or_path = name_or_path or model.path
         special = {name: model.config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         self.generation_config: Any = GenerationConfig(**{**special, **(generation_options or {})})
         model.config.setdefault("is_encoder_decoder", False)
@@ -127,7 +132,7 @@ class GPTNeoXForCausalLM(TorchModule):
             )
             options = read_generation_config(pretrained_model_name_or_path, revision)
         model.config.update(settings)
-        return cls(model, options)
+        return cls(model, options, os.fspath(pretrained_model_name_or_path))
 
     def __getattr__(self, name: str) -> Any:
         """Says what this is, for what a torch module would have."""
@@ -143,8 +148,8 @@ class GPTNeoXForCausalLM(TorchModule):
 
     @property
     def name_or_path(self) -> str:
-        """What the model was loaded from."""
-        return str(self.model.provenance["source"])
+        """What the model was loaded from, and can be again."""
+        return self._name_or_path
 
     def __call__(
         self,
@@ -243,7 +248,7 @@ class GPTNeoXForCausalLM(TorchModule):
                 max_length: the most ids in a row, prompt and padding included.
                 max_new_tokens: the most new tokens; this or ``max_length``; neither: 20, as in transformers.
                 min_new_tokens: ``eos_token_id`` cannot come before so many new tokens; ``min_length`` counts the prompt
-                    too. Less than ``max_new_tokens`` only for greedy texts without ``stop_strings``.
+                    too. Less than ``max_new_tokens`` not with ``num_beams``.
                 do_sample: draw tokens; otherwise the most likely one is taken, and filters have no effect.
                 top_k: keep the k most likely tokens; 50, as in transformers; 0 or None: all.
                 num_return_sequences: rows for each prompt, one after the other.
@@ -251,12 +256,15 @@ class GPTNeoXForCausalLM(TorchModule):
                 pad_token_id: fills rows that ended early; None: the first end-of-text id.
                 stop_strings: end a row with the token that completes one of them, which may begin in the prompt; beams
                     that do so are found at the end of the search only.
-                stopping_criteria: functions of a row's ids ``[1, length]``, without padding, and None, called after
-                    each new token; one that gives True ends the row. Rows run one after the other then.
-                logits_processor: functions of a row's ids ``[1, length]``, without padding, and of scores ``[1,
-                    vocab_size]``, called before each new token, before temperature and filters; they give the scores to
-                    choose from. Rows run one after the other then; likewise with ``prefix_allowed_tokens_fn``, a
-                    function of the prompt's number and the row's ids ``[length]`` that gives the ids that may follow.
+                stopping_criteria: functions of the ids so far ``[rows, length]``, padding included, and the last
+                    scores, called after each new token of all rows; they say of each row, or of all, whether it ends.
+                logits_processor: functions of the ids so far ``[rows, length]``, padding included, and of scores
+                    ``[rows, vocab_size]``, called before each new token of all rows, after penalties and before
+                    temperature and filters; they give the scores to choose from. Scores of rows that have ended are
+                    zeros.
+                prefix_allowed_tokens_fn: a function of a row's number and its ids ``[length]``, padding included, that
+                    gives the ids that may follow.
+                max_time: seconds after which no more tokens are begun.
                 suppress_tokens: ids that never come.
                 bad_words_ids: lists of ids that never come one after the other.
                 streamer: gets the ids of the only prompt and then each new one, by ``put``, and ``end`` (transformers'
@@ -267,7 +275,7 @@ class GPTNeoXForCausalLM(TorchModule):
                 temperature, top_p, min_p, typical_p, repetition_penalty, no_repeat_ngram_size, seed, num_beams,
                     length_penalty, early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn
                     from torch's generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable,
-                    though not those of transformers.
+                    though not those of transformers. Rows draw apart: row i has seed + i.
                 Others of transformers are accepted where they change nothing.
 
         Returns:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pythia_cpu._options import refuse_unknown
+from pythia_cpu.hf._generate import set_options
 from pythia_cpu.hf._model import GPTNeoXForCausalLM
 from pythia_cpu.hf._tokenizer import GPTNeoXTokenizer
 
@@ -43,7 +44,9 @@ class TextGenerationPipeline:
             text_inputs: a str or a list of str.
             **options: ``return_full_text`` (True: with the prompt), ``return_tensors`` (True: ids instead of text,
                 filled up where texts of one call have ended sooner), ``skip_special_tokens`` (True), ``stop_sequence``
-                (as ``stop_strings``), ``prefix`` (before each prompt), and those of ``generate``.
+                (as ``stop_strings``), ``prefix`` (before each prompt), ``truncation`` (of prompts, by the tokenizer),
+                and those of ``generate``; what neither the call nor a generation_config sets is as in transformers'
+                pipeline: 256 new tokens, drawn at a temperature of 0.7.
 
         Returns:
             of a text a list of its ``num_return_sequences`` results, each a dict with ``generated_text`` or
@@ -52,16 +55,21 @@ class TextGenerationPipeline:
         Raises:
             ValueError: as ``generate``; an empty text.
         """
-        given = {**self._options, **options}
+        given = {name: v for name, v in {**self._options, **options}.items() if name not in _WITHOUT_EFFECT}
+        refuse_unknown("pipeline", {name: v for name, v in options.items() if name in _WITHOUT_EFFECT}, _WITHOUT_EFFECT)
+        truncation = given.pop("truncation", None)
         return_full_text, return_tensors = given.pop("return_full_text", None), given.pop("return_tensors", None)
         skip_special_tokens = given.pop("skip_special_tokens", None) is not False
         prefix, stop = given.pop("prefix", None) or "", given.pop("stop_sequence", None)
         if stop is not None:
             given["stop_strings"] = stop
         given.pop("clean_up_tokenization_spaces", None)  # as in decode, without effect
-        defaults = dict(_OPTIONS)
+        set_before = set_options(self.model.generation_config)
+        defaults = {name: value for name, value in _OPTIONS.items() if name not in set_before}
+        if given.get("generation_config") is not None:
+            defaults = {}
         if given.get("max_length") is not None:
-            del defaults["max_new_tokens"]
+            defaults.pop("max_new_tokens", None)
 
         single = isinstance(text_inputs, str)
         texts: list[str] = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
@@ -75,6 +83,7 @@ class TextGenerationPipeline:
             [prefix + text for text in texts],
             padding=True,
             padding_side="left",
+            truncation=bool(truncation),
             return_tensors="pt" if "torch" in sys.modules else "np",
         )
         rows = self.model.generate(**encoded, **{**defaults, **given})

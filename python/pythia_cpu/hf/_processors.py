@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pythia_cpu._arguments import integer
+from pythia_cpu._arguments import float_array, integer
 from pythia_cpu.hf._arrays import to_lists
-from pythia_cpu.hf._forward import Floats
+from pythia_cpu.hf._forward import Floats, Rows
 
-Process = Callable[[int, list[int], Floats], Any]
-"""Changes scores: of a prompt's number, the ids of its row so far, without padding, and scores ``[1, vocab_size]``."""
+Process = Callable[[Rows, Floats], Floats]
+"""Changes scores ``[rows, vocab_size]`` of rows with these ids so far, ``[rows, length]``, padding included."""
 
 
-def take_banned(given: dict[str, Any]) -> dict[int, float]:
-    """``suppress_tokens``, and ``bad_words_ids`` of one token, as ``logit_bias``; the other words stay."""
+def take_banned(given: dict[str, Any], eos_token_ids: list[int]) -> dict[int, float]:
+    """``suppress_tokens``, and ``bad_words_ids`` of one token, as ``logit_bias``; the other words stay. Ends of texts
+    are no bad words, as in transformers.
+    """
     banned = [integer("suppress_tokens", id, 0) for id in to_lists(given.pop("suppress_tokens", None)) or ()]
     words = to_lists(given.pop("bad_words_ids", None)) or []
     if not all(isinstance(word, list) and word for word in words):
         raise ValueError(f"bad_words_ids is {words!r}, expected a list of lists of token ids")
     ids = [[integer("bad_words_ids", id, 0) for id in word] for word in words]
-    banned += [word[0] for word in ids if len(word) == 1]
+    banned += [word[0] for word in ids if len(word) == 1 and word[0] not in eos_token_ids]
     if longer := [word for word in ids if len(word) > 1]:
         given["bad_words_ids"] = longer
     return dict.fromkeys(banned, -math.inf)
@@ -41,13 +43,19 @@ def take_processors(given: dict[str, Any], convert: Callable[[npt.NDArray[Any]],
     theirs = list(given.pop("logits_processor", None) or ())
     processors: list[Process] = []
     if words:
-        processors.append(lambda number, ids, scores: _without_words(words, ids, scores))
+        processors.append(lambda rows, scores: _without_words(words, rows, scores))
     if allowed is not None:
-        processors.append(lambda number, ids, scores: _with_only(allowed(number, convert(np.array(ids))), scores))
+        processors.append(lambda rows, scores: _with_only(allowed, convert, rows, scores))
     for processor in theirs:
 
-        def process(number: int, ids: list[int], scores: Floats, processor: Any = processor) -> Any:
-            return processor(convert(np.array([ids])), convert(scores))
+        def process(rows: Rows, scores: Floats, processor: Any = processor) -> Floats:
+            found = float_array("what a logits_processor returned", processor(convert(rows), convert(scores)))
+            if found.shape != scores.shape:
+                shapes = f"shape {list(found.shape)}, expected {list(scores.shape)}"
+                raise ValueError(f"a logits_processor returned {shapes}")
+            if not (found < np.inf).all():  # False for NaN
+                raise ValueError("a logits_processor returned NaN or infinity, expected scores, or -infinity")
+            return found
 
         processors.append(process)
     if processors and given.get("num_beams", 1) not in (None, 1):
@@ -55,27 +63,23 @@ def take_processors(given: dict[str, Any], convert: Callable[[npt.NDArray[Any]],
             "logits_processor, prefix_allowed_tokens_fn and bad_words_ids of several tokens are not supported by "
             "pythia_cpu with num_beams: leave these out"
         )
-    if theirs and given.get("repetition_penalty", 1) not in (None, 1):
-        raise ValueError(
-            "logits_processor is given with repetition_penalty, which pythia_cpu applies after it and transformers "
-            "before: put RepetitionPenaltyLogitsProcessor into logits_processor instead"
-        )
     return processors
 
 
-def _without_words(words: list[list[int]], ids: list[int], scores: Floats) -> Floats:
+def _without_words(words: list[list[int]], rows: Rows, scores: Floats) -> Floats:
     """As transformers' NoBadWordsLogitsProcessor: words that the last ids have begun do not end."""
     for *beginning, last in words:
-        if ids[-len(beginning) :] == beginning:
-            scores[:, last] = -np.inf
+        begun = (rows[:, -len(beginning) :] == beginning).all(axis=1) & (rows.shape[1] >= len(beginning))
+        scores[begun, last] = -np.inf
     return scores
 
 
-def _with_only(allowed: Any, scores: Floats) -> Floats:
+def _with_only(allowed: Any, convert: Callable[[npt.NDArray[Any]], Any], rows: Rows, scores: Floats) -> Floats:
     """As transformers' PrefixConstrainedLogitsProcessor."""
-    ids = to_lists(allowed)
-    if not ids:
-        raise ValueError("prefix_allowed_tokens_fn returned no token ids, expected those that may come next")
     kept = np.full_like(scores, -np.inf)
-    kept[:, ids] = scores[:, ids]
+    for number, row in enumerate(rows):
+        ids = to_lists(allowed(number, convert(row)))
+        if not ids:
+            raise ValueError("prefix_allowed_tokens_fn returned no token ids, expected those that may come next")
+        kept[number, ids] = scores[number, ids]
     return kept

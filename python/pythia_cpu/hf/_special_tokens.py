@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pythia_cpu.hf._arrays import to_lists
@@ -100,9 +100,9 @@ class SpecialTokens:
         return self._ids.get(tokens, unknown)
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> Any:
-        """Tokens of ids (list, array or tensor), or the token of one id; None for an id without one."""
-        found = to_lists(ids)
-        if not isinstance(found, list):
+        """Tokens of ids (list, array, tensor or other iterable), or the token of one id; None for an id without one."""
+        found: Any = to_lists(ids)
+        if not isinstance(found, Iterable):
             return self._tokens.get(found)
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
         return [self._tokens.get(id) for id in found if id not in skipped]
