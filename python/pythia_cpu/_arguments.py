@@ -23,6 +23,9 @@ Prompts: TypeAlias = Texts | Sequence[TokenIds] | list[Prompt]
 _INT64_MAX = 2**63 - 1
 _TEXT_KINDS = "UTO"  # of NumPy's dtypes: str of one width, str, and objects
 
+SEQUENCES = "a list of token ids, or a list of these"
+"""What models read."""
+
 
 def integer(name: str, value: object, low: int, high: int = _INT64_MAX) -> int:
     """A whole number in [low, high]; NumPy's count, bools and floats do not."""
@@ -116,9 +119,10 @@ def refuse_table(name: str, value: object, rows: str) -> None:
         )
 
 
-def is_batch(name: str, value: object) -> bool:
+def is_batch(name: str, value: object, *, what: str = f"a str, {SEQUENCES}") -> bool:
     """Whether this is a list of sequences; False for a str and for one sequence of ids. An empty list is one empty
-    sequence. Arrays of str, and what NumPy reads as such (a pandas.Series), are lists.
+    sequence. Arrays of str, and what NumPy reads as such (a pandas.Series), are lists. Errors say that ``what`` was
+    expected.
     """
     if isinstance(value, str):
         return False
@@ -133,9 +137,7 @@ def is_batch(name: str, value: object) -> bool:
             raise ValueError(f"{name} is an array of {array.ndim} dimensions, expected token ids [n] or [batch, n]")
         return array.ndim == 2
     if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
-        raise ValueError(
-            f"{name} is of type {type(value).__name__}, expected a str, a list of token ids, or a list of these"
-        )
+        raise ValueError(f"{name} is of type {type(value).__name__}, expected {what}")
     if len(value) and set(map(type, value)) == {int}:
         return False
     flat = [_is_integer(item) for item in value]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, float_array, is_batch, sequence_ids
+from pythia_cpu._arguments import SEQUENCES, TokenIds, boolean, float_array, is_batch, sequence_ids
 from pythia_cpu._edits import LOGITS, Activation, Editor, Edits, EditsOfEach, matching, refuse_list_of_edits
 from pythia_cpu._passes import runs_of_a_pass
 
@@ -122,7 +122,7 @@ class InspectsActivations(ABC):
         core = self._inspecting()
         config = core.file.config
         sizes = config["vocab_size"], config["max_position_embeddings"]
-        if not is_batch("tokens", tokens):
+        if not is_batch("tokens", tokens, what=SEQUENCES):
             refuse_list_of_edits(edit)
             return inspected(core, [sequence_ids("tokens", tokens, *sizes)], capture, edit, logits, None)[0]
         patterns = list(capture) if isinstance(capture, Iterator) else capture  # each pass reads them

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, integer, is_batch, sequence_ids
+from pythia_cpu._arguments import SEQUENCES, TokenIds, integer, is_batch, sequence_ids
 from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._divergence import ComparesModels
 from pythia_cpu._errors import FormatError
@@ -217,7 +217,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
             ValueError: no tokens, more than ``context_length``, or an id that is not one of the model's.
         """
         sizes = self._file.config["vocab_size"], self.context_length
-        if not is_batch("tokens", tokens):
+        if not is_batch("tokens", tokens, what=SEQUENCES):
             return self._logits([sequence_ids("tokens", tokens, *sizes)])[0]
         return self._logits([sequence_ids(f"tokens[{i}]", sequence, *sizes) for i, sequence in enumerate(tokens)])
 
