@@ -19,7 +19,8 @@ from lm_eval.api.model import CachingLM
 import pythia_cpu
 import pythia_cpu.eval
 from offline_tasks import CHOICE, ROLLING, WRITING, write_task
-from pythia_cpu.eval import HarnessModel, ResultCache, _harness_model, _result_cache
+from pythia_cpu import _scoring_model
+from pythia_cpu.eval import HarnessModel, ResultCache, _result_cache
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
@@ -251,7 +252,7 @@ class TestResultCache:
             return iter(())
 
         def apply() -> None:
-            monkeypatch.setattr(_harness_model, "run_requests", refuse)
+            monkeypatch.setattr(_scoring_model, "run_requests", refuse)
             monkeypatch.setattr(pythia_cpu.Model, "generate", refuse)
 
         return apply
@@ -292,7 +293,7 @@ class TestResultCache:
         requests = [(STORY, STORY * n) for n in range(1, 9)]
         expected = run(HarnessModel(model), "loglikelihood", requests)
         sizes = []
-        run_all = _harness_model.run_requests
+        run_all = _scoring_model.run_requests
 
         def interrupted(core: Any, windows: Any, **options: Any) -> Iterator[Any]:
             sizes.append(len(windows))
@@ -301,7 +302,7 @@ class TestResultCache:
                     raise KeyboardInterrupt
                 yield result
 
-        monkeypatch.setattr(_harness_model, "run_requests", interrupted)
+        monkeypatch.setattr(_scoring_model, "run_requests", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(HarnessModel(model, result_cache=path), "loglikelihood", requests)
         assert run(HarnessModel(model, result_cache=path), "loglikelihood", requests) == expected

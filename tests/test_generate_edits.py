@@ -186,7 +186,7 @@ def test_edits_of_logits(model: Model) -> None:
             model.generate(PROMPT, edit={"logits": edit})
     with pytest.raises(ValueError, match="edit has a function for the logits, and logits is False"):
         model.run(ids, edit={"logits": ban}, logits=False)
-    with pytest.raises(ValueError, match="the model has no activation 'logits'"):
+    with pytest.raises(ValueError, match="the logits are no activation"):
         model.run(ids, capture="logits")
 
 

@@ -125,3 +125,17 @@ def test_ends_are_no_bad_words(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: 
     options = {**OPTIONS, "eos_token_id": 15, "bad_words_ids": [[15], [13], [309, 574]]}
     texts = [model.generate(ROWS, **options).tolist() for model in (hf_model, their_hf_model)]
     assert texts[0] == texts[1]
+
+
+def test_assistants(hf_model: hf.GPTNeoXForCausalLM) -> None:
+    """They propose tokens, and change none."""
+    options = {**OPTIONS, "max_new_tokens": 30, "eos_token_id": 15}
+    for more in ({}, {"do_sample": True, "seed": 3}, {"logits_processor": [damped]}):
+        expected = hf_model.generate(ROWS, **{**options, **more})
+        assert hf_model.generate(ROWS, assistant_model=hf_model, **{**options, **more}).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="num_beams=2 and a draft do not go together"):
+        hf_model.generate(ROWS, assistant_model=hf_model, num_beams=2, **OPTIONS)
+    with pytest.raises(ValueError, match="draft is of type str"):
+        hf_model.generate(ROWS, assistant_model="pythia-70m", **OPTIONS)
+    config = hf.GenerationConfig.from_dict({"max_new_tokens": 3}, do_sample=False)
+    assert hf_model.generate(ROWS, config, attention_mask=MASK, eos_token_id=None).shape == (3, 7)

@@ -68,7 +68,7 @@ class Editor:
         Args:
             edit: the edits; None: none.
             activation_names: those of the model.
-            num_texts: how many texts there are; 1 where there can be no list; None if that is not known before.
+            num_texts: how many texts there are; None if that is not known before.
 
         Raises:
             ValueError: something else than edits, names that no activation has, or a list of another length.

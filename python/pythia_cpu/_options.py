@@ -7,7 +7,6 @@ from collections.abc import Mapping
 _LEAVE_OUT = "leave it out"
 # What to do instead, where there is something; ``model.model`` is the pythia_cpu.Model.
 _INSTEAD = {
-    "assistant_model": "use model.model.generate(draft=assistant.model)",
     "load_in_8bit": "use weights='q8'",
     "load_in_4bit": "use weights='q4'",
     "quantization_config": "use weights='q8' or 'q4'",

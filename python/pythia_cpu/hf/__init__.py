@@ -18,11 +18,12 @@ here too: they are transformers' own.
 import importlib
 from typing import Any
 
+from pythia_cpu.hf._encoding import BatchEncoding
 from pythia_cpu.hf._forward import CausalLMOutput
 from pythia_cpu.hf._generate import GenerateOutput, GenerationConfig
 from pythia_cpu.hf._model import AutoModelForCausalLM, GPTNeoXForCausalLM
 from pythia_cpu.hf._pipeline import TextGenerationPipeline, pipeline
-from pythia_cpu.hf._tokenizer import AutoTokenizer, BatchEncoding, GPTNeoXTokenizer, GPTNeoXTokenizerFast
+from pythia_cpu.hf._tokenizer import AutoTokenizer, GPTNeoXTokenizer, GPTNeoXTokenizerFast
 
 __all__ = [
     "AutoModelForCausalLM",

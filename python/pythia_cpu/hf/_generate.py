@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pythia_cpu._model import Model
 from pythia_cpu._options import refuse_unknown
 from pythia_cpu.hf._arrays import id_rows, is_torch, to_lists, to_torch
 from pythia_cpu.hf._forward import Floats, ModelOutput, Rows, rows_and_spans
+from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._processors import take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
 from pythia_cpu.hf._stepwise import Functions, Stepwise
@@ -44,7 +46,7 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "renormalize_logits": (False,),
     "token_healing": (False,),
     "is_assistant": (False,),
-    # What an assistant model, which is refused, would be used with.
+    # How many tokens a draft proposes is ours to say; which ones does not change the text.
     "num_assistant_tokens": (),
     "num_assistant_tokens_schedule": (),
     "assistant_confidence_threshold": (),
@@ -85,6 +87,18 @@ class GenerationConfig:
         """None: the option is not set."""
         if name not in {*_OWN, *FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
             raise AttributeError(f"pythia_cpu's GenerationConfig has no {name!r}: it has the options of generate")
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name: str | os.PathLike[str], *, revision: str | int | None = None, **options: Any
+    ) -> GenerationConfig:
+        """Those of a checkpoint's generation_config.json, and others. Raises as the model's ``from_pretrained``."""
+        return cls(**{**read_generation_config(pretrained_model_name, revision), **options})
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> GenerationConfig:
+        """The options of a dict, and others."""
+        return cls(**{**config_dict, **options})
 
     def to_dict(self) -> dict[str, Any]:
         """The options that are set."""
@@ -142,7 +156,10 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     convert = to_torch if is_torch(input_ids) else np.asarray
     banned = take_banned(given, eos_token_ids)
     processors = take_processors(given, convert)
+    assistant = given.pop("assistant_model", None)
     engine = _engine_options(given)
+    if assistant is not None:
+        engine["draft"] = getattr(assistant, "model", assistant)
     if banned:
         engine["logit_bias"] = banned
     _refuse_special_tokens(model, engine.get("stop", []))

@@ -264,6 +264,7 @@ class GPTNeoXForCausalLM(TorchModule):
                     zeros.
                 prefix_allowed_tokens_fn: a function of a row's number and its ids ``[length]``, padding included, that
                     gives the ids that may follow.
+                assistant_model: a smaller model that proposes tokens, as ``draft`` of ``pythia_cpu.Model.generate``.
                 max_time: seconds after which no more tokens are begun.
                 suppress_tokens: ids that never come.
                 bad_words_ids: lists of ids that never come one after the other.

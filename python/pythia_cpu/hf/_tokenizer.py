@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tokenizers
 
 from pythia_cpu._arguments import refuse_table
 from pythia_cpu._hub_access import using_hub
@@ -14,6 +15,7 @@ from pythia_cpu._options import refuse_unknown
 from pythia_cpu._source import revision_name
 from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu.hf._arrays import is_torch, to_lists
+from pythia_cpu.hf._encoding import THEIRS, BatchEncoding
 from pythia_cpu.hf._offline import offline
 from pythia_cpu.hf._padding import NO_LIMIT, Columns, as_tensors, fill_up, length_limit, padded_width
 from pythia_cpu.hf._special_tokens import SpecialTokens
@@ -47,31 +49,6 @@ _DECODE_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "clean_up_tokenization_spaces": (),  # BPE tokenizers have nothing to clean up
     "spaces_between_special_tokens": (False,),
 }
-
-
-_THEIRS = "transformers' own AutoTokenizer, which works with this model too, has more"
-
-
-class BatchEncoding(dict[str, Any]):
-    """``input_ids`` and ``attention_mask``, as items and as attributes."""
-
-    def __getattr__(self, name: str) -> Any:
-        """The item called ``name``."""
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the encoding has no {name!r}; it has {', '.join(self)}; {_THEIRS}") from None
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Itself."""
-        return self
-
-    def to(self, device: object, **others: object) -> BatchEncoding:
-        """Itself: everything is on the CPU. Raises ValueError for another device."""
-        if str(device) not in ("cpu", "cpu:0"):
-            raise ValueError(f"device is {str(device)!r}, but pythia_cpu runs on the CPU: use 'cpu'")
-        return self
 
 
 class GPTNeoXTokenizer(SpecialTokens):
@@ -155,7 +132,7 @@ class GPTNeoXTokenizer(SpecialTokens):
 
     def __getattr__(self, name: str) -> Any:
         """Says where to find more."""
-        raise AttributeError(f"pythia_cpu's GPTNeoXTokenizer has no {name!r}; {_THEIRS}")
+        raise AttributeError(f"pythia_cpu's GPTNeoXTokenizer has no {name!r}; {THEIRS}")
 
     chat_template = None
     is_fast = True  # in transformers' sense: not written in Python
@@ -245,11 +222,28 @@ class GPTNeoXTokenizer(SpecialTokens):
             truncation = max_length is not None and padding is False
         if limit is not None and truncation not in (False, "do_not_truncate"):
             self._cut(columns, truncation, limit)
-        columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+        lengths = [len(row) for row in columns["input_ids"]]
+        columns["attention_mask"] = [[1] * length for length in lengths]
         self._fill_up(columns, padding, limit, pad_to_multiple_of, padding_side)
+        rows = columns["input_ids"]
         if return_attention_mask is False:
             del columns["attention_mask"]
-        return _encoding(columns, single, return_tensors)
+        encoding = _encoding(columns, single, return_tensors)
+        encoding._encode = lambda: self._encodings(texts, lengths, [len(row) for row in rows], padding_side)
+        return encoding
+
+    def _encodings(
+        self, texts: list[str], lengths: list[int], widths: list[int], padding_side: str | None
+    ) -> list[tokenizers.Encoding]:
+        """Those of texts that were cut to ``lengths`` and filled up to ``widths``."""
+        found = self._base._tokenizer.encode_batch(texts, add_special_tokens=False)
+        for encoding, length, width in zip(found, lengths, widths, strict=True):
+            encoding.set_sequence_id(0)  # what is padding has none
+            encoding.truncate(length, direction=self.truncation_side)
+            if width > length:
+                side = padding_side or self.padding_side
+                encoding.pad(width, direction=side, pad_id=self.pad_token_id, pad_token=self.pad_token)
+        return found
 
     encode_plus = batch_encode_plus = __call__
 
