@@ -159,8 +159,8 @@ struct KernelTable {
   // where a query may see the position. The rest is not touched.
   void (*attention_scores)(const AttentionArgs& args) noexcept;
 
-  // The summary of n >= 1 logits, finite or -infinity, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16), folded by the
-  // fixed tree.
+  // The summary of n >= 1 logits, finite or -infinity, n < 2^24; the sums run over 16 virtual lanes (logit i in lane i mod 16),
+  // folded by the fixed tree.
   LogitSummary (*summarize_logits)(const float* logits, int64_t n, float bound) noexcept;
 
   // The sum of P log(P / Q) + Q - P, which no term is below 0 of, over n tokens; P and Q are exp(logit - log total) of theirs.

@@ -109,9 +109,9 @@ struct RowTotal {
   }
 };
 
-// The total of a row from its chunks in order: exact arithmetic but for the chunks' float sums and the factors between chunks, so
-// that the error is that of 16 lanes' sums of 48 terms (about 1e-7 of what is not the target's part), of their exponentials, and
-// the float result's own rounding. The target's part is added here, so that nothing is lost where it is nearly all.
+// The total of a row from its chunks in order: exact arithmetic but for the chunks' float sums and the factors between chunks,
+// so that the error is that of 16 lanes' sums of 48 terms (about 1e-7 of what is not the target's part), of their exponentials,
+// and the float result's own rounding. The target's part is added here, so that nothing is lost where it is nearly all.
 RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit) noexcept;
 
 TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
