@@ -75,10 +75,9 @@ void bind_inspection(py::module_& m) {
   model_class
       .def("inspect", &inspect, py::arg("sequences"), py::arg("names"), py::arg("function"), py::arg("num_logits") = true,
            py::arg("cache") = py::none(), py::arg("replaced_residual") = "",
-           "float32 logits of sequences that run together, [all tokens, vocab_size]; with a list `num_logits` of as many last "
-           "tokens of "
-           "each, with False of none. At each activation called one of `names`, "
-           "function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same "
+           "float32 logits of sequences that run together, [all tokens, vocab_size]; with a list `num_logits` of so many last "
+           "tokens of each, with False of none. At each activation called one of `names`, function(sequence, name, float32 "
+           "array) is called for each with a copy of it; an array it returns, of the same "
            "shape, takes the activation's place. Without logits it ends after the last layer that has one of `names`. With a "
            "`cache` the tokens of one sequence follow those in it, and are appended unless this raises; "
            "the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which "

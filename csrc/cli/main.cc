@@ -43,7 +43,7 @@ std::string overview() {
 // the "file: " or "line: " that it has been given.
 std::string for_users(std::string message) {
   constexpr std::string_view kParts[] = {"[model] ",  "[forward] ", "[score] ", "[kv_cache] ", "[tokenizer] ",
-                                         "[encode] ", "[decode] ",  "[isa] ",   "[generate] "};
+                                         "[encode] ", "[decode] ",  "[isa] ",   "[generate] ", "[bench] "};
   for (const std::string_view part : kParts)
     for (std::size_t at = message.find(part); at != std::string::npos; at = message.find(part, at + 1))
       if (at == 0 || (at >= 2 && message.compare(at - 2, 2, ": ") == 0)) return message.erase(at, part.size());

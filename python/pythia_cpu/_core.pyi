@@ -377,7 +377,7 @@ class Model:
         replaced_residual: str = "",
     ) -> numpy.typing.NDArray[numpy.float32]:
         """
-        float32 logits of sequences that run together, [all tokens, vocab_size]; with a list `num_logits` of as many last tokens of each, with False of none. At each activation called one of `names`, function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same shape, takes the activation's place. Without logits it ends after the last layer that has one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which the function replaces whatever it is; without a cache nothing is computed before it.
+        float32 logits of sequences that run together, [all tokens, vocab_size]; with a list `num_logits` of so many last tokens of each, with False of none. At each activation called one of `names`, function(sequence, name, float32 array) is called for each with a copy of it; an array it returns, of the same shape, takes the activation's place. Without logits it ends after the last layer that has one of `names`. With a `cache` the tokens of one sequence follow those in it, and are appended unless this raises; the function must not use it. `replaced_residual`: the first of `names`, a hook_resid_pre or hook_resid_post which the function replaces whatever it is; without a cache nothing is computed before it.
         """
     def score(
         self,
