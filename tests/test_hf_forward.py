@@ -173,8 +173,9 @@ def test_the_model_itself(
     assert model.config.vocab_size == theirs.config.vocab_size
     for name in ("bos_token_id", "eos_token_id"):
         assert getattr(model.generation_config, name) == getattr(theirs.generation_config, name)
-    stored = hf.GenerationConfig.from_pretrained(checkpoint, max_new_tokens=5)
-    assert (stored.eos_token_id, stored.max_new_tokens) == (theirs.generation_config.eos_token_id, 5)
+    (checkpoint / "generation_config.json").write_text('{"eos_token_id": 7, "top_k": 9}')
+    stored = hf.GenerationConfig.from_pretrained(checkpoint, top_k=5)
+    assert stored == hf.GenerationConfig.from_dict({"eos_token_id": 7}, top_k=5)
 
 
 @pytest.mark.parametrize("count", [1, 3, 100])

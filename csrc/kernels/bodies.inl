@@ -3,6 +3,8 @@
 // portable code.
 #pragma once
 
+#include <cfloat>
+
 #include "kernels/attention.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/kernels.h"
@@ -11,6 +13,9 @@
 #include "kernels/rows.inl"
 #include "kernels/sampling.inl"
 #include "kernels/scoring.inl"
+
+// Every float operation is rounded to float (16: and those of 16-bit floats, of which there are none, to theirs).
+static_assert(FLT_EVAL_METHOD == 0 || FLT_EVAL_METHOD == 16, "x87 arithmetic gives other bits: compile with -mfpmath=sse");
 
 namespace pythia {
 namespace {

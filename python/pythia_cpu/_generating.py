@@ -148,6 +148,14 @@ class GeneratesTexts(ABC):
         results = [found[i][0] if num_return_sequences == 1 else found[i] for i in range(len(prompts))]
         return results if batch else results[0]
 
+    @overload
+    def generate_each(
+        self, prompts: Iterable[Prompt], *, num_return_sequences: Literal[1] = 1, **options: Any
+    ) -> Iterator[tuple[int, Generation]]: ...
+    @overload
+    def generate_each(
+        self, prompts: Iterable[Prompt], *, num_return_sequences: int, **options: Any
+    ) -> Iterator[tuple[int, list[Generation]]]: ...
     def generate_each(
         self,
         prompts: Iterable[Prompt],
