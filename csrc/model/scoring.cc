@@ -43,7 +43,7 @@ LogitSummary ScoreTarget::summarize(const KernelTable& kernels, const float* log
   // Of equal logits the lower id comes first: those of lower ids than the target's count where they are not below it.
   const int64_t num_lower = std::clamp<int64_t>(place, 0, n);
   if (logit == -kInfinity)
-    summary.above = num_lower + kernels.count_above(logits + num_lower, n - num_lower, logit);
+    summary.above = static_cast<int32_t>(num_lower) + kernels.count_above(logits + num_lower, n - num_lower, logit);
   else if (num_lower > 0 && num_lower < n)
     summary.above += kernels.count_above(logits, num_lower, std::nextafter(logit, -kInfinity)) -
                      kernels.count_above(logits, num_lower, logit);
