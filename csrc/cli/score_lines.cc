@@ -49,7 +49,7 @@ std::string read_id(const JsonValue& object) {
 }
 
 // White space at the context's end belongs to the continuation's first token, as in lm-evaluation-harness. Python has the same
-// rule in ScoringModel.pair (_scoring.py).
+// rule in ScoringModel.pair (_scoring_model.py).
 ScoreRequest pair_request(const LineScoring& scoring, const std::string& context, const std::string& continuation) {
   const Config& config = scoring.model->config();
   std::vector<int32_t> before = scoring.tokenizer.encode(without_trailing_space(context));
