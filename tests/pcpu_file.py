@@ -120,7 +120,8 @@ def read_tensor(parsed: ParsedFile, record: dict[str, object]) -> np.ndarray:
     if layout == "rows":
         return _elements(data, form).reshape(rows, cols)
     if form in ("q8", "q4"):
-        return _quantized(data, form, -(-rows // 16), -(-cols // 32))[:rows, :cols]
+        units, multiples, levels = quantized_parts(data, form, rows, cols)
+        return (units[:, None, None] * (multiples[..., None] * levels)).reshape(len(units), -1)[:rows, :cols]
     panels = -(-rows // 16)
     per_panel = len(data) // panels
     assert per_panel % 64 == 0
@@ -128,8 +129,12 @@ def read_tensor(parsed: ParsedFile, record: dict[str, object]) -> np.ndarray:
     return values.transpose(0, 2, 1).reshape(panels * 16, cols)[:rows]
 
 
-def _quantized(data: bytes, form: str, panels: int, groups: int) -> np.ndarray:
-    """All outputs and inputs of the panels of a quantized matrix, with those that fill up the last panel and group."""
+def quantized_parts(data: bytes, form: str, rows: int, cols: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Units [outputs], multiples [outputs, groups] and levels [outputs, groups, 32] of a quantized matrix, as float32.
+
+    With the outputs and inputs that fill up the last panel and group.
+    """
+    panels, groups = -(-rows // 16), -(-cols // 32)
     panel_bytes = np.frombuffer(data, np.uint8).reshape(panels, -1)
     size = {"q8": 512, "q4": 256}[form]
     block = 64 + 4 * size
@@ -142,10 +147,10 @@ def _quantized(data: bytes, form: str, panels: int, groups: int) -> np.ndarray:
     else:
         halves = codes.reshape(panels, groups, 4, 16, 4).transpose(0, 3, 1, 2, 4)
         levels = np.stack([Q4_LEVELS[halves & 15], Q4_LEVELS[halves >> 4]], axis=3)
-    levels = levels.reshape(panels, 16, groups, 32)
+    levels = levels.reshape(panels * 16, groups, 32)
     assert panel_bytes.shape[1] == -(-groups // 4) * 64 + groups * size + 64
     units = panel_bytes[:, -64:].copy().view("<f4")
-    return (units[:, :, None, None] * (multiples[..., None] * levels)).reshape(panels * 16, groups * 32)
+    return units.reshape(-1), multiples.reshape(panels * 16, groups), levels
 
 
 def _elements(data: bytes, form: str) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_info_for_people(binary: Path, path: Path) -> None:
     provenance = pythia_cpu.load(path).provenance
     assert found.stdout.splitlines() == [
         f"file                {path}",
-        f"size                {path.stat().st_size:,} bytes, format version 3",
+        f"size                {path.stat().st_size:,} bytes, format version 4",
         "weights             q4, 235,208 parameters in 24 tensors",
         "layers              2, sequential residual",
         "hidden size         48, inner 100, relu",
@@ -81,7 +81,7 @@ def test_info_for_programs(binary: Path, path: Path) -> None:
         "bos_token_id": None,
         "eos_token_id": None,
     }
-    assert (found["file"], found["format_version"], found["num_parameters"]) == (str(path), 3, 235208)
+    assert (found["file"], found["format_version"], found["num_parameters"]) == (str(path), 4, 235208)
     assert (found["tokenizer_vocab_size"], found["revision"], found["commit"]) == (4096, None, None)
     tensors = _core.PcpuFile.open(str(path)).tensors
     for mine, stored in zip(found["tensors"], tensors, strict=True):

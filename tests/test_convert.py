@@ -204,7 +204,7 @@ def test_provenance(tmp_path: Path) -> None:
         "revision": None,
         "commit": None,
         "weights": "f16",
-        "converter_version": "5",
+        "converter_version": "6",
         "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
         "tokenizer_revision": None,
     }

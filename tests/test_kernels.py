@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bits import assert_same_bits
+from pcpu_file import quantized_parts
 from pythia_cpu import _core
 
 PORTABLE = _core.Kernels("portable")
@@ -17,6 +18,7 @@ FORMATS = list(_core.WEIGHT_FORMATS)
 FLOAT_FORMATS = ["f32", "f16", "bf16"]
 QUANTIZED_FORMATS = ["q8", "q4"]
 GROUP = 32  # inputs that share a scale
+DOT_BASE = 0x4B400000  # kDotBase of kernels.h
 EDGES = (16, 32, 64, 128, 256, 512)
 # One to two vectors of 16 past every edge, and what lies around it.
 LENGTHS = sorted({*range(1, 50), *(edge + past for edge in EDGES for past in (-1, 0, 1, 7, 15, 16, 17, 31, 32))})
@@ -147,6 +149,30 @@ class TestMatmul:
 
     @pytest.mark.parametrize("isa", _core.supported_isas())
     @pytest.mark.parametrize("weights", QUANTIZED_FORMATS)
+    @pytest.mark.parametrize("rows", [1, 9, 17])
+    def test_quantized_adds_a_group_a_step(self, isa: str, weights: str, rows: int) -> None:
+        """As docs/numerics.md says, step by step in exact arithmetic; the last row's dots are the largest."""
+        rng = np.random.default_rng(17)
+        outputs, inputs = 18, 170
+        w, bias = normal(rng, outputs, inputs), normal(rng, outputs)
+        x = np.append(normal(rng, rows - 1, inputs), np.sign(w[:1]), axis=0)
+        w[0] = np.sign(w[0])
+        packed = pack(w, weights)
+        units, multiples, levels = quantized_parts(packed.tobytes(), weights, outputs, inputs)
+        y = _core.Kernels(isa).matmul(x, packed, weights, outputs, bias)
+        for r in {0, rows - 1}:
+            codes, scales, _ = _core.Kernels(isa).quantize_row(x[r])
+            dots = np.einsum("gi,ogi->og", codes.reshape(-1, GROUP).astype(np.int64), levels.astype(np.int64))
+            for o in range(0, outputs, 5):
+                total = np.float32(0)
+                for dot, multiple, scale in zip(dots[o], multiples[o], scales, strict=True):
+                    product = round_to_float32(Fraction(int(dot) * int(multiple)))
+                    total = round_to_float32(Fraction(float(product)) * Fraction(float(scale)) + Fraction(float(total)))
+                exact = Fraction(float(total)) * Fraction(float(units[o])) + Fraction(float(bias[o]))
+                assert y[r, o] == round_to_float32(exact)
+
+    @pytest.mark.parametrize("isa", _core.supported_isas())
+    @pytest.mark.parametrize("weights", QUANTIZED_FORMATS)
     def test_largest_codes_do_not_saturate(self, isa: str, weights: str) -> None:
         """All codes at the end of their range: 16-bit sums of pairs would overflow."""
         for sign in (1, -1):
@@ -270,7 +296,7 @@ class TestNotFinite:
             codes, scales, offsets = kernels.quantize_row(wrong)
             group = i // GROUP
             assert np.isnan(scales[group])
-            assert (offsets[group], codes[group * GROUP :][:GROUP].any()) == (0, False)
+            assert (offsets[group], codes[group * GROUP :][:GROUP].any()) == (DOT_BASE, False)
             for found, expected in zip((scales, offsets), sound[1:], strict=True):
                 assert_same_bits(np.delete(found, group), np.delete(expected, group))
             assert np.isnan(kernels.matmul(wrong[None], packed, "q8", 20)).all()
@@ -367,4 +393,4 @@ class TestRows:
         np.testing.assert_array_equal(scales, largest / np.float32(127))
         inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
         np.testing.assert_array_equal(codes.reshape(-1, 32), np.rint(groups * inverse[:, None]))
-        np.testing.assert_array_equal(offsets, -128 * codes.reshape(-1, 32).astype(np.int32).sum(1))
+        np.testing.assert_array_equal(offsets, DOT_BASE - 128 * codes.reshape(-1, 32).astype(np.int32).sum(1))

@@ -1,4 +1,4 @@
-// THE .pcpu file format, version 3. docs/format.md describes the same thing byte by byte, for readers without this header.
+// THE .pcpu file format, version 4. docs/format.md describes the same thing byte by byte, for readers without this header.
 //
 //   offset 0        FileHeader (256 bytes)
 //   payload         the tensors, in the order of expected_tensors(config)
@@ -27,7 +27,7 @@ static_assert(std::endian::native == std::endian::little, "the .pcpu format is r
 
 // "\x89PCPU\r\n\x1a", after PNG's: a text-mode copy, a 7-bit channel and a stop at end-of-text all damage it visibly.
 inline constexpr std::array<uint8_t, 8> kMagic = {0x89, 'P', 'C', 'P', 'U', '\r', '\n', 0x1a};
-inline constexpr uint32_t kFormatVersion = 3;
+inline constexpr uint32_t kFormatVersion = 4;
 
 // Limits of what a file may say; products of these fit an int64.
 inline constexpr int64_t kMaxDimension = int64_t{1} << 24;  // vocab_size, hidden_size, intermediate_size

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/code_pairs.h"
+#include "kernels/dot_base.h"
 
 namespace pythia {
 namespace {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels/dot_base.h"
 #include "kernels/kernels.h"
 
 namespace pythia {

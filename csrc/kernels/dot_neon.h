@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/dot_base.h"
 #include "kernels/kernels.h"
 
 namespace pythia {
@@ -16,7 +17,7 @@ constexpr bool kLooksUpOnce = true;
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 
-inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
+inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(kDotBase); }
 
 // sum[i] += the dot of four bytes.
 inline int32x4_t dot_quarter(int32x4_t sum, int8x16_t w, int8x16_t x) {

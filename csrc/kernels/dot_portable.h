@@ -1,8 +1,8 @@
 // Exact int8 dots in plain C++. Included after vec_portable.h.
 //
 // Every dot_<name>.h defines the same names. Weight codes are unsigned, 128 above their value; an implementation that
-// multiplies them so starts from the group's offset, -128 times the sum of its activation codes, one that makes them signed
-// starts from zero. The integers are the same.
+// multiplies them so starts from the group's offset, kDotBase - 128 times the sum of its activation codes, one that makes them
+// signed from kDotBase (dot_base.h says what that is for), or from zero as here. The products are the same.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,13 @@ inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
     for (int i = 0; i < 4; ++i) sum.v[lane] += (weights.v[4 * lane + i] - 128) * static_cast<int8_t>(x[i]);
   return sum;
 }
+
+// A group's multiples of sixteen outputs; float(dot) * multiple.
+struct Multiples {
+  Vec multiples;
+};
+inline Multiples with_base(Vec multiples) { return {multiples}; }
+inline Vec times(IVec dot, const Multiples& m) { return to_float(dot) * m.multiples; }
 
 // sum[lane] += a[lane][0] * b[0] + a[lane][1] * b[1], of pairs of int16; wraps where what is summed has no meaning.
 inline IVec pair_dot_step(IVec sum, IVec a, const int16_t* b) {

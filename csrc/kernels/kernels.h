@@ -72,12 +72,15 @@ enum class CodeLayout {
 };
 constexpr int64_t code_bytes(CodeLayout layout) { return layout == CodeLayout::kInt8 ? 1 : 2; }
 
+// Where the dots of groups begin; see dot_base.h.
+inline constexpr int32_t kDotBase = 0x4B400000;
+
 // Activation rows in codes of int8's range, one scale and one offset per group of kQuantGroup inputs (quantize_row makes them).
 // The codes of the last, partial group are padded with zeros.
 struct QuantizedRows {
   std::byte* codes = nullptr;  // [rows, codes_stride_bytes]
   float* scales = nullptr;     // [rows, groups_stride]
-  int32_t* offsets = nullptr;  // [rows, groups_stride], -128 * the sum of the group's codes
+  int32_t* offsets = nullptr;  // [rows, groups_stride], kDotBase - 128 * the sum of the group's codes
   int64_t codes_stride_bytes = 0;
   int64_t groups_stride = 0;
 };

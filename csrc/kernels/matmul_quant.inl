@@ -1,5 +1,5 @@
-// Matmul of int8 rows by q8 or q4 panels: an exact integer dot per group of kQuantGroup inputs, then one float fused
-// multiply-add per group, groups in order; the outputs' units come last. Included through bodies.inl.
+// Matmul of int8 rows by q8 or q4 panels: an exact integer dot per group of kQuantGroup inputs, times the weights'
+// multiples in float, then one fused multiply-add per group, groups in order; the outputs' units come last. Included through bodies.inl.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -44,12 +44,12 @@ struct QuantPanels {
   int64_t stride_bytes;
 
   template <class Group>
-  const uint8_t* multiples(int64_t panel, int64_t group) const {
-    return data + panel * stride_bytes + group_multiples_offset_bytes(Group::kFormat, group);
+  const uint8_t* multiples(int64_t group) const {
+    return data + group_multiples_offset_bytes(Group::kFormat, group);
   }
   template <class Group>
-  const uint8_t* codes(int64_t panel, int64_t group) const {
-    return data + panel * stride_bytes + group_codes_offset_bytes(Group::kFormat, group);
+  const uint8_t* codes(int64_t group) const {
+    return data + group_codes_offset_bytes(Group::kFormat, group);
   }
   Vec load_units(int64_t panel) const {
     return load(reinterpret_cast<const float*>(data + (panel + 1) * stride_bytes - kUnitsBytes));
@@ -57,14 +57,20 @@ struct QuantPanels {
   QuantPanels panels_from(int64_t panel) const { return {data + panel * stride_bytes, stride_bytes}; }
 };
 
-// Where a tile's codes come from: the panels, whose levels each tile looks up, or
-struct InPanels {};
-// codes that were looked up before, [groups from first_group on][kGroupSteps][panels of the tile].
-struct LookedUp {
-  const Codes* codes;
+// Where a tile has a group's multiples and levels from: the panels, whose bytes each tile converts, or
+struct InPanels {
+  static constexpr bool kMultiples = false, kLevels = false;
+};
+// what was prepared for all rows, of groups from first_group on.
+template <bool kLooksUp>
+struct Prepared {
+  static constexpr bool kMultiples = true, kLevels = kLooksUp;
+  const Multiples* multiples;  // [groups][panels of the tile]
+  const Codes* levels;         // [groups][kGroupSteps][panels of the tile], if kLooksUp
   int64_t first_group;
 
-  const Codes* at(int64_t group, int panels) const { return codes + (group - first_group) * kGroupSteps * panels; }
+  const Multiples* multiples_at(int64_t group, int panels) const { return multiples + (group - first_group) * panels; }
+  const Codes* levels_at(int64_t group, int panels) const { return levels + (group - first_group) * kGroupSteps * panels; }
 };
 
 // What happens to a tile before and after the sum over its groups.
@@ -113,7 +119,7 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) sum[r][p] = ends.resume ? load(y + r * y_stride + p * kLanes) : zero();
-  const uint8_t* block = w.template multiples<Group>(0, group_begin);
+  const uint8_t* block = w.template multiples<Group>(group_begin);
   for (int64_t group = group_begin; group < group_end; block += quant_block_bytes(Group::kFormat)) {
     const int64_t block_end = group + kQuantBlockGroups < group_end ? group + kQuantBlockGroups : group_end;
     const uint8_t *multiples_at = block, *codes_at = block + kMultiplesBytes;
@@ -135,8 +141,8 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
           for (int p = 0; p < kPanels; ++p)
             dots[r][p] = dot_step(dots[r][p], codes[p], inputs + r * x.codes_stride_bytes + step * 4 * kCodeBytes);
       };
-      if constexpr (std::is_same_v<Source, LookedUp>) {
-        const Codes* codes = source.at(group, kPanels);
+      if constexpr (Source::kLevels) {
+        const Codes* codes = source.levels_at(group, kPanels);
 #pragma GCC unroll 8
         for (int step = 0; step < kGroupSteps; ++step) add_step(step, codes + step * kPanels);
       } else {
@@ -144,10 +150,14 @@ __attribute__((always_inline)) inline void quant_tile(const QuantizedRows& x, co
       }
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        const Vec multiples = Group::load_multiples(multiples_at + p * w.stride_bytes);
+        Multiples multiples;
+        if constexpr (Source::kMultiples)
+          multiples = source.multiples_at(group, kPanels)[p];
+        else
+          multiples = with_base(Group::load_multiples(multiples_at + p * w.stride_bytes));
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r)
-          sum[r][p] = fma(to_float(dots[r][p]), multiples * set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
+          sum[r][p] = fma(times(dots[r][p], multiples), set1(x.scales[r * x.groups_stride + group]), sum[r][p]);
       }
     }
   }
@@ -228,57 +238,65 @@ __attribute__((noinline)) void quant_last_panel(const MatmulArgs& args, const Qu
 // Groups summed before the accumulators rest in y, so that the rows' codes stay in the second-level cache over all panels.
 inline constexpr int64_t kGroupBlock = 32;
 
-// Levels that are looked up (q4) are so once for all rows where there are kLookUpRows, in blocks that stay in the first-level
-// cache.
+// Multiples are converted once for all rows. Levels that are looked up (q4) are so too where there are kLookUpRows, in blocks
+// that stay in the first-level cache.
 inline constexpr int64_t kLookUpRows = 4 * kQuantRows;
 inline constexpr int64_t kLookUpBlock = 16;
 static_assert(kGroupBlock % kQuantBlockGroups == 0 && kLookUpBlock % kQuantBlockGroups == 0);
 
-// The codes of a group of panels, on a thread's stack.
-struct CodesBuffer {
-  Codes codes[kLookUpBlock * kGroupSteps * kQuantPanels];
+// What is prepared of a block of a tile's panels, on a thread's stack.
+template <bool kLooksUp>
+struct PreparedBlock {
+  static constexpr int64_t kGroups = kLooksUp ? kLookUpBlock : kGroupBlock;
+  Multiples multiples[kGroups * kQuantPanels];
+  Codes levels[kLooksUp ? kGroups * kGroupSteps * kQuantPanels : 1];
 
   template <int kPanels, class Group>
-  LookedUp look_up(const QuantPanels& w, int64_t group_begin, int64_t group_end) {
-    Codes* to = codes;
-    for (int64_t group = group_begin; group < group_end; ++group, to += kGroupSteps * kPanels)
-      for_steps<kPanels, Group>(w.template codes<Group>(0, group), w.stride_bytes, [to](int step, const Codes(&from)[kPanels]) {
+  Prepared<kLooksUp> prepare(const QuantPanels& w, int64_t group_begin, int64_t group_end) {
+    Multiples* to = multiples;
+    for (int64_t group = group_begin; group < group_end; ++group)
 #pragma GCC unroll 4
-        for (int p = 0; p < kPanels; ++p) to[step * kPanels + p] = from[p];
-      });
-    return {codes, group_begin};
+      for (int p = 0; p < kPanels; ++p)
+        *to++ = with_base(Group::load_multiples(w.panels_from(p).template multiples<Group>(group)));
+    if constexpr (kLooksUp) {
+      Codes* levels_to = levels;
+      for (int64_t group = group_begin; group < group_end; ++group, levels_to += kGroupSteps * kPanels)
+        for_steps<kPanels, Group>(w.template codes<Group>(group), w.stride_bytes, [=](int step, const Codes(&from)[kPanels]) {
+#pragma GCC unroll 4
+          for (int p = 0; p < kPanels; ++p) levels_to[step * kPanels + p] = from[p];
+        });
+    }
+    return {multiples, levels, group_begin};
   }
 };
 
-// All rows and `num_panels` whole panels, of which `w` is the first, `block` groups at a time.
-template <class Group, class Source>
-__attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t num_panels, int64_t block) {
-  constexpr bool kLooksUp = std::is_same_v<Source, LookedUp>;
+// All rows and `num_panels` whole panels, of which `w` is the first.
+template <class Group, bool kLooksUp>
+__attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t num_panels) {
+  constexpr int64_t block = PreparedBlock<kLooksUp>::kGroups;
   const int64_t first = args.panel_begin * kLanes, groups = ceil_div(args.weights.inputs, kQuantGroup);
-  [[maybe_unused]] std::conditional_t<kLooksUp, CodesBuffer, InPanels> buffer;
+  PreparedBlock<kLooksUp> buffer;
   for (int64_t group = 0; group < groups; group += block) {
     const int64_t group_end = group + block < groups ? group + block : groups;
     const bool last = group_end == groups;
     const int64_t steps = group_end - group, row_tiles = ceil_div(args.num_rows, kQuantRows);
     const int64_t lines = ceil_div(steps, kQuantBlockGroups) * (quant_block_bytes(Group::kFormat) / kAlignment) + 1;
     const int64_t lines_per_step = ceil_div(lines, row_tiles * steps), tiles_ahead = ceil_div(lines, lines_per_step * steps);
-    Source source{};
+    Prepared<kLooksUp> prepared{};
     for_tiles<kQuantRows, kQuantPanels, 1>(
         args.num_rows, num_panels, [&](auto rows, auto panels, int64_t row, int64_t panel, int64_t tiles) {
           const QuantPanels here = w.panels_from(panel), next = w.panels_from(panel + panels());
-          if constexpr (kLooksUp) {
-            if (row == 0) source = buffer.template look_up<panels(), Group>(here, group, group_end);
-          }
+          if (row == 0) prepared = buffer.template prepare<panels(), Group>(here, group, group_end);
           const QuantEnds ends{group > 0, last, last && args.bias ? args.bias + first + panel * kLanes : nullptr};
           const auto run = [&](int64_t from, auto ahead, int64_t count) {
-            quant_tiles_down<rows(), panels(), Group>(rows_from(args.quantized_x, from), here, source, group, group_end, ends,
+            quant_tiles_down<rows(), panels(), Group>(rows_from(args.quantized_x, from), here, prepared, group, group_end, ends,
                                                       ahead, args.y + from * args.y_stride + first + panel * kLanes,
                                                       args.y_stride, count);
           };
           int64_t begun = 0;
           if constexpr (rows() == kQuantRows && panels() == kQuantPanels) {
             begun = tiles < tiles_ahead ? tiles : tiles_ahead;
-            run(row, LinesAhead{next.template multiples<Group>(0, group), lines_per_step}, begun);
+            run(row, LinesAhead{next.template multiples<Group>(group), lines_per_step}, begun);
           }
           run(row + begun * rows(), NothingAhead{}, tiles - begun);
         });
@@ -297,9 +315,9 @@ inline void quant_matmul(const MatmulArgs& args, int64_t panel_stride_bytes) {
     quant_few_rows<Group>(args.quantized_x, args.num_rows, w, groups, args.bias ? args.bias + first : nullptr, args.y + first,
                           args.y_stride, num_panels);
   } else if (kLooksUp && args.num_rows >= kLookUpRows) {
-    quant_blocks<Group, std::conditional_t<kLooksUp, LookedUp, InPanels>>(args, w, num_panels, kLookUpBlock);
+    quant_blocks<Group, kLooksUp>(args, w, num_panels);
   } else {
-    quant_blocks<Group, InPanels>(args, w, num_panels, kGroupBlock);
+    quant_blocks<Group, false>(args, w, num_panels);
   }
   if (args.panel_end > whole) quant_last_panel<Group>(args, all.panels_from(whole), groups, whole * kLanes);
 }

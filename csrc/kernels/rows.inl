@@ -79,7 +79,7 @@ void quantize_row_kernel(const float* x, int64_t n, std::byte* codes, float* sca
     store_codes(codes + group * kQuantGroup * code_bytes(kCodeLayout), ia);
     store_codes(codes + (group * kQuantGroup + kLanes) * code_bytes(kCodeLayout), ib);
     scales[group] = scale.scale;
-    offsets[group] = -128 * reduce_add_i(ia + ib);
+    offsets[group] = kDotBase - 128 * reduce_add_i(ia + ib);
   }
 }
 

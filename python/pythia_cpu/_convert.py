@@ -29,7 +29,7 @@ from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
 # Stored in every file. Raise it when the same checkpoint gives other bytes than before.
-CONVERTER_VERSION = "5"
+CONVERTER_VERSION = "6"
 
 _CHUNK_BYTES = 1 << 22  # of source read at a time, by each thread
 _MAX_WORKERS = 32  # each holds a chunk in several forms: about 30 MB
