@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 1;
-constexpr bool kLooksUpOnce = true;
 
 inline void store_codes(std::byte* p, IVec codes) { store_code_pairs(p, to_words(codes)); }
 

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 3;
-constexpr bool kLooksUpOnce = true;
 
 inline void store_codes(std::byte* p, IVec codes) { store_code_pairs(p, _mm512_cvtepi32_epi16(codes.v)); }
 

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kQuantRows = 4;
 constexpr int kQuantPanels = 3;
-constexpr bool kLooksUpOnce = false;
 
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }

@@ -11,7 +11,6 @@ namespace {
 
 constexpr int kQuantRows = 5;
 constexpr int kQuantPanels = 1;
-constexpr bool kLooksUpOnce = true;
 
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }

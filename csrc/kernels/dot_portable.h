@@ -16,10 +16,6 @@ namespace {
 constexpr int kQuantRows = 1;
 constexpr int kQuantPanels = 1;
 
-// Whether a format's levels (q4) are looked up once for all rows, where there are many. Not where the lookups take no time from
-// the dots.
-constexpr bool kLooksUpOnce = true;
-
 // How this implementation reads the activations' codes.
 constexpr CodeLayout kCodeLayout = CodeLayout::kInt8;
 

@@ -305,7 +305,7 @@ __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantP
 
 template <class Group>
 inline void quant_matmul(const MatmulArgs& args, int64_t panel_stride_bytes) {
-  constexpr bool kLooksUp = kLooksUpOnce && Group::kSteps > 1;
+  constexpr bool kLooksUp = Group::kSteps > 1;
   const int64_t groups = ceil_div(args.weights.inputs, kQuantGroup), whole = args.weights.outputs / kLanes;
   const int64_t num_panels = (args.panel_end < whole ? args.panel_end : whole) - args.panel_begin;
   const QuantPanels all{reinterpret_cast<const uint8_t*>(args.weights.data), panel_stride_bytes};
