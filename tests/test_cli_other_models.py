@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,10 @@ def run(binary: Path, command: str, *arguments: str | Path, text: str = "") -> s
     )
 
 
+def fingerprint(path: Path) -> str:
+    return f"{struct.unpack_from('<Q', path.read_bytes(), 192)[0]:016x}"
+
+
 def test_info_for_people(binary: Path, path: Path) -> None:
     found = run(binary, "info", path)
     assert (found.returncode, found.stderr) == (0, "")
@@ -56,6 +61,7 @@ def test_info_for_people(binary: Path, path: Path) -> None:
         f"source              {provenance['source']}",
         f"converter version   {provenance['converter_version']}",
         f"tokenizer sha256    {provenance['tokenizer_sha256']}",
+        f"fingerprint         {fingerprint(path)} (of the logits; see pythia-cpu verify)",
     ]
     shipped = dict(line.split(maxsplit=1) for line in run(binary, "info").stdout.splitlines())
     assert (shipped["layers"], shipped["revision"]) == ("6, parallel residual", "step1800")
@@ -82,6 +88,7 @@ def test_info_for_programs(binary: Path, path: Path) -> None:
         "eos_token_id": None,
     }
     assert (found["file"], found["format_version"], found["num_parameters"]) == (str(path), 4, 235208)
+    assert found["fingerprint"] == fingerprint(path)
     assert (found["tokenizer_vocab_size"], found["revision"], found["commit"]) == (4096, None, None)
     tensors = _core.PcpuFile.open(str(path)).tensors
     for mine, stored in zip(found["tensors"], tensors, strict=True):

@@ -71,7 +71,14 @@ def test_another_fingerprint_fails(tmp_path: Path, binary: Path) -> None:
     assert (failed.returncode, failed.stdout) == (1, "")
     assert f"{stored:016x}" in failed.stderr and f"{stored ^ 1:016x}" in failed.stderr
     assert failed.stderr.count("\n") == 1
-    assert verify(path, wrong).returncode == 2
+    # Each of several files; one that is not there or not right does not keep the others from being looked at.
+    missing = tmp_path / "missing.pcpu"
+    some = verify(path, missing, wrong, path)
+    assert (some.returncode, some.stdout) == (1, 2 * right.stdout)
+    first, second = some.stderr.splitlines()
+    assert first.startswith(f"pythia-cpu: {missing}: ")
+    assert second.startswith(f"pythia-cpu: {wrong}: the logits' fingerprint is ")
+    assert verify("-m", path, path).stdout == 2 * right.stdout
 
 
 def test_a_file_without_a_fingerprint(tmp_path: Path, binary: Path) -> None:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/hexadecimal.h"
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/shipped_model.h"
@@ -42,16 +43,6 @@ std::string with_spaces(std::string key) {
   return key;
 }
 
-std::string hexadecimal(std::span<const uint8_t> bytes) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (const uint8_t byte : bytes) {
-    text += kDigits[byte >> 4];
-    text += kDigits[byte & 15];
-  }
-  return text;
-}
-
 std::string format_name(uint32_t format) { return std::string(name_of(static_cast<WeightFormat>(format))); }
 
 void write_config(JsonWriter& json, const Config& c) {
@@ -78,6 +69,9 @@ std::string to_json(const PcpuFile& file, int32_t tokenizer_size) {
   json.begin_object();
   json.key("file").string(file.path()).key("size_bytes").number(file.size_bytes());
   json.key("format_version").number(file.header().version).key("weights").string(name_of(file.weight_format()));
+  json.key("fingerprint");
+  const uint64_t fingerprint = file.header().fingerprint;
+  fingerprint == 0 ? json.null() : json.string(hexadecimal(fingerprint));
   json.key("num_parameters").number(num_parameters(file)).key("tokenizer_vocab_size").number(tokenizer_size);
   json.key("config");
   write_config(json, file.config());
@@ -129,6 +123,8 @@ std::string to_text(const PcpuFile& file, int32_t tokenizer_size) {
                          (c.eos_token_id < 0 ? "" : ", end of text " + std::to_string(c.eos_token_id)));
   for (const char* key : kProvenanceKeys)
     if (const auto it = file.metadata().find(key); it != file.metadata().end()) line(with_spaces(it->first), it->second);
+  const uint64_t fingerprint = file.header().fingerprint;
+  line("fingerprint", fingerprint == 0 ? "none" : hexadecimal(fingerprint) + " (of the logits; see pythia-cpu verify)");
   return text;
 }
 

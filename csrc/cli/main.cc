@@ -85,6 +85,11 @@ int run(std::span<const std::string_view> arguments) {
 
 Option model_option(std::string& path) { return file_option("--model", 'm', "the .pcpu file to use", path); }
 
+void report_error(const std::exception& error) {
+  const bool out_of_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr;
+  write_error_line("pythia-cpu: " + (out_of_memory ? "out of memory" : for_users(error.what())));
+}
+
 void take_model_argument(std::span<const std::string_view> rest, std::string& path) {
   const std::size_t found = rest.size() + !path.empty();
   if (found > 1) throw UsageError("found " + std::to_string(found) + " files, expected one");
@@ -104,13 +109,10 @@ int main(int argc, char** argv) {
   } catch (const ClosedPipe&) {
     return 0;
   } catch (const UsageError& error) {
-    write_error_line("pythia-cpu: " + for_users(error.what()));
+    report_error(error);
     return 2;
-  } catch (const std::bad_alloc&) {
-    write_error_line("pythia-cpu: out of memory");
-    return 1;
   } catch (const std::exception& error) {
-    write_error_line("pythia-cpu: " + for_users(error.what()));
+    report_error(error);
     return 1;
   }
 }
