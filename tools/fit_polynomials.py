@@ -2,7 +2,8 @@
 """Fit the polynomials of csrc/kernels/elementwise.inl and print them as C++ constants.
 
 Near-minimax fits by Lawson's iteratively reweighted least squares on a Chebyshev grid, in float64 from 40-digit
-references, then rounded to float32. Needs numpy and mpmath. The committed constants came from this script.
+references, then rounded to float32. Needs numpy and mpmath. The committed constants came from this script; last digits
+differ where numpy's linear algebra adds in another order (OPENBLAS_CORETYPE=Haswell gave those).
 """
 
 import argparse
