@@ -6,7 +6,9 @@ model = pythia_cpu.load()
 print(model.generate("Once upon a time", max_new_tokens=64).text)
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
 
 from pythia_cpu._cache import CachedFile, list_cache, remove_cached
 from pythia_cpu._checkpoint import open_checkpoint
@@ -27,6 +29,19 @@ from pythia_cpu._surprisal import WordSurprisal
 from pythia_cpu._tensors import Tensors
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
+
+_SUBMODULES = ("eval", "hf")  # imported when they are first named: they need more than the rest
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name in _SUBMODULES:
+        return _import_module(f"pythia_cpu.{name}")
+    raise AttributeError(f"module 'pythia_cpu' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_SUBMODULES]
+
 
 __version__ = _version("pythia-cpu")
 

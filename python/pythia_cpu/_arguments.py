@@ -185,9 +185,11 @@ def token_ids(name: str, value: object, vocab_size: int, *, what: str = "a list 
     return np.ascontiguousarray(ids, dtype=np.int32)
 
 
-def sequence_ids(name: str, value: object, vocab_size: int, context_length: int) -> npt.NDArray[np.int32]:
-    """One sequence of ids that a model can read whole, as int32 [n], n at least 1."""
-    ids = token_ids(name, value, vocab_size)
+def sequence_ids(
+    name: str, value: object, vocab_size: int, context_length: int, *, what: str = "a list of token ids"
+) -> npt.NDArray[np.int32]:
+    """One sequence of ids that a model can read whole, as int32 [n], n at least 1. Errors expect ``what``."""
+    ids = token_ids(name, value, vocab_size, what=what)
     if len(ids) == 0:
         raise ValueError(f"{name} has no tokens, expected at least one, e.g. [model.tokenizer.eos_token_id]")
     if len(ids) > context_length:

@@ -14,14 +14,15 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import Prompt, Prompts, boolean, float_array, integer, is_batch, numpy_array
 from pythia_cpu._passes import passes_of
 from pythia_cpu._progress import ProgressBar
+from pythia_cpu._results import Result
 from pythia_cpu._scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     from pythia_cpu._model import Model
 
 
-@dataclass(frozen=True, eq=False)
-class Divergence:
+@dataclass(frozen=True, eq=False, repr=False)
+class Divergence(Result):
     """How far another model's predictions of a text are from a model's own.
 
     Attributes:
@@ -30,6 +31,8 @@ class Divergence:
             follows tokens 0 to i (those of i's window, where the text was cut). NaN where logits are no numbers.
         same_top: bool, same shape: both have the same most likely token there (the lowest id of equals).
     """
+
+    _also_shown = ("mean_kl", "top_agreement")
 
     tokens: list[int]
     kl: npt.NDArray[np.float32]
@@ -102,7 +105,7 @@ class ComparesModels(ABC):
                 for bit, what it would be alone. A text of any length: it is cut into windows of ``context_length``
                 tokens, each of which is read from nothing.
             context_length: tokens of a window, 1 to what both models' contexts hold, which is the default.
-            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Returns:
             a Divergence; for lists a list of them in the same order.

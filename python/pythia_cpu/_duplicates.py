@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import iterator
+from pythia_cpu._arguments import file_path, iterator
 from pythia_cpu._provenance import provenance
 
 
@@ -51,7 +51,7 @@ def find_duplicates(paths: Iterable[str | os.PathLike[str]]) -> list[SharedTenso
         OSError: a file cannot be read.
     """
     given = iterator("paths", paths, "a list of .pcpu files")
-    hashes = {path: _hashes(path) for path in map(Path, given)}
+    hashes = {path: _hashes(path) for path in map(_path, given)}
     same: dict[frozenset[tuple[str, str]], list[Path]] = {}
     for path, tensors in hashes.items():
         same.setdefault(frozenset(tensors.items()), []).append(path)
@@ -69,6 +69,10 @@ def find_duplicates(paths: Iterable[str | os.PathLike[str]]) -> list[SharedTenso
         SharedTensors(sorted((path for first in firsts for path in copies[first]), key=order.__getitem__), names, False)
         for firsts, names in shared.items()
     ]
+
+
+def _path(path: object) -> Path:
+    return file_path("a member of paths", path)
 
 
 def _hashes(path: Path) -> dict[str, str]:

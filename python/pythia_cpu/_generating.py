@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, refuse_table
 from pythia_cpu._edits import Edits, EditsOfEach, refuse_list_of_edits
 from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
-from pythia_cpu._generation_arguments import GenerationArguments
+from pythia_cpu._generation_arguments import GenerationArguments, TextOptions
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._token_stream import TokenStream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class _EachOptions(TextOptions, total=False):
+    draft: GeneratesTexts | None
+    edit: Edits | EditsOfEach | None
+    max_kv_bytes: int | None
+
+
+class _CallOptions(_EachOptions, total=False):
+    progress: bool
 
 
 class GeneratesTexts(ABC):
@@ -24,16 +37,22 @@ class GeneratesTexts(ABC):
         """The model's parts that generation uses."""
 
     @overload
-    def generate(self, prompt: Prompt, *, num_return_sequences: Literal[1] = 1, **options: Any) -> Generation: ...
-    @overload
-    def generate(self, prompt: Prompt, *, num_return_sequences: int, **options: Any) -> list[Generation]: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, *, num_return_sequences: Literal[1] = 1, **options: Unpack[_CallOptions]
+    ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: Prompts, *, num_return_sequences: Literal[1] = 1, **options: Any
+        self, prompt: Prompt, *, num_return_sequences: int, **options: Unpack[_CallOptions]
     ) -> list[Generation]: ...
     @overload
-    def generate(self, prompt: Prompts, *, num_return_sequences: int, **options: Any) -> list[list[Generation]]: ...
-    def generate(  # type: ignore[misc]  # the overloads name only what the type of the result depends on
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompts, *, num_return_sequences: Literal[1] = 1, **options: Unpack[_CallOptions]
+    ) -> list[Generation]: ...
+    @overload
+    def generate(
+        self, prompt: Prompts, *, num_return_sequences: int, **options: Unpack[_CallOptions]
+    ) -> list[list[Generation]]: ...
+    def generate(
         self,
         prompt: Prompt | Prompts,
         *,
@@ -109,7 +128,7 @@ class GeneratesTexts(ABC):
                 open ``prefix_cache`` is left alone. Not with ``num_beams`` or a ``draft``.
             max_kv_bytes: the most memory for keys and values of texts that run at once, all beams of them; one may
                 always run. None: half of what is free.
-            progress: show a bar on standard error for a list, if that is a terminal and it takes longer than a second.
+            progress: for a list, show a bar on standard error, in a terminal or notebook, if it takes over a second.
 
         The steps run in transformers' order: logit_bias, repetition_penalty, presence_penalty and frequency_penalty,
         no_repeat_ngram_size, temperature, top_k, top_p, min_p, typical_p.
@@ -149,13 +168,14 @@ class GeneratesTexts(ABC):
         return results if batch else results[0]
 
     @overload
-    def generate_each(
-        self, prompts: Iterable[Prompt], *, num_return_sequences: Literal[1] = 1, **options: Any
+    def generate_each(  # type: ignore[overload-overlap]
+        self, prompts: Iterable[Prompt], *, num_return_sequences: Literal[1] = 1, **options: Unpack[_EachOptions]
     ) -> Iterator[tuple[int, Generation]]: ...
     @overload
     def generate_each(
-        self, prompts: Iterable[Prompt], *, num_return_sequences: int, **options: Any
+        self, prompts: Iterable[Prompt], *, num_return_sequences: int, **options: Unpack[_EachOptions]
     ) -> Iterator[tuple[int, list[Generation]]]: ...
+    @GenerationArguments.spelled_out()
     def generate_each(
         self,
         prompts: Iterable[Prompt],
@@ -210,13 +230,14 @@ class GeneratesTexts(ABC):
         helper = None if draft is None else draft._generating()
         return self._generating().aids(arguments, helper, edit, max_kv_bytes, num_prompts)
 
+    @GenerationArguments.spelled_out("num_beams", "num_return_sequences", "length_penalty", "early_stopping")
     def stream(
         self,
         prompt: Prompt,
         *,
         draft: GeneratesTexts | None = None,
         edit: Edits | None = None,
-        **arguments: Any,
+        **arguments: Unpack[TextOptions],
     ) -> TokenStream:
         """Writes on from one prompt, token by token.
 

@@ -76,7 +76,8 @@ class GeneratingModel:
     def prompt(self, name: str, prompt: object) -> list[int]:
         """A prompt's token ids, checked."""
         ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-        checked: list[int] = sequence_ids(name, ids, self._vocab_size, self._context_length).tolist()
+        what = "a str or a list of token ids"
+        checked: list[int] = sequence_ids(name, ids, self._vocab_size, self._context_length, what=what).tolist()
         return checked
 
     def check(self, arguments: GenerationArguments) -> None:

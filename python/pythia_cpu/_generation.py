@@ -8,12 +8,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pythia_cpu._results import Result
+
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 TopLogprobs: TypeAlias = list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Generation(Result):
     """One generated text.
 
     Attributes:

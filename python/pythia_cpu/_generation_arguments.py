@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -13,11 +14,38 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import biases, boolean, integer, number, strings
 from pythia_cpu._beam_search import BeamOptions
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _MOST_SEED = 2**64 - 1
 _SEED_BITS = 53  # of a random seed: a whole number for every reader of JSON
 _INT32_MAX = 2**31 - 1
 _MOST_BEAMS, _MOST_SEQUENCES = 1 << 12, 1 << 20  # more are a slip, and would take all memory before they fail
 _MAX_LENGTH_PENALTY = 10  # powers of a context's length stay in float32's range
+
+
+class TextOptions(TypedDict, total=False):
+    """The types of ``GenerationArguments`` but ``num_return_sequences``, for type checkers."""
+
+    max_new_tokens: int
+    do_sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    logit_bias: Mapping[int, float] | None
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    stop: str | Sequence[str] | None
+    eos_token_id: int | Sequence[int] | None
+    ignore_eos: bool
+    seed: int | Sequence[int] | None
+    logprobs: int | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +73,23 @@ class GenerationArguments:
     ignore_eos: bool = False
     seed: int | Sequence[int] | None = None
     logprobs: int | None = None
+
+    @classmethod
+    def spelled_out(cls, *without: str) -> Callable[[F], F]:
+        """Decorates a method that takes them as ``**arguments``: help and completion show them by name."""
+
+        def decorate(method: F) -> F:
+            signature = inspect.signature(method)
+            own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+            added = [
+                inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type)
+                for one in fields(cls)
+                if one.name not in without
+            ]
+            method.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+            return method
+
+        return decorate
 
     @classmethod
     def of(cls, method: str, arguments: Mapping[str, Any]) -> GenerationArguments:

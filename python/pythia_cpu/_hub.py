@@ -63,6 +63,8 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
     text = os.fspath(source)
     if Path(source).is_file():
         raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
+    if text.startswith("~"):
+        raise CheckpointError(f"{text}: ~ is a shell's; pass {os.path.expanduser(text)}")
     if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
         return f"EleutherAI/{text}"
     if isinstance(source, str) and _REPO_ID.fullmatch(text):

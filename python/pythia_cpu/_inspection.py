@@ -14,13 +14,14 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import SEQUENCES, TokenIds, boolean, float_array, is_batch, sequence_ids
 from pythia_cpu._edits import LOGITS, Activation, Editor, Edits, EditsOfEach, matching, refuse_list_of_edits
 from pythia_cpu._passes import runs_of_a_pass
+from pythia_cpu._results import Result
 
 _RESIDUALS = ("hook_resid_pre", "hook_resid_post")
 _UNEMBEDDED_ROWS = 512  # at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(Result):
     """A forward pass over one sequence.
 
     Attributes:

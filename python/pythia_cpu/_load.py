@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pythia_cpu._arguments import file_path
 from pythia_cpu._convert import check_weights
+from pythia_cpu._errors import CheckpointError
 from pythia_cpu._model import Model
 from pythia_cpu._source import revision_name
 
@@ -56,6 +57,8 @@ def load(
         except FileNotFoundError:  # removed by another process in the meantime
             model = Model(converted(), threads=threads)
         return model if path.is_dir() else model._with_revision(revision_name(revision))
+    if path.suffix in (".safetensors", ".bin", ".json") and path.is_file():
+        raise CheckpointError(f"{path}: is one file of a checkpoint, expected its folder: pass {path.parent}")
     if tokenizer is not None:
         raise ValueError(f"tokenizer is {tokenizer!r}, but {path.name} is converted already: leave it out")
     if revision is not None:

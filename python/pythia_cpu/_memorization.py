@@ -16,15 +16,17 @@ from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator
 from pythia_cpu._identity import model_key
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
+from pythia_cpu._results import Result
 
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
 _MAX_LOGITS_BYTES = 1 << 26  # of one forward pass
+_PASS_TOKENS = 512  # that a forward pass reads, about: Ctrl-C waits for one
 _FIRST_PLACES = 4  # of a continuation, which are looked at first
 
 
-@dataclass(frozen=True, eq=False)
-class Memorization:
+@dataclass(frozen=True, eq=False, repr=False)
+class Memorization(Result):
     """How well rows were reproduced.
 
     Attributes:
@@ -162,7 +164,9 @@ class MemorizationScorer:
         written = np.full((len(group), self._length), -1, np.int32)
         begin, going_on = 0, np.arange(len(group))
         for end in (min(_FIRST_PLACES, self._length), self._length):
-            for first in range(0, len(going_on), rows_together := max(1, self._places // max(1, end - begin))):
+            read = (end - begin) if begin else self._prefix - 1 + end  # tokens of each row
+            rows_together = max(1, min(self._places // max(1, end - begin), _PASS_TOKENS // max(1, read)))
+            for first in range(0, len(going_on), rows_together):
                 self._force(group, going_on[first : first + rows_together], begin, end, written)
             expected = group[going_on, self._prefix + begin : self._prefix + end]
             going_on = going_on[(written[going_on, begin:end] == expected).all(axis=1)]
@@ -231,7 +235,7 @@ class MeasuresMemorization(ABC):
             continuation_length: tokens after them, which are compared.
             suppress_eos: never write the end-of-text token. The Pythia paper's own script does that, through
                 ``min_length``; it matters for rows that hold the end of a document.
-            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Raises:
             ValueError: a row that is too short or has ids that are not the model's; lengths beyond the context; logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 from pythia_cpu import _core
 
@@ -46,6 +47,10 @@ class PrefixCache:
     def __exit__(self, *unused: object) -> None:
         """Closes it."""
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Says that it cannot be pickled."""
+        raise TypeError("a prefix cache cannot be pickled: open one of the model in the other process")
 
     def __repr__(self) -> str:
         """How full it is."""

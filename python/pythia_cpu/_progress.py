@@ -1,4 +1,4 @@
-"""A bar on standard error, on a terminal only."""
+"""A bar on standard error, on a terminal or in a notebook only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ class ProgressBar:
     """How far something has come; a context manager."""
 
     def __init__(self, total: int | None, *, what: str, unit: str, enabled: bool) -> None:
-        """A bar up to ``total`` (None: nobody knows), hidden unless ``enabled`` and standard error is a terminal."""
+        """A bar up to ``total`` (None: nobody knows), hidden unless ``enabled`` and standard error is a terminal or a
+        notebook's.
+        """
         self._bar: _Bar | None = None  # also where it is hidden: tqdm makes a lock between processes with its first bar
-        if enabled and sys.stderr.isatty():
+        if enabled and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel.")):
             self._bar = _Bar(total=total, unit=unit, unit_scale=True, desc=what, leave=False, delay=_DELAY_S)
 
     def update(self, count: int) -> None:

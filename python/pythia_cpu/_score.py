@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pythia_cpu._results import Result
 
-@dataclass(frozen=True, eq=False)
-class Score:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Score(Result):
     """How likely a text is.
 
     Attributes:
@@ -23,6 +25,8 @@ class Score:
         entropies: float32, same shape: the entropy of the model's distribution over the tokens in its place, in nats.
         greedy_tokens: int32, same shape: the most likely token in its place; -1 where all logits are NaN.
     """
+
+    _also_shown = ("total",)
 
     tokens: list[int]
     logprobs: npt.NDArray[np.float32]

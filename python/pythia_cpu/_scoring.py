@@ -60,7 +60,7 @@ class ScoresTexts(ABC):
             edit: functions (or arrays) that change activations, as in ``Model.run``: of each text they see all tokens
                 but the last, which is only predicted, and of ``"logits"`` those that predict a scored token. Nothing
                 that texts share is computed once then.
-            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Returns:
             a Score; for lists a list of them in the same order.
@@ -119,7 +119,7 @@ class ScoresTexts(ABC):
             context_length: tokens of a window, 2 to the model's ``context_length``, which is the default.
             stride: tokens between the beginnings of windows, 1 to ``context_length``.
             edit: as in ``score``, of each window.
-            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Raises:
             ValueError: an argument out of its range, or a text without a token to score.

@@ -88,14 +88,14 @@ class ScoringModel:
         if not batch and not context_list:
             return False, [self.pair(context, continuation)]
         if not batch:
-            raise ValueError("context is a list of texts and continuation is one text: pass a continuation for each")
+            raise ValueError("text is a list of contexts and continuation is one text: pass a continuation for each")
         if not context_list:
             before = self._context_ids("context", context) if len(continuation) else []
             named = ((f"continuation[{i}]", one) for i, one in enumerate(continuation))
             return True, [self.pair(context, one, names=("context", name), before=before) for name, one in named]
         if len(context) != len(continuation):
             raise ValueError(
-                f"found {len(context)} contexts and {len(continuation)} continuations, expected as many of both"
+                f"text has {len(context)} contexts and continuation {len(continuation)}, expected as many of both"
             )
         pairs = enumerate(zip(context, continuation, strict=True))
         return True, [self.pair(a, b, names=(f"context[{i}]", f"continuation[{i}]")) for i, (a, b) in pairs]

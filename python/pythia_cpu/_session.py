@@ -28,6 +28,8 @@ class Session:
 
     def __init__(self, model: _core.Model) -> None:
         """An empty sequence."""
+        if not isinstance(model, _core.Model):
+            raise TypeError("sessions are made by model.session()")
         self._model = model
         config = model.file.config
         self._vocab_size: int = config["vocab_size"]

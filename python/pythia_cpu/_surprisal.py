@@ -92,7 +92,7 @@ class MeasuresSurprisal(ABC):
             context_length: tokens of a window, 2 to the model's ``context_length``, which is the default.
             stride: tokens between the beginnings of windows, 1 to ``context_length - 1``; the default is half of
                 ``context_length``.
-            progress: show a bar on standard error, if that is a terminal and it takes longer than a second.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Returns:
             a WordSurprisal for each word, in order; for a list of texts a list of these lists.

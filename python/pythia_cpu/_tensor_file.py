@@ -74,6 +74,10 @@ class FileBytes:
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def __reduce__(self) -> tuple[type[FileBytes], tuple[Path]]:
+        """A copy opens the file for itself: it would close the descriptor under the others."""
+        return FileBytes, (Path(os.path.abspath(self.path)),)
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -71,6 +71,10 @@ class TokenStream(Iterator[Token]):
         except StopIteration as error:  # of an edit: it would end the stream
             raise RuntimeError("an edit raised StopIteration") from error
 
+    def __repr__(self) -> str:
+        """Whether it has ended."""
+        return f"<TokenStream: {self.finish_reason or 'not ended'}>"
+
     def __reduce__(self) -> NoReturn:
         """Raises TypeError."""
         raise TypeError("a stream cannot be pickled: send its tokens")
