@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <variant>
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
@@ -18,11 +19,20 @@ namespace pythia {
 namespace {
 
 using Request = std::pair<std::vector<int32_t>, int64_t>;
+using Ids = py::array_t<int32_t, py::array::c_style>;
+using IdsRequest = std::pair<std::variant<Ids, std::vector<int32_t>>, int64_t>;  // arrays are no lists of Python's numbers
 
-std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> model, std::vector<Request> requests, bool share_prefixes,
+std::unique_ptr<Scorer> make_scorer(std::shared_ptr<Model> model, const std::vector<IdsRequest>& requests, bool share_prefixes,
                                     int64_t rows_per_pass, int64_t cache_bytes) {
   std::vector<ScoreRequest> all;
-  for (auto& [tokens, first_target] : requests) all.push_back({std::move(tokens), first_target});
+  for (const auto& [ids, first_target] : requests) {
+    if (const Ids* array = std::get_if<Ids>(&ids); array != nullptr) {
+      if (array->ndim() != 1) throw std::invalid_argument("[score] token ids have another shape, expected [n]");
+      all.push_back({{array->data(), array->data() + array->size()}, first_target});
+    } else {
+      all.push_back({std::get<std::vector<int32_t>>(ids), first_target});
+    }
+  }
   const ScorerLimits limits = {.rows_per_pass = rows_per_pass, .cache_bytes = cache_bytes, .share_prefixes = share_prefixes};
   return std::make_unique<Scorer>(std::move(model), std::move(all), limits);
 }
@@ -42,9 +52,9 @@ py::tuple scores_of(const Scorer& scorer, std::size_t request) {
   return score_arrays(scorer.scores()[request]);
 }
 
-py::list score_sequences(std::shared_ptr<Model> model, std::vector<Request> requests, bool share_prefixes,
+py::list score_sequences(std::shared_ptr<Model> model, const std::vector<IdsRequest>& requests, bool share_prefixes,
                          int64_t rows_per_pass, int64_t cache_bytes) {
-  const auto scorer = make_scorer(std::move(model), std::move(requests), share_prefixes, rows_per_pass, cache_bytes);
+  const auto scorer = make_scorer(std::move(model), requests, share_prefixes, rows_per_pass, cache_bytes);
   while (!scorer->done()) step(*scorer);
   py::list list;
   for (const std::vector<TokenScore>& scores : scorer->scores()) list.append(score_arrays(scores));
@@ -164,7 +174,10 @@ void bind_score(py::module_& m) {
   m.def(
       "strided_windows",
       [](const std::vector<int32_t>& tokens, int64_t context_length, int64_t stride) {
-        return to_python(strided_windows(tokens, context_length, stride));
+        std::vector<std::pair<Ids, int64_t>> result;  // as arrays: with small strides they have many times the text's tokens
+        for (const ScoreRequest& window : strided_windows(tokens, context_length, stride))
+          result.emplace_back(Ids(static_cast<py::ssize_t>(window.tokens.size()), window.tokens.data()), window.first_target);
+        return result;
       },
       py::arg("tokens"), py::arg("context_length"), py::arg("stride"),
       "Requests of score_sequences: the windows of Hugging Face's perplexity guide.");

@@ -533,7 +533,9 @@ class Scorer:
     def __init__(
         self,
         model: Model,
-        requests: collections.abc.Sequence[tuple[collections.abc.Sequence[int], int]],
+        requests: collections.abc.Sequence[
+            tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | collections.abc.Sequence[int], int]
+        ],
         *,
         share_prefixes: bool = True,
         rows_per_pass: int = 512,
@@ -692,7 +694,9 @@ def score_rows(
 
 def score_sequences(
     model: Model,
-    requests: collections.abc.Sequence[tuple[collections.abc.Sequence[int], int]],
+    requests: collections.abc.Sequence[
+        tuple[typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | collections.abc.Sequence[int], int]
+    ],
     *,
     share_prefixes: bool = True,
     rows_per_pass: int = 512,
@@ -704,7 +708,7 @@ def score_sequences(
 
 def strided_windows(
     tokens: collections.abc.Sequence[int], context_length: int, stride: int
-) -> list[tuple[list[int], int]]:
+) -> list[tuple[numpy.typing.NDArray[numpy.int32], int]]:
     """
     Requests of score_sequences: the windows of Hugging Face's perplexity guide.
     """

@@ -18,7 +18,7 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import iterator, refuse_table
 from pythia_cpu._identity import model_key
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
-from pythia_cpu._score_run import ScoreRequest, TargetScores
+from pythia_cpu._score_run import IdsRequest, ScoreRequest, TargetScores
 
 # Inputs are scored and written together until they have as many tokens as take about this long, within bounds: what an
 # interruption costs at most.
@@ -37,13 +37,13 @@ class Encoder(Protocol):
     def ids(self, name: str, text: object) -> list[int]:
         """Token ids of a text, perhaps none."""
 
-    def pair(self, context: object, continuation: object) -> ScoreRequest:
+    def pair(self, context: object, continuation: object) -> IdsRequest:
         """The request of a continuation."""
 
-    def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> list[ScoreRequest]:
+    def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> Sequence[ScoreRequest]:
         """The requests of a text."""
 
-    def num_scored_bytes(self, text: str, num_tokens: int, windows: list[ScoreRequest]) -> int:
+    def num_scored_bytes(self, text: str, num_tokens: int, windows: Sequence[ScoreRequest]) -> int:
         """The bytes of those of a text's tokens that its windows score."""
 
     def run(self, requests: Sequence[ScoreRequest], *, progress: bool) -> list[TargetScores]:
@@ -64,7 +64,7 @@ class _Record:
     """An input on its way into the file."""
 
     head: Head
-    requests: list[ScoreRequest]
+    requests: Sequence[ScoreRequest]
     num_text_tokens: int
     num_bytes: int | None
 
@@ -83,7 +83,7 @@ class _Record:
             "num_greedy": sum(int((one.ranks == 0).sum()) for one in scores),
         }
         if per_token:
-            fields["tokens"] = [token for ids, first in self.requests for token in ids[first:]]
+            fields["tokens"] = [int(token) for ids, first in self.requests for token in ids[first:]]
             fields["logprobs"] = [x for one in scores for x in _shortest(one.logprobs)]
             fields["ranks"] = [rank for one in scores for rank in one.ranks.tolist()]
             fields["entropies"] = [x for one in scores for x in _shortest(one.entropies)]

@@ -13,8 +13,10 @@ from pythia_cpu._edits import Activation, Editor
 from pythia_cpu._passes import runs_of_a_pass
 from pythia_cpu._progress import ProgressBar
 
-ScoreRequest = tuple[list[int], int]
+IdsRequest = tuple[list[int], int]
 """Token ids, and the first of them that is scored; 1 or more."""
+ScoreRequest = IdsRequest | tuple[npt.NDArray[np.int32], int]
+"""The same, or with an array of them."""
 
 
 class TargetScores(NamedTuple):
@@ -63,7 +65,7 @@ def run_edited(
     def edited(_: int, name: str, array: Activation) -> Activation | None:
         return editor.apply(0, name, array)
 
-    def scores(logits: npt.NDArray[np.float32], targets: list[int]) -> TargetScores:
+    def scores(logits: npt.NDArray[np.float32], targets: npt.ArrayLike) -> TargetScores:
         return TargetScores(*_core.score_rows(logits, np.array(targets, np.int32), threads=core.threads))
 
     numbers = []

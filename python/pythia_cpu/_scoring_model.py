@@ -12,14 +12,16 @@ from pythia_cpu import _core
 from pythia_cpu._arguments import Prompt, Prompts, integer, is_batch, token_ids
 from pythia_cpu._edits import Editor, refuse_list_of_edits
 from pythia_cpu._score import Perplexity, Score
-from pythia_cpu._score_run import ScoreRequest, TargetScores, run_edited, run_requests
+from pythia_cpu._score_run import IdsRequest, ScoreRequest, TargetScores, run_edited, run_requests
 from pythia_cpu._tokenizer import Tokenizer
 
 
-def _begun_unscored(windows: list[ScoreRequest], num_tokens: int) -> list[list[int]]:
-    """The windows of a text of ``num_tokens`` whose first token none scores: with a stride one or all."""
+def _begun_unscored(windows: Sequence[ScoreRequest], num_tokens: int) -> list[tuple[int, int]]:
+    """First and last token of the windows of a text of ``num_tokens`` whose first token none scores: with a stride one
+    or all.
+    """
     num_scored = sum(len(tokens) - begin for tokens, begin in windows)
-    return [tokens for tokens, _ in windows[: num_tokens - num_scored]]
+    return [(int(tokens[0]), int(tokens[-1])) for tokens, _ in windows[: num_tokens - num_scored]]
 
 
 class ScoringModel:
@@ -78,7 +80,7 @@ class ScoringModel:
         ]
         return scores if batch else scores[0]
 
-    def _pairs(self, context: Any, continuation: Any) -> tuple[bool, list[ScoreRequest]]:
+    def _pairs(self, context: Any, continuation: Any) -> tuple[bool, list[IdsRequest]]:
         """Whether there is a list of continuations, and the requests."""
         context_list = is_batch("context", context)
         # An empty list is a row without token ids, but for beside texts.
@@ -112,7 +114,7 @@ class ScoringModel:
         self, texts: dict[str, Any], context_length: int | None, stride: int | None, progress: bool
     ) -> list[Perplexity]:
         """Of texts by the names that errors call them by."""
-        windows: list[list[ScoreRequest]] = []
+        windows: list[Sequence[ScoreRequest]] = []
         counts: list[int] = []
         for name, text in texts.items():
             ids = self.some_ids(name, text)
@@ -133,21 +135,21 @@ class ScoringModel:
             found.append(Perplexity(nll=nll, num_tokens=num_tokens, num_words=num_words, num_bytes=num_bytes))
         return found
 
-    def num_scored_bytes(self, text: str, num_tokens: int, windows: list[ScoreRequest]) -> int:
+    def num_scored_bytes(self, text: str, num_tokens: int, windows: Sequence[ScoreRequest]) -> int:
         """The bytes of those of a text's ``num_tokens`` that its windows score."""
         unscored = _begun_unscored(windows, num_tokens)
-        return len(text.encode("utf-8")) - sum(len(self.tokenizer.token_bytes(tokens[0])) for tokens in unscored)
+        return len(text.encode("utf-8")) - sum(len(self.tokenizer.token_bytes(first)) for first, _ in unscored)
 
-    def _num_unscored_words(self, num_tokens: int, windows: list[ScoreRequest]) -> int:
+    def _num_unscored_words(self, num_tokens: int, windows: Sequence[ScoreRequest]) -> int:
         """How many words begin in tokens that no window scores."""
         before, count = " ", 0
-        for tokens in _begun_unscored(windows, num_tokens):
-            text = self.tokenizer.token_bytes(tokens[0]).decode("utf-8", errors="replace")
+        for first, last in _begun_unscored(windows, num_tokens):
+            text = self.tokenizer.token_bytes(first).decode("utf-8", errors="replace")
             count += len(re.findall(r"\s\S", before[-1:] + text))
-            before = self.tokenizer.token_bytes(tokens[-1]).decode("utf-8", errors="replace")
+            before = self.tokenizer.token_bytes(last).decode("utf-8", errors="replace")
         return count
 
-    def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> list[ScoreRequest]:
+    def windows(self, ids: list[int], *, context_length: int | None, stride: int | None) -> Sequence[ScoreRequest]:
         """How a text is cut into requests; ``Model.perplexity`` documents it."""
         length = self.context_length
         if context_length is not None:
@@ -182,7 +184,7 @@ class ScoringModel:
         *,
         names: tuple[str, str] = ("context", "continuation"),
         before: list[int] | None = None,
-    ) -> ScoreRequest:
+    ) -> IdsRequest:
         """Ids of both together, and where the continuation begins; errors call them by their names. ``before``: the
         context's ids, if they are known.
         """
@@ -220,7 +222,7 @@ class ScoringModel:
             raise ValueError(f"{name} has no tokens, expected at least one")
         return ids
 
-    def _whole(self, name: str, text: object) -> ScoreRequest:
+    def _whole(self, name: str, text: object) -> IdsRequest:
         ids = self.some_ids(name, text)
         self._check_length(f"{name} has", ids)
         return ids, 1

@@ -22,7 +22,7 @@ from pythia_cpu._dtypes import weights_for
 from pythia_cpu._edits import Edits
 from pythia_cpu._identity import model_key
 from pythia_cpu._load import shipped_model
-from pythia_cpu._score_run import ScoreRequest
+from pythia_cpu._score_run import IdsRequest
 from pythia_cpu.eval._generation import GenerationRequest
 from pythia_cpu.eval._model_arguments import refuse_unsupported
 from pythia_cpu.eval._result_cache import ResultCache
@@ -230,7 +230,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         results = self._score("loglikelihood", [[window] for window in windows], not disable_tqdm, on_result)
         return [(total, bool(greedy)) for total, greedy in results]
 
-    def _window(self, context: list[int], continuation: list[int]) -> ScoreRequest:
+    def _window(self, context: list[int], continuation: list[int]) -> IdsRequest:
         if not continuation:
             raise ValueError("a continuation has no tokens, expected at least one")
         if len(continuation) > self.max_length:
@@ -253,7 +253,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         return [total for total, _ in self._score("loglikelihood_rolling", windows, not disable_tqdm, on_result)]
 
     def _score(
-        self, kind: str, groups: list[list[ScoreRequest]], progress: bool, on_result: Any
+        self, kind: str, groups: list[list[IdsRequest]], progress: bool, on_result: Any
     ) -> list[tuple[float, bool]]:
         """(sum of log-probabilities, all greedy) of each group of windows. Results are saved every few seconds."""
         results: list[Any] = [self._cache.get(kind, windows) if self._cache else None for windows in groups]
