@@ -275,12 +275,13 @@ def test_load_errors(shipped_model: Path, tmp_path: Path) -> None:
     assert pythia_cpu.load(str(shipped_model), weights="f16").generate("Once").text
 
 
-def test_pickled_models(shipped_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_models(
+    shipped_model: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(shipped_model, tmp_path / "a.pcpu")
     monkeypatch.chdir(tmp_path)
-    model = pythia_cpu.load("a.pcpu", threads=1)
+    (model := pythia_cpu.load("a.pcpu", threads=1)).threads = 3
     monkeypatch.chdir("/")
-    model.threads = 3
     expected = model.logits([1, 2, 3])
     pickled = pickle.dumps(model)
     for again in (pickle.loads(pickled), copy.copy(model), copy.deepcopy(model)):
@@ -290,6 +291,9 @@ def test_pickled_models(shipped_model: Path, tmp_path: Path, monkeypatch: pytest
         np.testing.assert_array_equal(pool.apply(model.logits, ([1, 2, 3],)), expected)
     (tmp_path / "a.pcpu").unlink()
     with pytest.raises(FileNotFoundError, match=r"a\.pcpu"):
+        pickle.loads(pickled)
+    pythia_cpu.convert(mini_checkpoint, tmp_path / "a.pcpu", weights="q8")
+    with pytest.raises(ValueError, match=r"a\.pcpu: holds another model than the one that was pickled"):
         pickle.loads(pickled)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -112,6 +113,35 @@ def test_ctrl_c_ends_a_batch_between_lines(binary: Path, tmp_path: Path) -> None
     assert all(one["prompt"] == f"Chapter {one['index']}" for one in got)
     assert got[0]["finish_reason"] == "length"
     assert {(one["finish_reason"], len(one["tokens"]) == 30) for one in got} <= {("length", True), (None, False)}
+
+
+def test_lines_of_long_records_come_while_others_are_scored(binary: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    line = json.dumps({"text": " a b" * 300}) + "\n"
+    path.write_text(line * 2000)
+    command = [binary, "score", path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, b"")
+    found = [json.loads(one) for one in (first + rest).splitlines()]
+    assert 0 < len(found) < 2000 and [one["index"] for one in found] == list(range(len(found)))
+
+
+def test_progress_on_a_terminal(binary: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("a b c d " * 60)
+    primary, terminal = os.openpty()
+    slow = {**os.environ, "PYTHIA_CPU_ISA": "portable"}
+    command = [binary, "score", "-t", "1", path]
+    process = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, env=slow, check=True)
+    os.close(terminal)
+    shown = os.read(primary, 1 << 16)
+    os.close(primary)
+    assert b"perplexity" in process.stdout
+    assert re.fullmatch(rb"(\r\x1b\[Kscoring: \d+% of \d+ tokens)+\r\x1b\[K", shown)
 
 
 def test_closed_pipe_and_full_disk(binary: Path) -> None:

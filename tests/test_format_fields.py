@@ -25,8 +25,8 @@ def refuses(tmp_path: Path) -> Callable[[bytes, str], None]:
 
 
 HEADER_CHANGES: list[tuple[str, Any, str]] = [
-    ("version", 1, "version is 1, expected 3; convert the checkpoint"),
-    ("version", 4, "version is 4, expected 3"),
+    ("version", 1, "version is 1, expected 4; convert the checkpoint"),
+    ("version", 3, "version is 3, expected 4"),
     ("header_size_bytes", 255, "header_size_bytes is 255, expected 256"),
     ("file_size_bytes", 2**64 - 1, "file_size_bytes is 18446744073709551615"),
     ("file_size_bytes", 0, "file_size_bytes is 0"),

@@ -7,7 +7,11 @@ import gc
 import inspect
 import io
 import pickle
+import shutil
+import subprocess
 import sys
+import sysconfig
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -116,8 +120,36 @@ def test_slips(model: pythia_cpu.Model, mini_checkpoint: Path) -> None:
         pythia_cpu.find_duplicates([model])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"prompt\[1\] is of type NoneType, expected a str or a list of token ids"):
         model.generate(["Once", None])  # type: ignore[list-item]
+    with pytest.raises(pythia_cpu.CheckpointError, match="is converted already, expected the checkpoint that it was"):
+        pythia_cpu.convert(model.path, "out.pcpu")
+    with pytest.raises(TypeError, match=r"^Model\.generate\(\) got an unexpected keyword argument 'max_tokens'"):
+        model.generate("Once", max_tokens=3)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="a prefix cache cannot be pickled"), model.prefix_cache(1 << 20) as cache:
         pickle.dumps(cache)
+
+
+def test_options_of_draws_without_draws(model: pythia_cpu.Model) -> None:
+    for call in (model.generate, model.stream, lambda *a, **k: model.generate_each([*a], **k)):
+        with pytest.warns(
+            UserWarning, match="^temperature and top_k without do_sample=True: the text is greedy$"
+        ) as seen:
+            call("Once", max_new_tokens=1, temperature=0.8, top_k=40, seed=1)
+        assert [one.filename for one in seen] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.generate("Once", max_new_tokens=1, temperature=0, seed=3)
+        model.generate("Once", max_new_tokens=1, temperature=0.8, do_sample=True)
+
+
+def test_without_standard_streams(mini_checkpoint: Path, tmp_path: Path) -> None:
+    """As daemons have none."""
+    code = "import pythia_cpu as p, sys; assert sys.stderr is None; p.load().score(['a b', 'c d'])"
+    assert subprocess.run(["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code], check=False).returncode == 0
+    convert = shutil.which("pythia-convert", path=sysconfig.get_path("scripts"))
+    output = tmp_path / "m.pcpu"
+    command = ["sh", "-c", 'exec "$0" -q "$1" -o "$2" >&- 2>&-', convert, mini_checkpoint, output]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert pythia_cpu.load(output).verify()
 
 
 def test_submodules_are_found(model: pythia_cpu.Model) -> None:

@@ -10,6 +10,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
+#include "cli/progress.h"
 #include "cli/score_lines.h"
 #include "cli/score_result.h"
 #include "cli/shipped_model.h"
@@ -74,9 +75,13 @@ std::optional<ScoreResult> score_text(const ScoreOptions& options, std::shared_p
   const std::vector<int32_t> ids = tokenizer.encode(text);
   const std::vector<ScoreRequest> windows = make_windows(options, model->config(), ids);
   Scorer scorer(std::move(model), windows);
-  while (!scorer.done()) {
-    if (interrupted()) return std::nullopt;
-    scorer.step();
+  {
+    Progress progress("scoring", scorer.num_inputs(), "tokens");
+    while (!scorer.done()) {
+      if (interrupted()) return std::nullopt;
+      scorer.step();
+      progress.update(scorer.num_inputs_done());
+    }
   }
   ScoreResult result;
   result.set_text(text, static_cast<int64_t>(ids.size()), windows, tokenizer);

@@ -69,7 +69,7 @@ int run_verify(const Command& command, std::span<const std::string_view> argumen
 
 }  // namespace
 
-const Command kVerifyCommand = {"verify", "[OPTION]... [FILE]...", "check that this machine computes the same bits", kDescription,
-                                &run_verify};
+const Command kVerifyCommand = {"verify", "[OPTION]... [FILE]...", "check that this machine computes the same bits",
+                                kDescription, &run_verify};
 
 }  // namespace pythia::cli

@@ -1,5 +1,7 @@
 #include "cli/score_lines.h"
 
+#include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 #include "cli/io.h"
@@ -11,7 +13,11 @@
 namespace pythia::cli {
 namespace {
 
+// Records run together until there are so many of them, or so many tokens: few at first, then what a model reads in some
+// seconds, so that lines come out, and little is lost by Ctrl-C.
 constexpr std::size_t kRecordsPerBatch = 256;
+constexpr int64_t kFirstTokensPerBatch = 4096, kLeastTokensPerBatch = 1024;
+constexpr double kSecondsPerBatch = 4;
 
 struct Record {
   int64_t index;
@@ -121,11 +127,18 @@ bool score_batch(const LineScoring& scoring, std::vector<Record>& records) {
 }  // namespace
 
 void score_lines(const LineScoring& scoring, LineReader& lines) {
+  using Clock = std::chrono::steady_clock;
   std::vector<Record> batch;
-  int64_t index = 0;
+  int64_t index = 0, num_tokens = 0, most_tokens = kFirstTokensPerBatch;
   const auto score = [&] {
-    const bool scored = batch.empty() || score_batch(scoring, batch);
+    if (batch.empty()) return true;
+    const Clock::time_point begin = Clock::now();
+    const bool scored = score_batch(scoring, batch);
+    const double seconds = std::max(1e-3, std::chrono::duration<double>(Clock::now() - begin).count());
+    most_tokens =
+        std::max(kLeastTokensPerBatch, static_cast<int64_t>(static_cast<double>(num_tokens) / seconds * kSecondsPerBatch));
     batch.clear();
+    num_tokens = 0;
     return scored;
   };
   while (!interrupted()) {
@@ -134,11 +147,12 @@ void score_lines(const LineScoring& scoring, LineReader& lines) {
     if (line) {
       try {
         batch.push_back(read_record(scoring, index++, *line));
+        for (const ScoreRequest& request : batch.back().requests) num_tokens += static_cast<int64_t>(request.tokens.size());
       } catch (const std::invalid_argument& error) {
         if (!score()) return;
         throw std::invalid_argument("line " + std::to_string(lines.num_lines()) + ": " + error.what());
       }
-      if (batch.size() < kRecordsPerBatch) continue;
+      if (batch.size() < kRecordsPerBatch && num_tokens < most_tokens) continue;
     }
     if (!score() || (!line && lines.done())) return;
   }

@@ -21,7 +21,7 @@ struct LineScoring {
 };
 
 // Scores every record of `lines` and writes an object a line to standard output, in order, with the record's number "index",
-// its "id" if it has one, and what write_members says. Records run together, some hundreds at a time or as many as are there
+// its "id" if it has one, and what write_members says. Records run together, as many as take some seconds, or as are there
 // when more has to be waited for, and contexts that they share are computed once. Empty lines are left out. Ends early once
 // interrupted().
 // Throws std::invalid_argument naming the line: no JSON, no such record, or one that cannot be scored. All before it is

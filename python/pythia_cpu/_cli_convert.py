@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_duplicates(options.duplicates or _readable_cache())
         else:
             _convert(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where standard output is closed
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _error("interrupted; no half-written file is left", 130)
     except BrokenPipeError:  # who reads has seen enough; nothing more can be written when Python ends

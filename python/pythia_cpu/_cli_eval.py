@@ -52,7 +52,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             _adapt(arguments, Path(scratch))
             harness.execute(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where standard output is closed
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _error("interrupted", 130)
     except BrokenPipeError:  # who reads has seen enough; nothing more can be written when Python ends

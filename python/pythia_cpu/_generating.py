@@ -90,7 +90,7 @@ class GeneratesTexts(ABC):
             max_new_tokens: the most tokens to write.
             do_sample: draw tokens; otherwise the most likely one is taken (the lowest id of equals), and
                 ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are checked but have no
-                effect, as in transformers.
+                effect, but for a warning, as in transformers.
             temperature: scores are divided by it; above 0, without ``do_sample`` also 0.
             top_k: keep the k most likely tokens and all that tie with the last of them; 0: off.
             top_p: keep the fewest most likely tokens that have this probability together; above 0 to 1; 1: off.
@@ -161,7 +161,9 @@ class GeneratesTexts(ABC):
         shown = boolean("progress", progress) and batch
         with ProgressBar(len(prompts), what="generating", unit="text", enabled=shown) as bar:
             aids = self._aids(arguments, draft, edit, max_kv_bytes, len(prompts))
-            for index, texts in self._texts(prompts, arguments, aids):
+            coming = self._texts(prompts, arguments, aids)
+            arguments.warn_of_unused()
+            for index, texts in coming:
                 found[index] = texts
                 bar.update(1)
         results = [found[i][0] if num_return_sequences == 1 else found[i] for i in range(len(prompts))]
@@ -208,6 +210,7 @@ class GeneratesTexts(ABC):
         alone = options.num_sequences() == 1
         checked = (model.prompt(f"prompts[{i}]", prompt) for i, prompt in enumerate(several))
         results = self._texts(checked, options, self._aids(options, draft, edit, max_kv_bytes))
+        options.warn_of_unused()
         return ((index, texts[0] if alone else texts) for index, texts in results)
 
     def _texts(
@@ -262,7 +265,9 @@ class GeneratesTexts(ABC):
             )
         refuse_list_of_edits(edit)
         model, options = self._generating(), GenerationArguments.of("stream", arguments)
-        return model.stream(model.prompt("prompt", prompt), options, self._aids(options, draft, edit))
+        stream = model.stream(model.prompt("prompt", prompt), options, self._aids(options, draft, edit))
+        options.warn_of_unused()
+        return stream
 
     def prefix_cache(self, max_bytes: int) -> PrefixCache:
         """From now on keeps keys and values of generated texts, so that later prompts (``generate``, ``generate_each``,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import secrets
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict, TypeVar
@@ -98,6 +99,15 @@ class GenerationArguments:
         for name in arguments.keys() - names:
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; it has {', '.join(names)}")
         return cls(**arguments)
+
+    def warn_of_unused(self) -> None:
+        """Warns the caller of a method's caller where options of draws are set and nothing is drawn."""
+        greedy = {"temperature": (1, 0), "top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
+        unused = [name for name, off in greedy.items() if getattr(self, name) not in off]
+        if unused and not self.do_sample and self.num_beams == 1:
+            warnings.warn(
+                f"{' and '.join(unused)} without do_sample=True: the text is greedy", UserWarning, stacklevel=3
+            )
 
     def sampling(self) -> _core.SamplingOptions:
         """The core's options; ranges are checked there, when a request is added."""

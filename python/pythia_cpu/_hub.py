@@ -61,6 +61,8 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
         CheckpointError: it is neither a hub id nor a folder.
     """
     text = os.fspath(source)
+    if Path(source).is_file() and Path(source).suffix == ".pcpu":
+        raise CheckpointError(f"{text}: is converted already, expected the checkpoint that it was made from")
     if Path(source).is_file():
         raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
     if text.startswith("~"):

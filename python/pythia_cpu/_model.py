@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any, overload
@@ -63,7 +64,8 @@ class Config(dict[str, Any]):
 
 class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, InspectsActivations, MeasuresMemorization):
     """A GPT-NeoX model over an open ``.pcpu`` file; ``pythia_cpu.load`` makes these. Safe to use from several threads.
-    Pickled, e.g. for another process, it is the file's path and the number of threads: the file is opened again.
+    Pickled, e.g. for another process, it is the file's path and the number of threads: the file is opened again, and
+    another model there is refused.
 
     The bits of every result depend on the file and on the tokens before it in its own sequence: not on threads,
     instruction set, batch, or the way a sequence is cut into calls.
@@ -242,8 +244,23 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
 
     def __reduce__(self) -> tuple[object, ...]:
         """How ``pickle`` and ``copy`` make it again: from its file."""
-        return functools.partial(type(self), threads=self.threads), (self._path,), {"_asked_for": self._asked_for}
+        reopen = functools.partial(_reopen, type(self), threads=self.threads, key=self.key)
+        return reopen, (self._path,), {"_asked_for": self._asked_for}
 
     def __repr__(self) -> str:
         """The file, its weights' format and how it runs."""
         return f"Model({self._file.path!r}, weights={self._file.weights!r}, threads={self.threads}, isa={self.isa!r})"
+
+
+def _reopen(kind: type[Model], path: str, *, threads: int, key: str) -> Model:
+    model = kind(path, threads=threads)
+    if model.key != key:
+        raise ValueError(f"{path}: holds another model than the one that was pickled or copied: load it again")
+    return model
+
+
+# Errors of Python about arguments name a function as its users do.
+for _base in Model.__mro__[1:-2]:
+    for _name, _member in vars(_base).items():
+        if inspect.isfunction(_member) and not _name.startswith("_"):
+            _member.__qualname__ = f"Model.{_name}"

@@ -23,7 +23,8 @@ class ProgressBar:
         notebook's.
         """
         self._bar: _Bar | None = None  # also where it is hidden: tqdm makes a lock between processes with its first bar
-        if enabled and (sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel.")):
+        stream = sys.stderr  # None in daemons
+        if enabled and stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel.")):
             self._bar = _Bar(total=total, unit=unit, unit_scale=True, desc=what, leave=False, delay=_DELAY_S)
 
     def update(self, count: int) -> None:
