@@ -207,7 +207,7 @@ def test_datasets(model: pythia_cpu.Model, tmp_path: Path) -> None:
     rows = make_rows(model, 32, 32)[:9]
     expected = model.memorization(rows)
     found = model.memorization(Dataset(rows))
-    assert found != expected and found.matches.tolist() == expected.matches.tolist()
+    assert found == expected
     assert model.memorization_to_file(Dataset(rows), tmp_path / "a.jsonl") == 9
     model.memorization_to_file(rows, tmp_path / "b.jsonl")
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()

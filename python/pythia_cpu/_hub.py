@@ -65,15 +65,14 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
         raise CheckpointError(f"{text}: is converted already, expected the checkpoint that it was made from")
     if Path(source).is_file():
         raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
-    if text.startswith("~"):
-        raise CheckpointError(f"{text}: ~ is a shell's; pass {os.path.expanduser(text)}")
     if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
         return f"EleutherAI/{text}"
     if isinstance(source, str) and _REPO_ID.fullmatch(text):
         return text
+    home = f"; ~ is a shell's: did you mean {os.path.expanduser(text)}?" if text.startswith("~") else ""
     raise CheckpointError(
         f"{text}: is not a folder, and not a hub id such as 'EleutherAI/pythia-14m' or 'pythia-14m'; "
-        "give a checkpoint folder that holds config.json and weights, or a hub id"
+        f"give a checkpoint folder that holds config.json and weights, or a hub id{home}"
     )
 
 
