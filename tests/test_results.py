@@ -114,9 +114,7 @@ def test_slips(model: pythia_cpu.Model, mini_checkpoint: Path) -> None:
         pythia_cpu.CheckpointError, match=r"one file of a checkpoint, expected its folder: pass .*step1800"
     ):
         pythia_cpu.load(weights)
-    with pytest.raises(
-        pythia_cpu.CheckpointError, match=r"~/no such: is not a folder.*; ~ is a shell's: did you mean /"
-    ):
+    with pytest.raises(pythia_cpu.CheckpointError, match=r"no such: is not a folder.*; ~ is a shell's: did you mean /"):
         pythia_cpu.load("~/no such")
     with pytest.raises(ValueError, match=r"a member of paths is .* of type Model, expected a path"):
         pythia_cpu.find_duplicates([model])  # type: ignore[list-item]

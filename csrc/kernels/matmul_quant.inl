@@ -1,5 +1,6 @@
 // Matmul of int8 rows by q8 or q4 panels: an exact integer dot per group of kQuantGroup inputs, times the weights'
-// multiples in float, then one fused multiply-add per group, groups in order; the outputs' units come last. Included through bodies.inl.
+// multiples in float, then one fused multiply-add per group, groups in order; the outputs' units come last. Included through
+// bodies.inl.
 #pragma once
 
 #include "kernels/kernels.h"
