@@ -61,9 +61,9 @@ def repo_id_of(source: str | os.PathLike[str]) -> str:
         CheckpointError: it is neither a hub id nor a folder.
     """
     text = os.fspath(source)
-    if Path(source).is_file() and Path(source).suffix == ".pcpu":
-        raise CheckpointError(f"{text}: is converted already, expected the checkpoint that it was made from")
     if Path(source).is_file():
+        if Path(source).suffix == ".pcpu":
+            raise CheckpointError(f"{text}: is converted already, expected the checkpoint that it was made from")
         raise CheckpointError(f"{text}: is a file, expected a checkpoint folder, which holds config.json and weights")
     if isinstance(source, str) and _SHORT_NAME.fullmatch(text):
         return f"EleutherAI/{text}"
