@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -126,6 +127,16 @@ def test_errors_keep_the_users_own_words(binary: Path) -> None:
         [binary, "score", "--jsonl", "-"], input=line, capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 1 and done.stderr.count("\n") == 1
+
+
+def test_the_parts_of_messages_are_listed() -> None:
+    """The binary leaves them out (csrc/common/errors.h)."""
+    folder = Path(__file__).parents[1] / "csrc"
+    listed = re.findall(r'"\[([a-z_]+)\] "', (folder / "common/errors.h").read_text())
+    others = {folder / "bindings", folder / "cli"}  # errors of the Python extension, and the command's own
+    sources = [p for p in folder.rglob("*") if p.suffix in {".cc", ".inl"} and p.parent not in others]
+    found = {part for p in sources for part in re.findall(r'"\[([a-z_]+)\] ', p.read_text())}
+    assert sorted(found) == sorted(listed)
 
 
 def test_help_of_a_command_and_a_model_that_the_environment_names(binary: Path) -> None:

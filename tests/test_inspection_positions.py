@@ -14,6 +14,7 @@ import torch
 
 import pythia_cpu
 from bits import assert_same_bits
+from pythia_cpu import _core
 
 TOKENS = np.random.default_rng(5).integers(0, 4096, 40).tolist()
 POSITION = 25
@@ -166,3 +167,23 @@ def test_what_a_replaced_residual_stream_leaves_out(model: pythia_cpu.Model) -> 
     for replaced in ("", name):
         core.inspect([TOKENS], {name}, lambda _, name, array: seen.append(array), replaced_residual=replaced)
     assert seen[0].any() and not seen[1].any()  # there was nothing to compute it from
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+@pytest.mark.parametrize("num_logits", [-1, 4, 2**40])
+def test_the_core_refuses_logits_of_tokens_that_are_not_there(
+    model: pythia_cpu.Model, with_cache: bool, num_logits: int
+) -> None:
+    core = model._core
+    tokens = np.array([1, 2, 3], np.int32)
+    cache = _core.KvCache(core, 8) if with_cache else None
+    error = MemoryError if num_logits > 4 else ValueError
+    with pytest.raises((ValueError, error), match=None if error is MemoryError else "expected 0..3"):
+        core.inspect([tokens], set(), print, [num_logits], cache)
+    assert cache is None or cache.length == 0
+
+
+def test_the_core_refuses_no_residual_streams(model: pythia_cpu.Model) -> None:
+    for rows in (0, model.config["max_position_embeddings"] + 1):
+        with pytest.raises(ValueError, match=rf"found {rows} residual streams, expected 1\.\."):
+            model._core.unembed(np.zeros((rows, model.config["hidden_size"]), np.float32))

@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
 }
 TOKENIZER = b"any bytes: the tokenizer's own reader checks them"
 METADATA = {"source": "tiny", "revision": "étape"}
-VECTOR, ROWS, PANELS = 0, 1, 2
+VECTOR, ROWS, PANELS = _core.LAYOUTS
 
 
 def write_file(

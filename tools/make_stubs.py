@@ -29,7 +29,7 @@ REWRITES = [
     (r"(?<=: |> )list(?=[,):])", "list[typing.Any]"),
     (r"(?<=: |> )tuple(?=[,):])", "tuple[typing.Any, ...]"),
     (r"collections\.abc\.Callable(?!\[)", "collections.abc.Callable[..., typing.Any]"),
-    (r"WEIGHT_FORMATS: tuple", "WEIGHT_FORMATS: tuple[str, ...]"),
+    (r"(?m)^(WEIGHT_FORMATS|QUANTIZED_FORMATS|LAYOUTS|ACTIVATIONS): tuple", r"\1: tuple[str, ...]"),
     (r"collections\.abc\.Iterable(?!\[)", "collections.abc.Iterable[int]"),
     (r"\*args(?=[,)])", "*args: object"),
 ]

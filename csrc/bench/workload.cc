@@ -7,6 +7,7 @@
 
 #include "bench/stopwatch.h"
 #include "common/aligned_buffer.h"
+#include "format/tensor_names.h"
 #include "generate/generator.h"
 #include "generate/philox.h"
 
@@ -48,14 +49,15 @@ std::vector<int32_t> random_tokens(const Model& model, int64_t count) {
 }  // namespace
 
 MatmulCost matmul_cost(const PcpuFile& file) {
-  const std::string last_layer = "gpt_neox.layers." + std::to_string(file.config().num_hidden_layers - 1) + ".";
+  namespace names = tensor_names;
+  const int64_t last = file.config().num_hidden_layers - 1;
   MatmulCost cost;
   for (const TensorRecord& tensor : file.tensors()) {
     if (static_cast<Layout>(tensor.layout) != Layout::kPanels) continue;
     const std::string_view name = tensor.name;
     const auto all = static_cast<int64_t>(2 * tensor.rows * tensor.cols);
-    const bool with_logits = name == "embed_out.weight" || name.starts_with(last_layer);
-    const int64_t keys_values = name == last_layer + "attention.query_key_value.weight" ? all / 3 * 2 : 0;
+    const bool with_logits = name == names::weight(names::kEmbedOut) || name.starts_with(names::layer_prefix(last));
+    const int64_t keys_values = name == names::weight(names::in_layer(last, names::kQueryKeyValue)) ? all / 3 * 2 : 0;
     cost.token_operations += with_logits ? keys_values : all;
     cost.logit_operations += with_logits ? all - keys_values : 0;
     cost.size_bytes += static_cast<int64_t>(tensor.size_bytes);

@@ -11,6 +11,7 @@
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
 #include "format/reader.h"
+#include "format/tensor_names.h"
 #include "format/writer.h"
 #include "model/fingerprint.h"
 #include "quant/pack.h"
@@ -163,15 +164,21 @@ Config config_from_dict(const py::dict& d) {
   return config;
 }
 
+template <std::size_t kSize>
+py::tuple tuple_of(const char* const (&names)[kSize]) {
+  py::list list;
+  for (const char* name : names) list.append(name);
+  return py::tuple(list);
+}
+
 std::string format_name(uint32_t format) { return std::string(name_of(static_cast<WeightFormat>(format))); }
 
 py::list tensors_to_list(const PcpuFile& file) {
-  static constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
   py::list list;
   for (const TensorRecord& record : file.tensors()) {
     py::dict d;
     d["name"] = record.name;
-    d["layout"] = kLayoutNames[record.layout];
+    d["layout"] = name_of(static_cast<Layout>(record.layout));
     d["format"] = format_name(record.format);
     d["source_dtype"] = format_name(record.source_dtype);
     d["derived"] = record.derived != 0;
@@ -293,10 +300,11 @@ void bind_format(py::module_& m) {
         if (const std::string problem = check_config(config); !problem.empty()) throw std::invalid_argument(problem);
         py::list list;
         for (const ExpectedTensor& tensor : expected_tensors(config))
-          list.append(py::make_tuple(tensor.name, static_cast<uint32_t>(tensor.layout), tensor.rows, tensor.cols));
+          list.append(py::make_tuple(tensor.name, name_of(tensor.layout), tensor.rows, tensor.cols));
         return list;
       },
-      py::arg("config"), "(name, layout, rows, cols) of every tensor of a model, in file order. Raises ValueError.");
+      py::arg("config"),
+      "(name, layout, rows, cols) of every tensor of a model, in file order; the layout is one of LAYOUTS. Raises ValueError.");
   m.def("pack_matrix", pack, py::arg("array"), py::arg("dtype"), py::arg("rows"), py::arg("cols"), py::arg("format"),
         py::arg("first_row") = 0,
         "Packs a row-major matrix of f32, f16 or bf16 bytes; uint8 [packed_size_bytes]. Raises ValueError, which counts rows "
@@ -315,11 +323,19 @@ void bind_format(py::module_& m) {
         return checksum64(view.bytes().data(), view.bytes().size());
       },
       py::arg("data"), "The format's checksum of some bytes.");
-  m.attr("WEIGHT_FORMATS") = [] {
-    py::list names;
-    for (const auto& info : kWeightFormats) names.append(std::string(info.name));
-    return py::tuple(names);
-  }();
+
+  py::list formats, quantized;
+  for (const WeightFormatInfo& info : kWeightFormats) {
+    formats.append(std::string(info.name));
+    if (info.quantized_activations) quantized.append(std::string(info.name));
+  }
+  m.attr("WEIGHT_FORMATS") = py::tuple(formats);
+  m.attr("QUANTIZED_FORMATS") = py::tuple(quantized);
+  m.attr("PANEL_WIDTH") = kPanelWidth;
+  m.attr("LAYOUTS") = tuple_of(kLayoutNames);
+  m.attr("ACTIVATIONS") = tuple_of(kActivationNames);
+  m.attr("EMBEDDING_NAME") = tensor_names::weight(tensor_names::kEmbedIn);
+  m.attr("HEAD_NAME") = tensor_names::weight(tensor_names::kEmbedOut);
 }
 
 }  // namespace pythia

@@ -1,4 +1,4 @@
-// Generation and, for the tests, the sampler alone.
+// Generation, and the sampler alone.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -285,7 +285,7 @@ void bind_generate(py::module_& m) {
            py::arg("max_kv_bytes") = GeneratorLimits().max_kv_bytes, py::arg("draft") = py::none(),
            py::arg("prefix_cache") = py::none(), py::arg("inspector") = py::none(),
            "max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens. inspector: names of "
-           "activations and a function, as Model.inspect takes them; then requests run one after the other.")
+           "activations and a function, as Model.inspect takes them; then each prompt is read in one pass.")
       .def("add", &GenerationRun::add, py::arg("prompt"), py::arg("sampling"), py::kw_only(), py::arg("max_new_tokens"),
            py::arg("stop"), py::arg("eos_token_ids"), py::arg("seed"), py::arg("sequence") = 0, py::arg("num_logprobs") = -1,
            "Queue a request; returns its number, counting from 0.")

@@ -15,6 +15,7 @@
 #include "bindings/bindings.h"
 #include "common/aligned_buffer.h"
 #include "common/fp_environment.h"
+#include "kernels/attention_scratch.h"
 #include "kernels/dispatch.h"
 #include "model/kv_cache.h"
 

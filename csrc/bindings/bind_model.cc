@@ -149,6 +149,7 @@ void bind_model(py::module_& m) {
           "Bytes of a KvCache for each position of its capacity.")
       .def("fork", &fork, py::arg("cache"), "A copy of a cache.");
   m.attr("MAX_THREADS") = kMaxThreads;
+  m.attr("ROWS_PER_PASS") = kRowsPerPass;
 }
 
 }  // namespace pythia

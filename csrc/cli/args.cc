@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 namespace pythia::cli {
 namespace {
@@ -115,20 +116,24 @@ std::string help_text(const Command& command, std::span<const Option> options) {
   return text;
 }
 
-Option flag(std::string_view name, char letter, std::string_view help, bool& target) {
-  return {name, letter, {}, help, [&target](std::string_view) { target = true; }};
+std::string with_default(std::string_view help, int64_t value) {
+  return std::string(help) + " (default " + std::to_string(value) + ")";
 }
 
-Option file_option(std::string_view name, char letter, std::string_view help, std::string& target) {
-  return {name, letter, "FILE", help, [name, &target](std::string_view value) {
+Option flag(std::string_view name, char letter, std::string help, bool& target) {
+  return {name, letter, {}, std::move(help), [&target](std::string_view) { target = true; }};
+}
+
+Option file_option(std::string_view name, char letter, std::string help, std::string& target) {
+  return {name, letter, "FILE", std::move(help), [name, &target](std::string_view value) {
             if (value.empty()) throw UsageError(std::string(name) + " is empty, expected a file's name");
             target = value;
           }};
 }
 
-Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string_view help, int64_t low,
+Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string help, int64_t low,
                       int64_t high, int64_t& target) {
-  return {name, letter, value_name, help, [name, low, high, &target](std::string_view value) {
+  return {name, letter, value_name, std::move(help), [name, low, high, &target](std::string_view value) {
             const int64_t number = parse_integer(name, value);
             if (number < low || number > high)
               throw UsageError(std::string(name) + " is " + std::string(value) + ", expected " + std::to_string(low) + " to " +

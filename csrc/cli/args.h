@@ -21,7 +21,7 @@ struct Option {
   std::string_view name;        // "--top-k"
   char letter;                  // 'k' for -k, 0 for none
   std::string_view value_name;  // "K"; empty: a flag
-  std::string_view help;        // may hold '\n'
+  std::string help;             // may hold '\n'
   std::function<void(std::string_view value)> set;
 };
 
@@ -42,11 +42,14 @@ bool wants_help(std::span<const std::string_view> arguments, std::span<const Opt
 
 std::string help_text(const Command& command, std::span<const Option> options);
 
+// A help text with the value that an option has where it is not given: "write at most N tokens (default 64)".
+std::string with_default(std::string_view help, int64_t value);
+
 // Setters for Option::set. Numbers are read the same in every locale; errors name the option. An empty file name is one: it is
 // what a shell makes of a variable that is not set.
-Option flag(std::string_view name, char letter, std::string_view help, bool& target);
-Option file_option(std::string_view name, char letter, std::string_view help, std::string& target);
-Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string_view help, int64_t low,
+Option flag(std::string_view name, char letter, std::string help, bool& target);
+Option file_option(std::string_view name, char letter, std::string help, std::string& target);
+Option integer_option(std::string_view name, char letter, std::string_view value_name, std::string help, int64_t low,
                       int64_t high, int64_t& target);
 
 // The whole of `text` as a number. Throws UsageError naming `what`.

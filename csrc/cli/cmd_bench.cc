@@ -194,12 +194,14 @@ int run_bench(const Command& command, std::span<const std::string_view> argument
   const std::vector<Option> table = {
       model_option(o.model_path),
       integer_option("--threads", 't', "N", "threads (default: all physical cores)", 1, kMaxThreads, o.threads),
-      integer_option("--prompt-tokens", 0, "N", "tokens of a prompt, and of a text to score (default 512)", 1, kMostTokens,
-                     o.prompt_tokens),
-      integer_option("--decode-tokens", 0, "N", "tokens to write (default 128)", 1, kMostTokens, o.decode_tokens),
-      integer_option("--score-texts", 0, "N", "texts to score (default 8; 0: none)", 0, kMostTokens, o.score_texts),
-      integer_option("--repetitions", 0, "N", "runs of each, of which the best counts (default 3)", 1, kMostRepetitions,
-                     o.repetitions),
+      integer_option("--prompt-tokens", 0, "N", with_default("tokens of a prompt, and of a text to score", o.prompt_tokens), 1,
+                     kMostTokens, o.prompt_tokens),
+      integer_option("--decode-tokens", 0, "N", with_default("tokens to write", o.decode_tokens), 1, kMostTokens,
+                     o.decode_tokens),
+      integer_option("--score-texts", 0, "N", with_default("texts to score, 0: none", o.score_texts), 0, kMostTokens,
+                     o.score_texts),
+      integer_option("--repetitions", 0, "N", with_default("runs of each, of which the best counts", o.repetitions), 1,
+                     kMostRepetitions, o.repetitions),
       flag("--json", 0, "print a JSON object, with every repetition's seconds", o.json),
   };
   if (wants_help(arguments, table)) {

@@ -22,10 +22,6 @@ constexpr std::string_view kDescription =
     "  pythia-cpu info pythia-70m.pcpu\n"
     "  pythia-cpu info --json pythia-70m.pcpu\n";
 
-constexpr const char* kActivationNames[] = {"gelu", "gelu_new", "relu", "silu", "quick_gelu"};
-static_assert(std::size(kActivationNames) == kNumActivations);
-constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
-
 // Metadata that is shown; the checkpoint's whole config.json is there too.
 constexpr const char* kProvenanceKeys[] = {"source",           "revision",          "commit", "converter_version",
                                            "tokenizer_sha256", "tokenizer_revision"};
@@ -56,7 +52,7 @@ void write_config(JsonWriter& json, const Config& c) {
   json.key("intermediate_size").number(c.intermediate_size);
   json.key("max_position_embeddings").number(c.max_position_embeddings).key("rotary_ndims").number(c.rotary_ndims);
   json.key("rotary_emb_base").number(c.rotary_emb_base).key("layer_norm_eps").number(c.layer_norm_eps);
-  json.key("hidden_act").string(kActivationNames[static_cast<uint32_t>(c.hidden_act)]);
+  json.key("hidden_act").string(name_of(c.hidden_act));
   json.key("use_parallel_residual").boolean(c.use_parallel_residual);
   json.key("tie_word_embeddings").boolean(c.tie_word_embeddings).key("attention_bias").boolean(c.attention_bias);
   id("bos_token_id", c.bos_token_id);
@@ -83,7 +79,7 @@ std::string to_json(const PcpuFile& file, int32_t tokenizer_size) {
   json.key("tensors").begin_array();
   for (const TensorRecord& tensor : file.tensors()) {
     json.begin_object();
-    json.key("name").string(tensor.name).key("layout").string(kLayoutNames[tensor.layout]);
+    json.key("name").string(tensor.name).key("layout").string(name_of(static_cast<Layout>(tensor.layout)));
     json.key("format").string(format_name(tensor.format)).key("source_dtype").string(format_name(tensor.source_dtype));
     json.key("rows").number(tensor.rows).key("cols").number(tensor.cols).key("size_bytes").number(tensor.size_bytes);
     json.key("source_sha256");
@@ -114,8 +110,8 @@ std::string to_text(const PcpuFile& file, int32_t tokenizer_size) {
                       std::to_string(file.tensors().size()) + " tensors");
   line("layers",
        std::to_string(c.num_hidden_layers) + (c.use_parallel_residual ? ", parallel residual" : ", sequential residual"));
-  line("hidden size", std::to_string(c.hidden_size) + ", inner " + std::to_string(c.intermediate_size) + ", " +
-                          kActivationNames[static_cast<uint32_t>(c.hidden_act)]);
+  line("hidden size",
+       std::to_string(c.hidden_size) + ", inner " + std::to_string(c.intermediate_size) + ", " + name_of(c.hidden_act));
   line("attention heads", std::to_string(c.num_attention_heads) + " of " + std::to_string(c.head_dim()) + ", " +
                               std::to_string(c.rotary_ndims) + " of these rotary");
   line("context length", std::to_string(c.max_position_embeddings));

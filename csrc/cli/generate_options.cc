@@ -1,6 +1,7 @@
 #include "cli/generate_options.h"
 
 #include <limits>
+#include <utility>
 
 #include "cli/commands.h"
 #include "model/model.h"
@@ -9,8 +10,8 @@ namespace pythia::cli {
 namespace {
 
 template <class Number>
-Option number_option(std::string_view name, std::string_view value_name, std::string_view help, Number& target) {
-  return {name, 0, value_name, help,
+Option number_option(std::string_view name, std::string_view value_name, std::string help, Number& target) {
+  return {name, 0, value_name, std::move(help),
           [name, &target](std::string_view value) { target = static_cast<Number>(parse_number(name, value)); }};
 }
 
@@ -40,7 +41,8 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
   SamplingOptions& s = o.sampling;
   std::vector<Option> table = {
       model_option(o.model_path),
-      integer_option("--max-new-tokens", 'n', "N", "write at most N tokens (default 64)", 0, kMost, o.max_new_tokens),
+      integer_option("--max-new-tokens", 'n', "N", with_default("write at most N tokens", o.max_new_tokens), 0, kMost,
+                     o.max_new_tokens),
       file_option("--prompt-file", 'f', "read the prompt from FILE (one newline at its end is left out)", o.prompt_path),
       {"--stop", 0, "STR", "end before STR; may be given several times",
        [&o](std::string_view value) { o.stop.emplace_back(value); }},

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <system_error>
@@ -11,7 +12,9 @@
 namespace pythia::cli {
 namespace {
 
-volatile std::sig_atomic_t signal_seen = 0;
+// A signal may reach any thread.
+std::atomic<int> signal_seen = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 struct FileDescriptor {
   int fd;

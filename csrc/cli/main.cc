@@ -10,6 +10,7 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "cli/io.h"
+#include "common/errors.h"
 
 namespace pythia::cli {
 namespace {
@@ -42,9 +43,7 @@ std::string overview() {
 // An error's text without the library's "[part] ", which is for those who write programs with it: at its beginning, or after
 // the "file: " or "line: " that it has been given.
 std::string for_users(std::string message) {
-  constexpr std::string_view kParts[] = {"[model] ",  "[forward] ", "[score] ", "[kv_cache] ", "[tokenizer] ",
-                                         "[encode] ", "[decode] ",  "[isa] ",   "[generate] ", "[bench] "};
-  for (const std::string_view part : kParts)
+  for (const std::string_view part : kErrorParts)
     for (std::size_t at = message.find(part); at != std::string::npos; at = message.find(part, at + 1))
       if (at == 0 || (at >= 2 && message.compare(at - 2, 2, ": ") == 0)) return message.erase(at, part.size());
   return message;

@@ -5,16 +5,23 @@
 //   std::system_error     -> Python OSError       the operating system refused something; a FileError has the path
 //   std::bad_alloc        -> Python MemoryError   there is not enough memory
 //
-// A message says what was found, what was expected and what to do, and starts with the place: "[matmul] weight has ...", or the
-// path of the file.
+// A message says what was found, what was expected and what to do, and starts with the place: one of kErrorParts, or the path
+// of the file.
 #pragma once
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 namespace pythia {
+
+// What messages of the library's parts start with; those of the Python extension have others.
+inline constexpr std::string_view kErrorParts[] = {
+    "[bench] ",    "[decode] ", "[encode] ",     "[forward] ",      "[generate] ", "[inspect] ",   "[isa] ",
+    "[kv_cache] ", "[model] ",  "[perplexity] ", "[prefix_cache] ", "[score] ",    "[tokenizer] ",
+};
 
 // The operating system refused something about a file.
 class FileError : public std::system_error {

@@ -28,7 +28,7 @@ class ProcessMutex {
       }
       if (tries == kTries)
         throw std::system_error(std::make_error_code(std::errc::resource_deadlock_would_occur),
-                                "[model] this process was forked while another thread " + std::string(what_) +
+                                "this process was forked while another thread " + std::string(what_) +
                                     ", expected no call on its way; load the model in the new process, or start it by spawn");
       std::this_thread::sleep_for(std::chrono::milliseconds(1));  // another thread of this process may be about to set user_
     }

@@ -39,6 +39,12 @@ void wait_while_equal(const std::atomic<uint32_t>& value, uint32_t old) noexcept
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
+// After a fork the handles name threads of the parent process: nothing may be done with them, not even to detach them, and a
+// destructor would end the process.
+void leak(std::vector<std::thread>&& threads) noexcept {
+  static_cast<void>(new (std::nothrow) std::vector<std::thread>(std::move(threads)));
+}
+
 }  // namespace
 
 // Where the cores' caches are far apart, each line that they pass to each other is a good part of a small model's phase. So a
@@ -107,7 +113,7 @@ struct ThreadPool::Impl {
     } catch (const std::system_error& error) {
       const std::size_t started = workers.size();
       give_up();
-      throw std::system_error(error.code(), "[model] the system gave " + std::to_string(started + 1) + " threads, expected " +
+      throw std::system_error(error.code(), "the system gave " + std::to_string(started + 1) + " threads, expected " +
                                                 std::to_string(size) + "; ask for fewer, or raise its limits (ulimit -u, -v)");
     } catch (...) {
       give_up();
@@ -126,8 +132,7 @@ struct ThreadPool::Impl {
       publish();
       for (auto& worker : workers) worker.join();
     } else {
-      // After a fork the handles name threads of the parent process: nothing may be done with them, not even to detach them.
-      static_cast<void>(new (std::nothrow) std::vector<std::thread>(std::move(workers)));
+      leak(std::move(workers));
     }
     workers.clear();
   }

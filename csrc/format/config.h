@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
 namespace pythia {
 
-// Values are stored in files: never renumber. Names in Hugging Face's ACT2FN are listed in python/pythia_cpu/_config.py.
+// Values are stored in files: never renumber. Other names of them are listed in python/pythia_cpu/_config.py.
 enum class Activation : uint32_t {
   kGelu = 0,       // x * Phi(x) with erf            (transformers GELUActivation)
   kGeluTanh = 1,   // tanh approximation             (NewGELUActivation, PytorchGELUTanh, FastGELUActivation)
@@ -13,7 +14,10 @@ enum class Activation : uint32_t {
   kSilu = 3,       // x * sigmoid(x)                 (SiLU, "swish")
   kQuickGelu = 4,  // x * sigmoid(1.702 x)           (QuickGELUActivation)
 };
-inline constexpr uint32_t kNumActivations = 5;
+inline constexpr const char* kActivationNames[] = {"gelu", "gelu_new", "relu", "silu", "quick_gelu"};  // transformers' ACT2FN
+inline constexpr uint32_t kNumActivations = std::size(kActivationNames);
+
+constexpr const char* name_of(Activation activation) { return kActivationNames[static_cast<uint32_t>(activation)]; }
 
 // transformers' GPTNeoXConfig, with rotary_ndims = int(head_dim * rotary_pct) and head_dim = hidden_size / num_attention_heads.
 struct Config {

@@ -85,6 +85,9 @@ enum class Layout : uint32_t {
   kRows = 1,    // [rows, cols], row-major           the embedding, in a lossless format
   kPanels = 2,  // panels of 16 outputs              every matmul weight and the output head
 };
+inline constexpr const char* kLayoutNames[] = {"vector", "rows", "panels"};
+
+constexpr const char* name_of(Layout layout) { return kLayoutNames[static_cast<uint32_t>(layout)]; }
 
 inline constexpr std::size_t kTensorNameBytes = 80;
 

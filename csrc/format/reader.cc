@@ -41,7 +41,7 @@ std::shared_ptr<const PcpuFile> PcpuFile::open(const std::string& path, int thre
     throw FormatError(path + ": file size is " + std::to_string(status.st_size) + " bytes, expected at least the " +
                       std::to_string(sizeof(FileHeader)) + " of a header; this is not a .pcpu file, or it was cut off");
 
-  std::shared_ptr<PcpuFile> result(new PcpuFile);
+  const auto result = std::make_shared<PcpuFile>(Private());
   result->path_ = path;
   result->page_use_ = page_use;
   const auto size_bytes = static_cast<uint64_t>(status.st_size);

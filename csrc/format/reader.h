@@ -22,7 +22,13 @@ enum class PageUse {
 // A validated, mapped .pcpu file. Immutable and safe to share between threads; pointers live as long as the object. Replace a
 // file in use by renaming another over it (as PcpuWriter does): the old bytes stay mapped. Never overwrite or shorten it.
 class PcpuFile : public std::enable_shared_from_this<PcpuFile> {
+  struct Private {
+    explicit Private() = default;
+  };
+
  public:
+  explicit PcpuFile(Private) {}  // for open()
+
   // Every offset, size and product is checked against overflow and the file's real length; every checksum is recomputed (the
   // payload's by `threads` threads). Throws FormatError naming the path and the field, std::system_error if the file cannot be
   // read.
@@ -55,7 +61,6 @@ class PcpuFile : public std::enable_shared_from_this<PcpuFile> {
   const std::map<std::string, std::string, std::less<>>& metadata() const { return metadata_; }
 
  private:
-  PcpuFile() = default;
   void validate(int threads, PageUse page_use);  // validation.cc
   void index_names();
 

@@ -3,37 +3,39 @@
 #include <sstream>
 
 #include "format/pcpu_format.h"
+#include "format/tensor_names.h"
 
 namespace pythia {
 
 std::vector<ExpectedTensor> expected_tensors(const Config& config) {
+  namespace names = tensor_names;
   const int64_t hidden = config.hidden_size;
   const int64_t intermediate = config.intermediate_size;
   const int64_t vocab = config.vocab_size;
 
   std::vector<ExpectedTensor> tensors;
   tensors.reserve(static_cast<std::size_t>(12 * int64_t{config.num_hidden_layers} + 4));
-  const auto layer_norm = [&](const std::string& name) {
-    tensors.push_back({name + ".weight", Layout::kVector, 1, hidden});
-    tensors.push_back({name + ".bias", Layout::kVector, 1, hidden});
+  const auto layer_norm = [&](std::string_view module) {
+    tensors.push_back({names::weight(module), Layout::kVector, 1, hidden});
+    tensors.push_back({names::bias(module), Layout::kVector, 1, hidden});
   };
-  const auto linear = [&](const std::string& name, int64_t outputs, int64_t inputs, bool bias) {
-    tensors.push_back({name + ".weight", Layout::kPanels, outputs, inputs});
-    if (bias) tensors.push_back({name + ".bias", Layout::kVector, 1, outputs});
+  const auto linear = [&](std::string_view module, int64_t outputs, int64_t inputs, bool bias) {
+    tensors.push_back({names::weight(module), Layout::kPanels, outputs, inputs});
+    if (bias) tensors.push_back({names::bias(module), Layout::kVector, 1, outputs});
   };
 
-  tensors.push_back({"gpt_neox.embed_in.weight", Layout::kRows, vocab, hidden});
+  tensors.push_back({names::weight(names::kEmbedIn), Layout::kRows, vocab, hidden});
   for (int i = 0; i < config.num_hidden_layers; ++i) {
-    const std::string layer = "gpt_neox.layers." + std::to_string(i) + ".";
-    layer_norm(layer + "input_layernorm");
-    layer_norm(layer + "post_attention_layernorm");
-    linear(layer + "attention.query_key_value", 3 * hidden, hidden, config.attention_bias);
-    linear(layer + "attention.dense", hidden, hidden, config.attention_bias);
-    linear(layer + "mlp.dense_h_to_4h", intermediate, hidden, true);
-    linear(layer + "mlp.dense_4h_to_h", hidden, intermediate, true);
+    const auto in_layer = [i](std::string_view module) { return names::in_layer(i, module); };
+    layer_norm(in_layer(names::kInputLayerNorm));
+    layer_norm(in_layer(names::kPostAttentionLayerNorm));
+    linear(in_layer(names::kQueryKeyValue), 3 * hidden, hidden, config.attention_bias);
+    linear(in_layer(names::kDense), hidden, hidden, config.attention_bias);
+    linear(in_layer(names::kDenseHTo4h), intermediate, hidden, true);
+    linear(in_layer(names::kDense4hToH), hidden, intermediate, true);
   }
-  layer_norm("gpt_neox.final_layer_norm");
-  linear("embed_out", vocab, hidden, false);
+  layer_norm(names::kFinalLayerNorm);
+  linear(names::kEmbedOut, vocab, hidden, false);
   return tensors;
 }
 

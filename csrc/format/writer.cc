@@ -187,7 +187,9 @@ struct PcpuWriter::Impl {
 PcpuWriter::PcpuWriter(const std::string& path, const Config& config, WeightFormat weight_format)
     : impl_(std::make_unique<Impl>()) {
   if (const std::string problem = check_config(config); !problem.empty()) throw_argument(problem);
-  if (find_weight_format(static_cast<uint32_t>(weight_format)) == nullptr) throw_argument("the weight format is unknown");
+  if (find_weight_format(static_cast<uint32_t>(weight_format)) == nullptr)
+    throw_argument("the weight format is number " + std::to_string(static_cast<uint32_t>(weight_format)) +
+                   ", which is unknown");
   impl_->path = path;
   struct stat status = {};
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) throw FileError(EISDIR, path);
@@ -209,8 +211,12 @@ void PcpuWriter::begin_tensor(std::string_view name, WeightFormat format, Weight
   const ExpectedTensor& wanted = impl_->expected[index];
   if (name != wanted.name)
     throw_argument("tensor " + std::to_string(index) + " is '" + std::string(name) + "', expected '" + wanted.name + "'");
-  if (!layout_allows(wanted.layout, format)) throw_argument("tensor '" + wanted.name + "' cannot be stored in this format");
-  if (source_dtype > WeightFormat::kBF16) throw_argument("the source dtype of '" + wanted.name + "' is not f32, f16 or bf16");
+  if (!layout_allows(wanted.layout, format))
+    throw_argument("tensor '" + wanted.name + "' has layout " + name_of(wanted.layout) + ", which cannot be stored as " +
+                   std::string(name_of(format)));
+  if (source_dtype > WeightFormat::kBF16)
+    throw_argument("the source dtype of '" + wanted.name + "' is " + std::string(name_of(source_dtype)) +
+                   ", expected f32, f16 or bf16");
 
   impl_->pad();
   TensorRecord& record = impl_->records.emplace_back();

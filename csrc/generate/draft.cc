@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "format/tensor_names.h"
+
 namespace pythia {
 namespace {
 
@@ -18,7 +20,7 @@ constexpr double kMemory = 0.95, kFirstAccepted = 3.0, kFirstJudged = 4.0;
 int64_t weight_bytes(const Model& model) {
   int64_t bytes = 0;
   for (const TensorRecord& tensor : model.file().tensors())
-    if (std::string_view(tensor.name) != "gpt_neox.embed_in.weight") bytes += static_cast<int64_t>(tensor.size_bytes);
+    if (tensor.name != tensor_names::weight(tensor_names::kEmbedIn)) bytes += static_cast<int64_t>(tensor.size_bytes);
   return std::max<int64_t>(bytes, 1);
 }
 

@@ -18,9 +18,9 @@
 namespace pythia {
 
 struct GeneratorLimits {
-  int64_t max_active = 64;   // sequences that run at once
-  int64_t max_rows = 512;    // tokens read in one step, over all sequences, as far as prompts can wait
-  int64_t max_kv_bytes = 0;  // of all active sequences; one may always run. 0: half of the memory that is free
+  int64_t max_active = 64;          // sequences that run at once
+  int64_t max_rows = kRowsPerPass;  // tokens read in one step, over all sequences, as far as prompts can wait
+  int64_t max_kv_bytes = 0;         // of all active sequences; one may always run. 0: half of the memory that is free
 };
 
 // What a generator can use beside the model.

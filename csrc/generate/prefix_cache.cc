@@ -71,7 +71,7 @@ void PrefixCache::write(std::span<const int32_t> tokens, const KvCache& cache) {
       auto next = std::make_unique<Node>();
       next->parent = node;
       next->tokens = block;
-      next->data.reset(new std::byte[static_cast<std::size_t>(block_bytes_)]);
+      next->data = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(block_bytes_));
       cache.copy_block(begin, next->data.get());
       std::list<Node*> place = {next.get()};  // on its own, so that the tree and recent_ agree where memory ends
       next->place = place.begin();

@@ -40,11 +40,11 @@ inline void for_chunks(const AttentionArgs& args, Kv& kv, Each each, Done done) 
 template <class Kv>
 inline void attend(const AttentionArgs& args) {
   const int64_t head_dim = args.head_dim, value_stride = round_up(head_dim, kLanes);
-  float* scores = args.scratch;                            // [kQueryBlock][kAttentionChunk]
-  float* merged = scores + kQueryBlock * kAttentionChunk;  // [kQueryBlock][value_stride]
-  float* chunk_out = merged + kQueryBlock * value_stride;  // [kQueryBlock][value_stride]
+  const AttentionScratch parts{value_stride};
+  float *scores = args.scratch + parts.scores(), *merged = args.scratch + parts.merged();
+  float* chunk_out = args.scratch + parts.chunk();
   SoftmaxState states[kQueryBlock], chunk[kQueryBlock];
-  Kv kv(args, reinterpret_cast<int16_t*>(chunk_out + kQueryBlock * value_stride));
+  Kv kv(args, reinterpret_cast<int16_t*>(args.scratch + parts.codes()));
 
   const auto each = [&](int64_t /*query*/, const ChunkView& view) {
     const int64_t first_row = view.first_row(), rows = view.rows;
@@ -72,9 +72,9 @@ inline void attend(const AttentionArgs& args) {
 
 template <class Kv>
 inline void scores_of(const AttentionArgs& args) {
-  float* scores = args.scratch;
-  const int64_t value_stride = round_up(args.head_dim, kLanes);
-  Kv kv(args, reinterpret_cast<int16_t*>(scores + kQueryBlock * (kAttentionChunk + 2 * value_stride)));
+  const AttentionScratch parts{round_up(args.head_dim, kLanes)};
+  float* scores = args.scratch + parts.scores();
+  Kv kv(args, reinterpret_cast<int16_t*>(args.scratch + parts.codes()));
   const auto each = [&](int64_t query, const ChunkView& view) {
     kv.score(view.first_row(), view.rows, view.begin, view.keys(), scores);
     for (int64_t r = view.first_row(); r < view.rows; ++r) {

@@ -20,7 +20,7 @@ struct SoftmaxState {
 struct NaturalExp {
   template <int kCount>
   static void apply(Vec (&x)[kCount]) {
-    const Vec nan = from_bits(set1_i(0x7fc00000));
+    const Vec nan = not_a_number();
 #pragma GCC unroll 4
     for (int i = 0; i < kCount; ++i) x[i] = select(less(x[i], set1(1.0f)), exp_clamped(x[i]), nan);
   }
@@ -37,7 +37,7 @@ struct BinaryExp {
 template <class Exp, class Keep>
 inline SoftmaxState softmax_chunk(const float* scores, int64_t n, float factor, Keep keep) {
   constexpr int kUnroll = 4;
-  const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
+  const Vec lowest = minus_infinity();
   const int64_t whole = n / kLanes * kLanes;
   const Mask rest = first_lanes(n - whole);
   Vec tops[kUnroll] = {lowest, lowest, lowest, lowest};

@@ -26,6 +26,10 @@ inline Vec polynomial(const float (&c)[kCount], Vec t) {
   return p;
 }
 
+inline Vec infinity() { return from_bits(set1_i(0x7f800000)); }
+inline Vec minus_infinity() { return from_bits(set1_i(INT32_MIN | 0x7f800000)); }
+inline Vec not_a_number() { return from_bits(set1_i(0x7fc00000)); }
+
 inline Vec abs(Vec x) { return from_bits(bits(x) & set1_i(0x7fffffff)); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return from_bits((bits(magnitude) & set1_i(0x7fffffff)) | (bits(sign) & set1_i(INT32_MIN)));
@@ -97,8 +101,7 @@ inline Vec exp(Vec x) {
   const IVec n = to_int(parts.shifted - set1(kRoundingMagic)), half = shift_right<1>(n);
   const auto power_of_two = [](IVec e) { return from_bits(shift_left<23>(e + set1_i(127))); };
   const Vec y = (parts.p * power_of_two(half)) * power_of_two(n - half);
-  const Vec infinity = from_bits(set1_i(0x7f800000));
-  return select(less(x, low), zero(), select(less(high, x), infinity, y));
+  return select(less(x, low), zero(), select(less(high, x), infinity(), y));
 }
 
 // log(x) for positive normal x; log(0) = -infinity, log(infinity) = infinity, negative or NaN gives NaN.
@@ -111,11 +114,9 @@ inline Vec log(Vec x) {
   const Vec square = f * f;
   const Vec tail = fma(square * f, polynomial(kLogPoly, f), e * set1(1.42860677e-06f));
   const Vec y = fma(e, set1(0.693145752f), f + fma(square, set1(-0.5f), tail));
-  const Vec infinity = from_bits(set1_i(0x7f800000));
-  const Vec not_a_number = from_bits(set1_i(0x7fc00000));
-  const Vec finite = select(less(x, infinity), y, infinity);
-  const Vec tiny = select(less(x, zero()), not_a_number, select(less(zero(), x), finite, from_bits(set1_i(-8388608))));
-  const Vec is_number = select(less(x, infinity), tiny, select(less(set1(3.0e38f), x), infinity, not_a_number));
+  const Vec finite = select(less(x, infinity()), y, infinity());
+  const Vec tiny = select(less(x, zero()), not_a_number(), select(less(zero(), x), finite, minus_infinity()));
+  const Vec is_number = select(less(x, infinity()), tiny, select(less(set1(3.0e38f), x), infinity(), not_a_number()));
   return is_number;
 }
 

@@ -120,7 +120,7 @@ struct AttentionArgs {
   float scale = 0;       // 1 / sqrt(head_dim)
   float* out = nullptr;  // [num_queries, head_dim]
   int64_t out_stride = 0;
-  float* scratch = nullptr;  // attention_scratch_floats(head_dim), 64-byte aligned
+  float* scratch = nullptr;  // attention_scratch_floats(head_dim) (attention_scratch.h), 64-byte aligned
 };
 
 // What log-softmax, its entropy, ranks and arg-max need of one chunk of a row's logits.
@@ -141,9 +141,6 @@ struct LogTotals {
 
 // The bound is the reference, unless the largest logit is above it by more than this: then that is.
 inline constexpr float kMostAboveReference = 8.0f;
-
-// Floats of scratch that one attention call needs.
-int64_t attention_scratch_floats(int64_t head_dim) noexcept;
 
 struct KernelTable {
   const char* isa;
@@ -193,7 +190,7 @@ struct KernelTable {
   void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
 
   // One row to codes: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127, offset =
-  // -128 * the sum of the codes. Codes have code_layout.
+  // kDotBase (dot_base.h) - 128 * the sum of the codes. Codes have code_layout.
   void (*quantize_row)(const float* x, int64_t n, std::byte* codes, float* scales, int32_t* offsets) noexcept;
   CodeLayout code_layout;
 

@@ -9,7 +9,7 @@ namespace {
 
 void block_maxima_kernel(const float* x, int64_t n, float* maxima, float* group_maxima) noexcept {
   static_assert(kScoreGroups == kLanes);
-  const Vec lowest = from_bits(set1_i(-8388608));  // -infinity
+  const Vec lowest = minus_infinity();
   const auto put = [&](Vec top) {
     *maxima++ = reduce_max(top);
     if (group_maxima == nullptr) return;
@@ -87,15 +87,11 @@ class SoftmaxTerm {
   template <int kCount>
   void replace(Vec (&x)[kCount]) const {
     const Vec magic = set1(kRoundingMagic + static_cast<float>(kShift));
-    Vec shifted[kCount], p[kCount];
+    Vec shifted[kCount];
     for (Vec& v : x) v = max(v - largest_, lowest_);
     for (int i = 0; i < kCount; ++i) shifted[i] = fma(x[i], steepness_, magic);  // its low bits are the exponent
     for (int i = 0; i < kCount; ++i) x[i] = fma(x[i], steepness_, magic - shifted[i]);
-    for (Vec& v : p) v = set1(kExp2Poly[4]);
-    for (int power = 3; power >= 0; --power)
-      for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(kExp2Poly[power]));
-    for (int i = 0; i < kCount; ++i) p[i] = fma(p[i], x[i], set1(1.0f));
-    for (int i = 0; i < kCount; ++i) x[i] = from_bits(bits(p[i]) + shift_left<23>(bits(shifted[i])));
+    exp2_parts(shifted, x);
   }
 
  private:

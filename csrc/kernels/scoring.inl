@@ -40,7 +40,7 @@ class SoftmaxSums {
 
 LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound) noexcept {
   constexpr int kCount = kTogether > 4 ? kTogether / 2 : 2;  // at a time: they have sums beside them
-  const Vec lowest = from_bits(set1_i(-8388608));            // -infinity
+  const Vec lowest = minus_infinity();
   const int64_t whole = n / kLanes * kLanes;
   const auto for_each = [&](auto take) {
     int64_t i = 0;

@@ -18,9 +18,6 @@
 namespace pythia {
 namespace {
 
-// Rows of one pass: enough that every weight read from memory is used many times, few enough that activations stay in cache.
-constexpr int64_t kMaxRows = 512;
-
 int checked_threads(int threads) {
   if (threads < 1 || threads > kMaxThreads)
     throw std::invalid_argument("[model] threads is " + std::to_string(threads) + ", expected 1.." +
@@ -35,22 +32,35 @@ void validate_ids(const char* what, std::span<const int32_t> ids, const Config& 
                                   ", expected an id in 0.." + std::to_string(config.vocab_size - 1));
 }
 
-void validate(const SequenceSlice& slice, const Config& config) {
+void validate_tokens(const SequenceSlice& slice, const Config& config) {
   const auto count = static_cast<int64_t>(slice.tokens.size());
-  if (slice.cache == nullptr || count == 0)
+  if (count == 0)
     throw std::invalid_argument(
         "[forward] a sequence has no tokens, expected at least one (to start from nothing, pass the "
         "end-of-text token)");
   if (slice.num_logits < 0 || slice.num_logits > count)
     throw std::invalid_argument("[forward] logits of " + std::to_string(slice.num_logits) + " tokens asked for, expected 0.." +
                                 std::to_string(count));
+  validate_ids("token", slice.tokens, config);
+}
+
+void validate(const SequenceSlice& slice, const Config& config) {
+  if (slice.cache == nullptr) throw std::invalid_argument("[forward] a sequence has no cache, expected one for each");
+  validate_tokens(slice, config);
+  const auto count = static_cast<int64_t>(slice.tokens.size());
   if (count > slice.cache->capacity() - slice.cache->length()) {
     const bool whole = slice.cache->capacity() == config.max_position_embeddings;
     throw std::invalid_argument("[forward] " + std::to_string(slice.cache->length()) + " + " + std::to_string(count) +
                                 " tokens do not fit " + (whole ? "the model's context of " : "the cache's capacity of ") +
                                 std::to_string(slice.cache->capacity()) + "; pass fewer tokens or truncate");
   }
-  validate_ids("token", slice.tokens, config);
+}
+
+// Sorts them.
+void validate_distinct(std::vector<const KvCache*>& caches) {
+  std::ranges::sort(caches);
+  if (std::ranges::adjacent_find(caches) != caches.end())
+    throw std::invalid_argument("[forward] two sequences share one cache, expected a cache for each");
 }
 
 class Uninterested : public Inspector {
@@ -113,7 +123,7 @@ struct Model::Impl {
   }
 };
 
-Model::Model() = default;
+Model::Model(Private) {}
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::open(const std::string& path, int threads, std::string_view isa) {
@@ -127,7 +137,7 @@ std::shared_ptr<Model> Model::open_releasing_pages(const std::string& path, int 
 std::shared_ptr<Model> Model::make(const std::string& path, int threads, std::string_view isa, PageUse page_use) {
   const KernelTable& kernels = select_kernels(isa);
   const int count = checked_threads(threads == 0 ? available_physical_cores() : threads);
-  std::shared_ptr<Model> model(new Model());
+  const auto model = std::make_shared<Model>(Private());
   model->impl_ = std::make_unique<Impl>(PcpuFile::open(path, count, page_use), kernels, count);
   return model;
 }
@@ -175,23 +185,33 @@ void Model::score(std::span<const SequenceSlice> slices, std::span<const int32_t
 }
 
 void Model::inspect(std::span<const SequenceSlice> slices, Inspector& inspector, float* logits) {
+  std::vector<const KvCache*> caches;
   for (const SequenceSlice& slice : slices) {
+    if (slice.cache) {
+      validate(slice, config());
+      check_layout(*slice.cache);
+      caches.push_back(slice.cache);
+      continue;
+    }
     const auto count = static_cast<int64_t>(slice.tokens.size());
-    if (slice.cache) validate(slice, config());
-    if (slice.cache) check_layout(*slice.cache);
-    if (count == 0 || count > config().max_position_embeddings)
+    if (count > config().max_position_embeddings)
       throw std::invalid_argument("[inspect] found " + std::to_string(count) + " tokens, expected 1.." +
                                   std::to_string(config().max_position_embeddings) + ", the model's context");
-    validate_ids("token", slice.tokens, config());
+    validate_tokens(slice, config());
   }
+  validate_distinct(caches);
   inspected_pass(slices, inspector).run(logits);
   for (const SequenceSlice& slice : slices)
     if (slice.cache) slice.cache->length_ += static_cast<int64_t>(slice.tokens.size());
 }
 
 void Model::unembed(std::span<const float> residuals, float* logits) {
+  const std::size_t count = residuals.size() / static_cast<std::size_t>(config().hidden_size);
+  if (count == 0 || count > static_cast<std::size_t>(config().max_position_embeddings))
+    throw std::invalid_argument("[inspect] found " + std::to_string(count) + " residual streams, expected 1.." +
+                                std::to_string(config().max_position_embeddings) + ", the model's context");
   Uninterested nobody;
-  const std::vector<int32_t> any(residuals.size() / static_cast<std::size_t>(config().hidden_size));
+  const std::vector<int32_t> any(count);
   const SequenceSlice rows = {.tokens = any, .num_logits = static_cast<int64_t>(any.size())};
   inspected_pass({&rows, 1}, nobody).unembed(residuals.data(), logits);
 }
@@ -217,11 +237,10 @@ void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
     check_layout(*slice.cache);
     impl_->caches.push_back(slice.cache);
   }
-  std::ranges::sort(impl_->caches);
-  if (std::ranges::adjacent_find(impl_->caches) != impl_->caches.end())
-    throw std::invalid_argument("[forward] two sequences share one cache, expected a cache for each");
+  validate_distinct(impl_->caches);
 
-  // Passes of up to kMaxRows rows; a long sequence goes on in the next pass. Logits are wanted for the last num_logits tokens.
+  // Passes of up to kRowsPerPass rows; a long sequence goes on in the next pass. Logits are wanted for the last num_logits
+  // tokens.
   impl_->segments.clear();
   int64_t rows = 0, rows_with_logits = 0;
   const auto flush = [&] {
@@ -232,7 +251,7 @@ void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
   for (const SequenceSlice& slice : slices) {
     const auto count = static_cast<int64_t>(slice.tokens.size());
     for (int64_t begin = 0; begin < count;) {
-      const int64_t taken = std::min(count - begin, kMaxRows - rows);
+      const int64_t taken = std::min(count - begin, kRowsPerPass - rows);
       const int64_t num_logits = std::clamp<int64_t>(begin + taken - (count - slice.num_logits), 0, taken);
       impl_->segments.push_back(
           {.cache = slice.cache,
@@ -243,7 +262,7 @@ void Model::run(std::span<const SequenceSlice> slices, HeadOutput output) {
       rows_with_logits += num_logits;
       rows += taken;
       begin += taken;
-      if (rows == kMaxRows) flush();
+      if (rows == kRowsPerPass) flush();
     }
   }
   flush();

@@ -18,12 +18,21 @@ namespace pythia {
 
 inline constexpr int kMaxThreads = 1024;  // of a model
 
+// Tokens of one pass: enough that every weight read from memory is used many times, few enough that activations stay in cache.
+inline constexpr int64_t kRowsPerPass = 512;
+
 struct HeadOutput;
 class InspectedPass;
 class Inspector;
 
 class Model {
+  struct Private {
+    explicit Private() = default;
+  };
+
  public:
+  explicit Model(Private);  // for open()
+
   // threads 0: available_physical_cores(). isa empty: PYTHIA_CPU_ISA or the best.
   // Throws FormatError, std::system_error (cannot open), std::invalid_argument (isa, threads).
   static std::shared_ptr<Model> open(const std::string& path, int threads = 0, std::string_view isa = {});
@@ -77,7 +86,6 @@ class Model {
 
   static std::shared_ptr<Model> make(const std::string& path, int threads, std::string_view isa, PageUse page_use);
 
-  Model();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

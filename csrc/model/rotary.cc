@@ -4,27 +4,13 @@
 #include <bit>
 
 #include "common/fp_environment.h"
+#include "common/log_exact.h"
 
 namespace pythia {
 namespace {
 
 // The double routines below use +, -, *, / alone, so that libm's differences between machines do not reach the logits. Their
 // errors (below 1e-13) vanish in the rounding to float.
-
-// ln(x) for normal x > 0: x = m 2^e, ln m = 2 atanh((m - 1) / (m + 1)) as a series.
-double natural_log(double x) {
-  const uint64_t bits = std::bit_cast<uint64_t>(x);
-  int exponent = static_cast<int>(bits >> 52) - 1023;
-  double m = std::bit_cast<double>((bits & 0x000fffffffffffffULL) | 0x3ff0000000000000ULL);
-  if (m > 1.4142135623730951) {
-    m *= 0.5;
-    ++exponent;
-  }
-  const double s = (m - 1.0) / (m + 1.0), square = s * s;
-  double sum = 0.0;
-  for (int n = 25; n >= 1; n -= 2) sum = sum * square + 1.0 / n;
-  return 2.0 * s * sum + exponent * 0.6931471805599453;
-}
 
 // exp(x) for |x| < 700: x = n ln 2 + r, Taylor in r.
 double exponential(double x) {
@@ -66,7 +52,7 @@ RotaryTable::RotaryTable(const Config& config)
       table_(std::max<int64_t>(1, int64_t{config.max_position_embeddings} * config.rotary_ndims)) {
   const FpEnvironment fp_environment;
   // transformers: inv_freq = 1.0 / (base ** (arange(0, dim, 2).float() / dim)), all in float32.
-  const double log_base = natural_log(config.rotary_emb_base);
+  const double log_base = log_exact(config.rotary_emb_base);
   AlignedBuffer<float> inv_freq(std::max<int64_t>(1, half_));
   for (int64_t i = 0; i < half_; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.rotary_ndims);

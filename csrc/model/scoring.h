@@ -33,8 +33,8 @@ struct GreedyChoice {
   }
 };
 
-// Rows of logits that one task computes at a time: a multiple of every kernel's register tile, and few enough that a chunk of
-// them stays in the second-level cache.
+// Rows of logits that one task computes at a time: whole register tiles for most kernels, and few enough that a chunk of them
+// stays in the second-level cache.
 inline constexpr int64_t kScoreRows = 96;
 
 // Buffers of a scoring pass, allocated once for the largest and used again.
@@ -120,8 +120,5 @@ TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> ch
 // The score of `target` from its row of logits in memory, with the bits of a scoring pass. `chunks` is scratch, one for each.
 TokenScore score_row(const KernelTable& kernels, std::span<const float> logits, int32_t target,
                      std::span<LogitSummary> chunks) noexcept;
-
-// log(x) for finite x >= 1 within 2 ulp, from IEEE operations only: the same bits on every machine.
-double log_exact(double x) noexcept;
 
 }  // namespace pythia

@@ -34,7 +34,7 @@ class RowBlocks {
  private:
   static constexpr int64_t kMostRows = 264;
   static constexpr int64_t kLeastRows = 16;  // fewer, and reading the weights again costs more than unequal shares
-  static constexpr int64_t kRowUnit = 4;     // whole register tiles
+  static constexpr int64_t kRowUnit = 4;     // register tiles of most kernels; others end in a smaller one
 
   int64_t rows_, size_, height_ = 0;
 };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "format/tensor_names.h"
+
 namespace pythia {
 namespace {
 
@@ -9,7 +11,7 @@ constexpr int64_t kPasses = 64;  // until all are moved; each takes a tenth long
 
 // What lies behind the input embeddings, of which a token reads one row.
 std::span<const std::byte> bytes_read_by_each_token(const PcpuFile& file) {
-  const TensorRecord &embed_in = *file.find("gpt_neox.embed_in.weight"), &last = file.tensors().back();
+  const TensorRecord &embed_in = *file.find(tensor_names::weight(tensor_names::kEmbedIn)), &last = file.tensors().back();
   const std::byte* begin = file.data(embed_in) + embed_in.size_bytes;
   return {begin, file.data(last) + last.size_bytes};
 }

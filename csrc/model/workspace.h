@@ -7,6 +7,7 @@
 
 #include "common/aligned_buffer.h"
 #include "format/config.h"
+#include "kernels/attention_scratch.h"
 #include "kernels/kernels.h"
 #include "model/scoring.h"
 
@@ -54,7 +55,9 @@ class Activations {
   AlignedBuffer<int32_t> offsets_;
 };
 
-// Up to this many rows every thread normalizes all rows for itself, which is faster than to share the work and wait.
+// Up to this many rows a pass is bound by reading weights, and a wait of threads for each other costs more than the little work
+// between matmuls: every thread normalizes all rows for itself, one embeds them, and the last layer is not cut to the rows with
+// logits.
 inline constexpr int64_t kFewRows = 4;
 
 struct Workspace {

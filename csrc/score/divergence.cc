@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "common/log_exact.h"
 #include "model/scoring.h"
 
 namespace pythia {

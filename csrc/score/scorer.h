@@ -19,7 +19,7 @@ struct ScoreRequest {
 };
 
 struct ScorerLimits {
-  int64_t rows_per_pass = 512;
+  int64_t rows_per_pass = kRowsPerPass;
   int64_t cache_bytes = int64_t{1} << 30;  // of caches in use, but for the last that ended; one may take more
   bool share_prefixes = true;              // changes speed, never a bit
 };

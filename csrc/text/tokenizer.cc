@@ -49,6 +49,12 @@ constexpr std::size_t kMaxTextBytes = std::numeric_limits<int32_t>::max() - 1;
                               ", expected UTF-8; decode it from its own encoding first");
 }
 
+void check_size(std::string_view text) {
+  if (text.size() > kMaxTextBytes)
+    throw std::invalid_argument("[encode] text has " + std::to_string(text.size()) + " bytes, expected at most " +
+                                std::to_string(kMaxTextBytes) + "; encode it in parts");
+}
+
 void check_id(int32_t id) {
   if (id < 0) throw std::invalid_argument("[decode] token id is " + std::to_string(id) + ", expected 0 or more");
 }
@@ -61,10 +67,7 @@ Tokenizer::~Tokenizer() = default;
 // The stages of `tokenizers`, in its order: added tokens in the text as it is, NFC of the rest, added tokens in that, then
 // pieces.
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
-  if (text.size() > kMaxTextBytes) {
-    throw std::invalid_argument("[encode] text has " + std::to_string(text.size()) + " bytes, expected at most " +
-                                std::to_string(kMaxTextBytes) + "; encode it in parts");
-  }
+  check_size(text);
   if (const std::size_t valid = utf8::valid_prefix(text); valid != text.size()) fail_not_utf8(valid);
 
   std::vector<int32_t> ids;
@@ -83,6 +86,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   };
   const auto on_raw_text = [&](std::string_view part) {
     if (impl_->tables.nfc() && !is_nfc_quick(part)) part = changed_texts.emplace_back(to_nfc(part));
+    check_size(part);  // NFC may be three times as long
     impl_->after_normalizing.split(part, on_plain_text, on_token);
   };
   impl_->before_normalizing.split(text, on_raw_text, on_token);

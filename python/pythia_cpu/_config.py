@@ -11,13 +11,14 @@ from pythia_cpu import _core
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._json import read_json
 
-# transformers.activations.ACT2FN names -> csrc/format/config.h Activation. Names of one row compute the same function.
+# Names in transformers.activations.ACT2FN -> number of the function in _core.ACTIVATIONS, which has one name for each.
+_ALIASES = {
+    "gelu": ("gelu_python",),
+    "gelu_new": ("gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"),
+    "silu": ("swish",),
+}
 ACTIVATIONS: dict[str, int] = {
-    **dict.fromkeys(("gelu", "gelu_python"), 0),
-    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"), 1),
-    "relu": 2,
-    **dict.fromkeys(("silu", "swish"), 3),
-    "quick_gelu": 4,
+    alias: number for number, name in enumerate(_core.ACTIVATIONS) for alias in (name, *_ALIASES.get(name, ()))
 }
 
 # transformers.GPTNeoXConfig's defaults, which hold for every key that a config.json leaves out.

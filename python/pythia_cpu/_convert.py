@@ -22,7 +22,7 @@ from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import parse_config
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, compare_models, read_texts, unusable_text
-from pythia_cpu._plan import PANELS, TensorPlan, plan_tensors, stored_format
+from pythia_cpu._plan import PANELS, ROWS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._source import resolve_source
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
@@ -33,10 +33,7 @@ CONVERTER_VERSION = "6"
 
 _CHUNK_BYTES = 1 << 22  # of source read at a time, by each thread
 _MAX_WORKERS = 32  # each holds a chunk in several forms: about 30 MB
-_PANEL_WIDTH = 16
 _NO_SHA256 = bytes(32)
-_QUANTIZED = ("q8", "q4")
-_EMBEDDING = "gpt_neox.embed_in.weight"
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -161,8 +158,8 @@ def convert_checkpoint(
     with bar, _Workers(threads) as workers:
         if weights == "auto":
             weights = _smallest_exact_format(checkpoint, [p for p in plans if p.layout == PANELS], workers)
-        errors: dict[str, TensorError] | None = {} if fidelity and weights in _QUANTIZED else None
-        embedding = next(p for p in plans if p.name == _EMBEDDING)
+        errors: dict[str, TensorError] | None = {} if fidelity and weights in _core.QUANTIZED_FORMATS else None
+        embedding = next(p for p in plans if p.layout == ROWS)
         embedding_format = _smallest_exact_format(checkpoint, [embedding], workers)
         with _core.PcpuWriter(str(Path(output)), config.to_core(), weights) as writer:
             writer.set_tokenizer(tokenizer_section)
@@ -271,7 +268,7 @@ class _Workers:
 def _row_chunks(plan: TensorPlan) -> Iterator[tuple[int, int]]:
     """Row ranges of about _CHUNK_BYTES that begin at a panel."""
     row_bytes = plan.cols * DTYPE_SIZES[plan.dtype]
-    step = max(_CHUNK_BYTES // max(row_bytes, 1) // _PANEL_WIDTH * _PANEL_WIDTH, _PANEL_WIDTH)
+    step = max(_CHUNK_BYTES // max(row_bytes, 1) // _core.PANEL_WIDTH * _core.PANEL_WIDTH, _core.PANEL_WIDTH)
     for begin in range(0, plan.rows, step):
         yield begin, min(begin + step, plan.rows)
 

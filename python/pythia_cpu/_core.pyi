@@ -13,7 +13,14 @@ import numpy.typing
 import typing_extensions
 
 __all__: list[str] = [
+    "ACTIVATIONS",
+    "EMBEDDING_NAME",
+    "HEAD_NAME",
+    "LAYOUTS",
     "MAX_THREADS",
+    "PANEL_WIDTH",
+    "QUANTIZED_FORMATS",
+    "ROWS_PER_PASS",
     "WEIGHT_FORMATS",
     "FormatError",
     "GenerationEngine",
@@ -485,7 +492,7 @@ class Generator:
         inspector: tuple[collections.abc.Set[str], collections.abc.Callable[..., typing.Any]] | None = None,
     ) -> None:
         """
-        max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens. inspector: names of activations and a function, as Model.inspect takes them; then requests run one after the other.
+        max_kv_bytes 0: half of the memory that is free. draft: a model that proposes tokens. inspector: names of activations and a function, as Model.inspect takes them; then each prompt is read in one pass.
         """
     def add(
         self,
@@ -589,7 +596,7 @@ def convert_elements(array: typing_extensions.Buffer, dtype: str, format: str) -
 
 def expected_tensors(config: dict[str, typing.Any]) -> list[typing.Any]:
     """
-    (name, layout, rows, cols) of every tensor of a model, in file order. Raises ValueError.
+    (name, layout, rows, cols) of every tensor of a model, in file order; the layout is one of LAYOUTS. Raises ValueError.
     """
 
 def filter_logits(
@@ -725,5 +732,12 @@ def unpack_matrix(
     The values that a packed matrix stands for, float32 [rows, cols]. Raises ValueError.
     """
 
+ACTIVATIONS: tuple[str, ...] = ("gelu", "gelu_new", "relu", "silu", "quick_gelu")
+EMBEDDING_NAME: str = "gpt_neox.embed_in.weight"
+HEAD_NAME: str = "embed_out.weight"
+LAYOUTS: tuple[str, ...] = ("vector", "rows", "panels")
 MAX_THREADS: int = 1024
+PANEL_WIDTH: int = 16
+QUANTIZED_FORMATS: tuple[str, ...] = ("q8", "q4")
+ROWS_PER_PASS: int = 512
 WEIGHT_FORMATS: tuple[str, ...] = ("f32", "f16", "bf16", "q8", "q4")

@@ -13,11 +13,10 @@ import numpy.typing as npt
 from pythia_cpu import _core
 from pythia_cpu._arguments import SEQUENCES, TokenIds, boolean, float_array, is_batch, sequence_ids
 from pythia_cpu._edits import LOGITS, Activation, Editor, Edits, EditsOfEach, matching, refuse_list_of_edits
-from pythia_cpu._passes import runs_of_a_pass
+from pythia_cpu._passes import PASS_TOKENS, runs_of_a_pass
 from pythia_cpu._results import Result
 
 _RESIDUALS = ("hook_resid_pre", "hook_resid_post")
-_UNEMBEDDED_ROWS = 512  # at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,7 +160,7 @@ class InspectsActivations(ABC):
             raise ValueError("residuals have values that are not finite")
         rows = array.reshape(-1, hidden_size)
         logits = np.empty((len(rows), vocab_size), np.float32)
-        step = min(_UNEMBEDDED_ROWS, core.file.config["max_position_embeddings"])
+        step = min(PASS_TOKENS, core.file.config["max_position_embeddings"])
         for begin in range(0, len(rows), step):
             logits[begin : begin + step] = core.unembed(rows[begin : begin + step])
         return logits.reshape(*array.shape[:-1], vocab_size)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator, refuse_table, token_ids
 from pythia_cpu._identity import model_key
+from pythia_cpu._passes import PASS_TOKENS
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
 from pythia_cpu._results import Result
@@ -21,7 +22,6 @@ from pythia_cpu._results import Result
 _MAX_KV_BYTES = 1 << 30  # of the rows that are decoded together; one may always run
 _MAX_ROWS = 64  # decoded together: weights are read once for all of them
 _MAX_LOGITS_BYTES = 1 << 26  # of one forward pass
-_PASS_TOKENS = 512  # that a forward pass reads, about: Ctrl-C waits for one
 _FIRST_PLACES = 4  # of a continuation, which are looked at first
 
 
@@ -165,7 +165,7 @@ class MemorizationScorer:
         begin, going_on = 0, np.arange(len(group))
         for end in (min(_FIRST_PLACES, self._length), self._length):
             read = (end - begin) if begin else self._prefix - 1 + end  # tokens of each row
-            rows_together = max(1, min(self._places // max(1, end - begin), _PASS_TOKENS // max(1, read)))
+            rows_together = max(1, min(self._places // max(1, end - begin), PASS_TOKENS // max(1, read)))
             for first in range(0, len(going_on), rows_together):
                 self._force(group, going_on[first : first + rows_together], begin, end, written)
             expected = group[going_on, self._prefix + begin : self._prefix + end]

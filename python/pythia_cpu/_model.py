@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import SEQUENCES, TokenIds, integer, is_batch, sequence_ids
-from pythia_cpu._config import ACTIVATIONS
 from pythia_cpu._divergence import ComparesModels
 from pythia_cpu._errors import FormatError
 from pythia_cpu._generating import GeneratesTexts
@@ -107,8 +106,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
             FormatError: the file's copy of config.json is damaged.
         """
         settings = dict(self._file.config)
-        canonical = {number: name for name, number in reversed(ACTIVATIONS.items())}
-        settings["hidden_act"] = canonical[settings["hidden_act"]]
+        settings["hidden_act"] = _core.ACTIVATIONS[settings["hidden_act"]]
         head_dim = settings["hidden_size"] // settings["num_attention_heads"]
         settings["rotary_pct"] = settings["rotary_ndims"] / head_dim
         for name in ("bos_token_id", "eos_token_id"):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 
-_PASS_TOKENS = 512  # of a forward pass: Ctrl-C is seen between passes
+PASS_TOKENS = _core.ROWS_PER_PASS  # of a forward pass: Ctrl-C is seen between passes
 
 
 def append_in_chunks(
@@ -21,8 +21,8 @@ def append_in_chunks(
     found = np.empty((len(ids) if logits else 0, model.file.config["vocab_size"]), np.float32)
     length = cache.length
     try:
-        for begin in range(0, len(ids), _PASS_TOKENS):
-            chunk = ids[begin : begin + _PASS_TOKENS]
+        for begin in range(0, len(ids), PASS_TOKENS):
+            chunk = ids[begin : begin + PASS_TOKENS]
             num_logits = len(chunk) if logits else 0
             model.forward([(cache, chunk, num_logits)], out=found[begin : begin + num_logits] if logits else found)
     except BaseException:
@@ -39,7 +39,7 @@ def last_logits(
     """
     for begin, end in runs_of_a_pass([len(ids) for ids in sequences]):
         caches = [_core.KvCache(model, len(ids)) for ids in sequences[begin:end]]
-        if len(sequences[begin]) > _PASS_TOKENS:  # it alone
+        if len(sequences[begin]) > PASS_TOKENS:  # it alone
             yield append_in_chunks(model, caches[0], sequences[begin])[len(sequences[begin]) - num_logits[begin] :]
         else:
             counts = num_logits[begin:end]
@@ -51,12 +51,12 @@ def passes_of(model: _core.Model, sequences: Sequence[npt.NDArray[np.int32]]) ->
     """Logits ``[num_rows, vocab_size]`` of every position, pass by pass, the sequences one after the other. The next
     pass's are written over them.
     """
-    longest = min(_PASS_TOKENS, sum(map(len, sequences)))
+    longest = min(PASS_TOKENS, sum(map(len, sequences)))
     room = np.empty((longest, model.file.config["vocab_size"]), np.float32)
     for first, end in runs_of_a_pass([len(ids) for ids in sequences]):
         caches = [_core.KvCache(model, len(ids)) for ids in sequences[first:end]]
-        for begin in range(0, max(map(len, sequences[first:end])), _PASS_TOKENS):
-            chunks = [ids[begin : begin + _PASS_TOKENS] for ids in sequences[first:end]]
+        for begin in range(0, max(map(len, sequences[first:end])), PASS_TOKENS):
+            chunks = [ids[begin : begin + PASS_TOKENS] for ids in sequences[first:end]]
             num_rows = sum(map(len, chunks))
             yield model.forward(
                 [(cache, chunk, len(chunk)) for cache, chunk in zip(caches, chunks, strict=True)], out=room[:num_rows]
@@ -68,7 +68,7 @@ def runs_of_a_pass(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
     begin = 0
     while begin < len(lengths):
         end, num_tokens = begin + 1, lengths[begin]
-        while end < len(lengths) and num_tokens + lengths[end] <= _PASS_TOKENS:
+        while end < len(lengths) and num_tokens + lengths[end] <= PASS_TOKENS:
             num_tokens += lengths[end]
             end += 1
         yield begin, end

@@ -9,12 +9,10 @@ from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._config import NeoxConfig
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._tensor_file import WEIGHT_DTYPES
-from pythia_cpu._tensor_names import canonical_names
+from pythia_cpu._tensor_names import EMBEDDING, HEAD, canonical_names
 
-# csrc/format/pcpu_format.h Layout
-VECTOR, ROWS, PANELS = 0, 1, 2
+VECTOR, ROWS, PANELS = _core.LAYOUTS
 
-_EMBEDDING, _HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
 _MIN_Q4_HEAD_HIDDEN_SIZE = 512
 _MAX_LISTED = 8
 _COMPARE_ELEMENTS = 1 << 22
@@ -25,7 +23,7 @@ class TensorPlan:
     """One tensor of the file: its name and layout there, and the tensor of the checkpoint it is made from."""
 
     name: str
-    layout: int
+    layout: str  # one of _core.LAYOUTS
     rows: int
     cols: int
     source_name: str
@@ -45,7 +43,7 @@ def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]
     wanted = {name for name, *_ in expected}
     tied = config.tie_word_embeddings
 
-    missing = [name for name in wanted if name not in sources and not (tied and name == _HEAD)]
+    missing = [name for name in wanted if name not in sources and not (tied and name == HEAD)]
     extra = [sources[name] for name in sources if name not in wanted]
     problems = []
     if missing:
@@ -56,8 +54,8 @@ def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]
         )
     plans, misshapen = [], []
     for name, layout, rows, cols in expected:
-        derived = tied and name == _HEAD
-        source_name = sources.get(_EMBEDDING if derived else name)
+        derived = tied and name == HEAD
+        source_name = sources.get(EMBEDDING if derived else name)
         if source_name is None:
             continue
         info = checkpoint.info(source_name)
@@ -72,8 +70,8 @@ def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]
     if problems:
         advice = "compare config.json with the weights, and download both again"
         raise CheckpointError(f"{where}: {'; '.join(problems)}; {advice}")
-    if tied and _HEAD in sources:
-        _require_equal(checkpoint, sources[_EMBEDDING], sources[_HEAD])
+    if tied and HEAD in sources:
+        _require_equal(checkpoint, sources[EMBEDDING], sources[HEAD])
     return plans
 
 
@@ -89,7 +87,7 @@ def stored_format(plan: TensorPlan, hidden_size: int, weights: str, embedding_fo
         return "f32"
     if plan.layout == ROWS:
         return embedding_format
-    if plan.name == _HEAD and weights == "q4" and hidden_size < _MIN_Q4_HEAD_HIDDEN_SIZE:
+    if plan.name == HEAD and weights == "q4" and hidden_size < _MIN_Q4_HEAD_HIDDEN_SIZE:
         return "q8"
     return weights
 

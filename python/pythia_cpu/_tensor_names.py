@@ -6,7 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from pythia_cpu import _core
 from pythia_cpu._errors import CheckpointError
+
+EMBEDDING, HEAD = _core.EMBEDDING_NAME, _core.HEAD_NAME
 
 # Masks and rotary tables that old checkpoints store beside the weights; they are computed, not read.
 _BUFFER = re.compile(
@@ -29,7 +32,7 @@ def canonical_name(name: str) -> str | None:
     if _BUFFER.fullmatch(name):
         return None
     if name == "lm_head.weight":
-        return "embed_out.weight"
+        return HEAD
     return f"gpt_neox.{name}" if _WITHOUT_PREFIX.match(name) else name
 
 

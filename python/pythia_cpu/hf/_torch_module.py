@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 
 from pythia_cpu._model import Model
+from pythia_cpu._tensor_names import EMBEDDING, HEAD
 from pythia_cpu.hf._weights import fixed_array, fixed_tensor
 
 _FLOATS = "float32", "float16", "bfloat16"
@@ -40,7 +41,7 @@ class TorchModule:
         """
         convert = fixed_array if "torch" not in sys.modules else fixed_tensor
         for name, value in self.model.tensors.items():
-            if name != "embed_out.weight" or not self.model.config["tie_word_embeddings"]:
+            if name != HEAD or not self.model.config["tie_word_embeddings"]:
                 yield name, convert(value)
 
     def parameters(self) -> Iterator[Any]:
@@ -54,7 +55,7 @@ class TorchModule:
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many parameters the checkpoint has, with or without the input embeddings; all count as trainable."""
         tensors = [tensor for tensor in self.model._file.tensors if not tensor["derived"]]
-        left_out = {"gpt_neox.embed_in.weight"} if exclude_embeddings else set()
+        left_out = {EMBEDDING} if exclude_embeddings else set()
         return sum(tensor["rows"] * tensor["cols"] for tensor in tensors if tensor["name"] not in left_out)
 
     def eval(self: _Module) -> _Module:
