@@ -22,9 +22,9 @@ from pythia_cpu._load import load
 from pythia_cpu._memorization import Memorization
 from pythia_cpu._model import Config, Model
 from pythia_cpu._prefix_cache import PrefixCache
+from pythia_cpu._revisions import revisions
 from pythia_cpu._score import Perplexity, Score
 from pythia_cpu._session import Session
-from pythia_cpu._source import revisions
 from pythia_cpu._surprisal import WordSurprisal
 from pythia_cpu._tensors import Tensors
 from pythia_cpu._token_stream import TokenStream

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
+from pythia_cpu._resolve import resolve_source
 from pythia_cpu._safetensors import SafetensorsFile
-from pythia_cpu._source import Source, resolve_source, revisions
+from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
 from pythia_cpu._tensor_names import no_tensor
 from pythia_cpu._torch_bin import TorchFile
@@ -122,7 +123,7 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
                 "merge_and_unload() and save that"
             )
         found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
-        steps = revisions(self.folder)
+        steps = local_revisions(self.folder)
         advice = f"; for one of its checkpoints pass revision, such as revision={steps[-1]!r}" if steps else ""
         raise CheckpointError(
             f"{self.folder}: holds no weights: found {found}; expected {', '.join(LAYOUT_FILES)}{advice}"
