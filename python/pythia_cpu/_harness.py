@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
-_HARNESS = "lm_eval>=0.4.13,<0.5"  # as in pyproject.toml
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
 
 def missing_harness(error: BaseException) -> str:
@@ -12,8 +11,17 @@ def missing_harness(error: BaseException) -> str:
     try:
         found = version("lm_eval")
     except PackageNotFoundError:
-        return f"needs lm-evaluation-harness: pip install '{_HARNESS}'"
+        return f"needs lm-evaluation-harness: pip install '{_requirement()}'"
     return (
         f"found lm-evaluation-harness {found}, which cannot be used ({error}); it works with another version: "
-        f"pip install '{_HARNESS}'"
+        f"pip install '{_requirement()}'"
     )
+
+
+def _requirement() -> str:
+    """What the extra ``eval`` needs, as pip takes it."""
+    for line in requires("pythia-cpu") or ():
+        if match := re.fullmatch(r"lm_eval(\S+);\s*extra == .eval.", line.replace(" ;", ";")):
+            limits = sorted(match[1].split(","), reverse=True)  # the lower one first, which metadata may have last
+            return "lm_eval" + ",".join(limits)
+    return "lm_eval"
