@@ -34,12 +34,14 @@ _SUBMODULES = ("eval", "hf")  # imported when they are first named: they need mo
 
 
 def __getattr__(name: str) -> _ModuleType:
+    """Imports a submodule that is first named now."""
     if name in _SUBMODULES:
         return _import_module(f"pythia_cpu.{name}")
     raise AttributeError(f"module 'pythia_cpu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
+    """The names, also of submodules that are not imported yet."""
     return [*globals(), *_SUBMODULES]
 
 
