@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ pytest.importorskip("lm_eval")
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 from offline_tasks import ROLLING, WRITING, write_task
-from pythia_cpu import _cli_eval
+from pythia_cpu import _cli_eval, _harness
 
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
@@ -179,14 +180,15 @@ def test_command_errors(
 
 
 def test_a_harness_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = re.search(r'^eval = \["(.*)"\]$', (Path(__file__).parents[1] / "pyproject.toml").read_text(), re.MULTILINE)
+    assert extra is not None
     monkeypatch.setattr(sys, "argv", ["pythia-eval", "ls", "tasks"])
     monkeypatch.setitem(sys.modules, "lm_eval._cli", None)
-    monkeypatch.setattr(_cli_eval, "version", lambda _: "0.4.9")
+    monkeypatch.setattr(_harness, "version", lambda _: "0.4.9")
     assert _cli_eval.main() == 1
     error = capsys.readouterr().err
     assert "found lm-evaluation-harness 0.4.9, which cannot be used (" in error and "lm_eval._cli" in error
-    assert f"works with another version: pip install '{_cli_eval._HARNESS}'" in error
-    assert f'eval = ["{_cli_eval._HARNESS}"]' in (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f"works with another version: pip install '{extra[1]}'" in error
 
     for name in [name for name in sys.modules if name.startswith("pythia_cpu.eval")]:
         monkeypatch.delitem(sys.modules, name)
@@ -201,8 +203,6 @@ def test_a_harness_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, capsys: 
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(_cli_eval, "version", missing)
+    monkeypatch.setattr(_harness, "version", missing)
     assert _cli_eval.main() == 1
-    assert capsys.readouterr().err == (
-        f"pythia-eval: needs lm-evaluation-harness: pip install '{_cli_eval._HARNESS}'\n"
-    )
+    assert capsys.readouterr().err == f"pythia-eval: needs lm-evaluation-harness: pip install '{extra[1]}'\n"

@@ -69,6 +69,7 @@ class Data:
     """All tables, ready to print."""
 
     def __init__(self) -> None:
+        """Asks the references about every code point."""
         letters, numbers = code_points_matching(r"\p{L}+"), code_points_matching(r"\p{N}+")
         spaces = code_points_matching(r"\s+")
         assert not (letters & numbers or letters & spaces or numbers & spaces)

@@ -22,9 +22,9 @@ from pythia_cpu._load import load
 from pythia_cpu._memorization import Memorization
 from pythia_cpu._model import Config, Model
 from pythia_cpu._prefix_cache import PrefixCache
+from pythia_cpu._revisions import revisions
 from pythia_cpu._score import Perplexity, Score
 from pythia_cpu._session import Session
-from pythia_cpu._source import revisions
 from pythia_cpu._surprisal import WordSurprisal
 from pythia_cpu._tensors import Tensors
 from pythia_cpu._token_stream import TokenStream
@@ -34,12 +34,14 @@ _SUBMODULES = ("eval", "hf")  # imported when they are first named: they need mo
 
 
 def __getattr__(name: str) -> _ModuleType:
+    """Imports a submodule that is first named now."""
     if name in _SUBMODULES:
         return _import_module(f"pythia_cpu.{name}")
     raise AttributeError(f"module 'pythia_cpu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
+    """The names, also of submodules that are not imported yet."""
     return [*globals(), *_SUBMODULES]
 
 

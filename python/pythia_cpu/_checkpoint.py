@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
+from pythia_cpu._resolve import resolve_source
 from pythia_cpu._safetensors import SafetensorsFile
-from pythia_cpu._source import Source, resolve_source, revisions
+from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
 from pythia_cpu._tensor_names import no_tensor
 from pythia_cpu._torch_bin import TorchFile
@@ -28,6 +29,12 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
     """
 
     def __init__(self, source: Source) -> None:
+        """Opens the files of weights, and reads no tensor.
+
+        Raises:
+            CheckpointError: there are none, or they are damaged, incomplete, or not what their index says.
+            OSError: a file cannot be read.
+        """
         self.source = source
         self.folder = source.folder
         self._files: dict[Path, TensorFile] = {}
@@ -39,17 +46,21 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             raise
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """A tensor, read from its file, as an array of its own. Raises KeyError."""
         file = self._file(name)
         info = file.tensors[name]
         return to_numpy(info, file.read(name, 0, info.num_elements))
 
     def __contains__(self, name: object) -> bool:
+        """Whether there is a tensor called ``name``."""
         return name in self._where
 
     def __iter__(self) -> Iterator[str]:
+        """The names of the tensors."""
         return iter(self._where)
 
     def __len__(self) -> int:
+        """How many tensors there are."""
         return len(self._where)
 
     def info(self, name: str) -> TensorInfo:
@@ -78,14 +89,17 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             file.close()
 
     def __enter__(self) -> Checkpoint:
+        """Itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Closes it."""
         self.close()
 
     def __repr__(self) -> str:
+        """Its name, and how many tensors it has."""
         return f"<Checkpoint {self.source.name!r}: {len(self)} tensors>"
 
     def _file(self, name: str) -> TensorFile:
@@ -122,7 +136,7 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
                 "merge_and_unload() and save that"
             )
         found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
-        steps = revisions(self.folder)
+        steps = local_revisions(self.folder)
         advice = f"; for one of its checkpoints pass revision, such as revision={steps[-1]!r}" if steps else ""
         raise CheckpointError(
             f"{self.folder}: holds no weights: found {found}; expected {', '.join(LAYOUT_FILES)}{advice}"

@@ -24,7 +24,7 @@ from pythia_cpu._duplicates import find_duplicates
 from pythia_cpu._fidelity import Fidelity, TextFidelity
 from pythia_cpu._json import json_text
 from pythia_cpu._provenance import provenance
-from pythia_cpu._source import resolve_source
+from pythia_cpu._resolve import resolve_source
 
 _EPILOG = """\
 examples:

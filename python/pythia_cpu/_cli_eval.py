@@ -7,13 +7,11 @@ import dataclasses
 import os
 import sys
 import tempfile
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pythia_cpu import __version__
-
-_HARNESS = "lm_eval>=0.4.13,<0.5"  # as in pyproject.toml
+from pythia_cpu._harness import missing_harness
 
 _USAGE = """\
 pythia-eval takes the arguments of lm-evaluation-harness's lm-eval; its model is pythia-cpu unless --model names
@@ -63,18 +61,6 @@ def main() -> int:
     except ValueError as error:
         return _error(str(error))
     return 0
-
-
-def missing_harness(error: BaseException) -> str:
-    """Why the harness cannot be imported, and what to do."""
-    try:
-        found = version("lm_eval")
-    except PackageNotFoundError:
-        return f"needs lm-evaluation-harness: pip install '{_HARNESS}'"
-    return (
-        f"found lm-evaluation-harness {found}, which cannot be used ({error}); it works with another version: "
-        f"pip install '{_HARNESS}'"
-    )
 
 
 def _adapt(arguments: argparse.Namespace, scratch: Path) -> None:

@@ -24,7 +24,7 @@ from pythia_cpu._errors import CheckpointError
 from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, compare_models, read_texts, unusable_text
 from pythia_cpu._plan import PANELS, ROWS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._progress import ProgressBar
-from pythia_cpu._source import resolve_source
+from pythia_cpu._resolve import resolve_source
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, refuse_table
@@ -52,35 +52,16 @@ class GeneratesTexts(ABC):
     def generate(
         self, prompt: Prompts, *, num_return_sequences: int, **options: Unpack[_CallOptions]
     ) -> list[list[Generation]]: ...
-    def generate(
+    @GenerationArguments.spelled_out(first=True)
+    def generate(  # noqa: D417  # the others are documented by name
         self,
         prompt: Prompt | Prompts,
         *,
-        max_new_tokens: int = 20,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
-        repetition_penalty: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        no_repeat_ngram_size: int = 0,
-        logit_bias: Mapping[int, float] | None = None,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        num_return_sequences: int = 1,
-        stop: str | Sequence[str] | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        ignore_eos: bool = False,
-        seed: int | Sequence[int] | None = None,
-        logprobs: int | None = None,
         draft: GeneratesTexts | None = None,
         edit: Edits | EditsOfEach | None = None,
         max_kv_bytes: int | None = None,
         progress: bool = True,
+        **arguments: Any,
     ) -> Any:
         """Writes on from a prompt. Ctrl-C ends it within a token.
 
@@ -141,9 +122,8 @@ class GeneratesTexts(ABC):
             ValueError: an argument out of its range, or a prompt that is empty, too long or has ids that are not the
                 model's.
         """
-        options = dict(locals())
-        for name in ("self", "prompt", "draft", "edit", "max_kv_bytes", "progress"):
-            del options[name]
+        others = ("draft", "edit", "max_kv_bytes", "progress")
+        options = GenerationArguments.of("Model.generate", arguments, others)
         model = self._generating()
         batch = is_batch("prompt", prompt)
         prompts = (
@@ -151,22 +131,21 @@ class GeneratesTexts(ABC):
             if batch
             else [model.prompt("prompt", prompt)]
         )
-        arguments = GenerationArguments(**options)
         if batch:
-            arguments.check_seed(len(prompts))
+            options.check_seed(len(prompts))
         else:
             refuse_list_of_edits(edit)
-            arguments.refuse_seeds()
+            options.refuse_seeds()
         found: dict[int, list[Generation]] = {}
         shown = boolean("progress", progress) and batch
         with ProgressBar(len(prompts), what="generating", unit="text", enabled=shown) as bar:
-            aids = self._aids(arguments, draft, edit, max_kv_bytes, len(prompts))
-            coming = self._texts(prompts, arguments, aids)
-            arguments.warn_of_unused()
+            aids = self._aids(options, draft, edit, max_kv_bytes, len(prompts))
+            coming = self._texts(prompts, options, aids)
+            options.warn_of_unused()
             for index, texts in coming:
                 found[index] = texts
                 bar.update(1)
-        results = [found[i][0] if num_return_sequences == 1 else found[i] for i in range(len(prompts))]
+        results = [found[i][0] if options.num_return_sequences == 1 else found[i] for i in range(len(prompts))]
         return results if batch else results[0]
 
     @overload

@@ -76,8 +76,10 @@ class GenerationArguments:
     logprobs: int | None = None
 
     @classmethod
-    def spelled_out(cls, *without: str) -> Callable[[F], F]:
-        """Decorates a method that takes them as ``**arguments``: help and completion show them by name."""
+    def spelled_out(cls, *without: str, first: bool = False) -> Callable[[F], F]:
+        """Decorates a method that takes them as ``**arguments``: help and completion show them by name, after its own
+        keyword arguments or ``first``.
+        """
 
         def decorate(method: F) -> F:
             signature = inspect.signature(method)
@@ -87,17 +89,23 @@ class GenerationArguments:
                 for one in fields(cls)
                 if one.name not in without
             ]
-            method.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+            place = sum(one.kind is not one.KEYWORD_ONLY for one in own) if first else len(own)
+            parameters = [*own[:place], *added, *own[place:]]
+            method.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
             return method
 
         return decorate
 
     @classmethod
-    def of(cls, method: str, arguments: Mapping[str, Any]) -> GenerationArguments:
-        """The keyword arguments of a method. Raises TypeError, as a call does, for one that it does not have."""
+    def of(cls, method: str, arguments: Mapping[str, Any], others: Sequence[str] = ()) -> GenerationArguments:
+        """The keyword arguments of a method. Raises TypeError, as a call does, for one that it does not have; the
+        message names those that it has, and ``others``.
+        """
         names = [field.name for field in fields(cls)]
-        for name in arguments.keys() - names:
-            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; it has {', '.join(names)}")
+        for name in arguments:
+            if name not in names:
+                known = ", ".join([*names, *others])
+                raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; it has {known}")
         return cls(**arguments)
 
     def warn_of_unused(self) -> None:

@@ -139,7 +139,7 @@ def download(revision: Revision, *, progress: bool = False) -> Source:
 def _weights(revision: Revision) -> str:
     """Downloads the first layout that the revision has, and returns the file that shows it."""
     for name in LAYOUT_FILES:
-        path = _optional_file(revision, name)
+        path = optional_file(revision, name)
         if path is None:
             continue
         if name.endswith(".index.json"):
@@ -151,10 +151,10 @@ def _weights(revision: Revision) -> str:
 
 def _tokenizer(revision: Revision) -> tuple[Path | None, str | None]:
     """Some revisions have no tokenizer.json; the same repository's main has it."""
-    if _optional_file(revision, "tokenizer.json") is not None:
+    if optional_file(revision, "tokenizer.json") is not None:
         return None, None
     main = resolve(revision.repo_id, None)
-    path = _optional_file(main, "tokenizer.json")
+    path = optional_file(main, "tokenizer.json")
     if path is None:
         raise CheckpointError(f"{revision.repo_id}: has no tokenizer.json, neither at this revision nor at main")
     _remember(main)
@@ -174,7 +174,7 @@ def tokenizer_file(revision: Revision) -> Path:
 
 
 def _file(revision: Revision, name: str) -> Path:
-    path = _optional_file(revision, name)
+    path = optional_file(revision, name)
     if path is None:
         raise _lacks(revision, name, (name,))
     return path
@@ -188,7 +188,7 @@ def _lacks(revision: Revision, what: str, names: tuple[str, ...]) -> Exception:
     return CheckpointError(f"{where}: has no {what}")
 
 
-def _optional_file(revision: Revision, name: str) -> Path | None:
+def optional_file(revision: Revision, name: str) -> Path | None:
     """A file of the revision in the client's cache, downloaded if need be; None if the revision has none."""
     try:
         where = hub_access()

@@ -42,13 +42,13 @@ class InspectsActivations(ABC):
     """The methods of ``Model`` that look inside it."""
 
     @abstractmethod
-    def _inspecting(self) -> _core.Model:
-        """The model."""
+    def _core_model(self) -> _core.Model:
+        """The core's model."""
 
     @property
     def activation_names(self) -> list[str]:
         """The names that ``run`` knows, in the order of the pass."""
-        return self._inspecting().hook_names
+        return self._core_model().hook_names
 
     @overload
     def run(
@@ -119,7 +119,7 @@ class InspectsActivations(ABC):
             ValueError: a name or pattern that no activation has, an edit of another shape or with values that are not
                 finite (scores and logits may be ``-inf``), or tokens that ``logits`` refuses.
         """
-        core = self._inspecting()
+        core = self._core_model()
         config = core.file.config
         sizes = config["vocab_size"], config["max_position_embeddings"]
         if not is_batch("tokens", tokens, what=SEQUENCES):
@@ -149,7 +149,7 @@ class InspectsActivations(ABC):
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        core = self._inspecting()
+        core = self._core_model()
         hidden_size, vocab_size = core.file.config["hidden_size"], core.file.config["vocab_size"]
         array = float_array("residuals", residuals)
         if array.ndim == 0 or array.shape[-1] != hidden_size:

@@ -210,8 +210,8 @@ class MeasuresMemorization(ABC):
     """The memorization methods of ``Model``."""
 
     @abstractmethod
-    def _memorizing(self) -> _core.Model:
-        """The core's model, which decodes."""
+    def _core_model(self) -> _core.Model:
+        """The core's model."""
 
     def memorization(
         self,
@@ -249,7 +249,7 @@ class MeasuresMemorization(ABC):
             raise ValueError("rows is not a list of rows, expected token ids [num_rows, length]")
         if not isinstance(rows, Sequence) and not is_dataset:
             rows = np.asarray(rows)  # rows[i] of a pandas.Series goes by its index
-        scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
+        scorer = MemorizationScorer(self._core_model(), prefix_length, continuation_length, suppress_eos)
         return scorer.score(rows, progress=progress)
 
     def memorization_to_file(
@@ -290,5 +290,5 @@ class MeasuresMemorization(ABC):
         refuse_table("rows", rows, ".to_numpy()")
         several = iterator("rows", rows, "rows of token ids, e.g. an array [num_rows, length]")
         total = len(rows) if isinstance(rows, Sized) else None
-        scorer = MemorizationScorer(self._memorizing(), prefix_length, continuation_length, suppress_eos)
+        scorer = MemorizationScorer(self._core_model(), prefix_length, continuation_length, suppress_eos)
         return scorer.score_to_file(several, total, path, progress=progress)

@@ -231,10 +231,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
     def _generating(self) -> GeneratingModel:
         return self._generation
 
-    def _inspecting(self) -> _core.Model:
-        return self._core
-
-    def _memorizing(self) -> _core.Model:
+    def _core_model(self) -> _core.Model:
         return self._core
 
     def _scoring(self) -> ScoringModel:
@@ -258,7 +255,7 @@ def _reopen(kind: type[Model], path: str, *, threads: int, key: str) -> Model:
 
 
 # Errors of Python about arguments name a function as its users do.
-for _base in Model.__mro__[1:-2]:
+for _base in Model.__bases__:
     for _name, _member in vars(_base).items():
         if inspect.isfunction(_member) and not _name.startswith("_"):
             _member.__qualname__ = f"Model.{_name}"

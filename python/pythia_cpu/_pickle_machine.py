@@ -106,6 +106,11 @@ def load_pickle(file: BinaryIO, where: str) -> Any:
 
 
 class _Machine:
+    """The stack and the memo of one pickle, and what each of its instructions does to them.
+
+    Methods named in ``_HANDLERS`` are instructions: they get the instruction's argument, None if it has none.
+    """
+
     def __init__(self, where: str) -> None:
         self._where = where
         self._stack: list[Any] = []
@@ -118,18 +123,21 @@ class _Machine:
         )
 
     def pop(self) -> Any:
+        """Takes the uppermost value from the stack. Raises ValueError if a mark is there, IndexError if nothing is."""
         value = self._stack.pop()
         if value is _MARK:
             raise ValueError("a mark is where a value should be")
         return value
 
     def _pop_to_mark(self) -> list[Any]:
+        """Takes the values above the uppermost mark, the lowest first, and the mark."""
         values = []
         while (value := self._stack.pop()) is not _MARK:
             values.append(value)
         return values[::-1]
 
     def step(self, opcode: str, argument: Any) -> None:
+        """Runs one instruction. Raises CheckpointError for one that weights do not need."""
         handler = _HANDLERS.get(opcode)
         if handler is None:
             self._refuse(f"its pickle uses the instruction {opcode}")
@@ -156,6 +164,7 @@ class _Machine:
         self._import(f"{module}.{name}")
 
     def _import(self, text: str) -> None:
+        """Pushes the name of what would be imported, one of ``ALLOWED_NAMES``; nothing is imported."""
         if text not in ALLOWED_NAMES:
             self._refuse(f"its pickle imports {_cut(text)}")
         self._stack.append(Name(text))
@@ -203,6 +212,7 @@ class _Machine:
             self._refuse("its pickle sets the state of an object")
 
     def persistent_id(self, argument: Any) -> None:
+        """A storage, ``("storage", type, key, device, number of elements)``, becomes a StorageRef."""
         del argument
         value = self.pop()
         if not isinstance(value, tuple) or len(value) not in (5, 6) or value[0] != "storage":
@@ -217,6 +227,7 @@ class _Machine:
         self._stack.append(StorageRef(STORAGE_DTYPES[kind.text], key, num_elements))
 
     def reduce(self, argument: Any) -> None:
+        """The two calls that state dicts need: an OrderedDict, which becomes a dict, and a tensor of a storage."""
         del argument
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
@@ -229,6 +240,7 @@ class _Machine:
             self._refuse(f"its pickle calls {function.text} with {len(arguments)} arguments")
 
     def _rebuild_tensor(self, arguments: tuple[Any, ...]) -> TensorRef:
+        """``torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, ...)``, its sizes checked."""
         if not 6 <= len(arguments) <= 7 or not isinstance(arguments[0], StorageRef):
             raise ValueError(f"a tensor is rebuilt from {len(arguments)} arguments")
         storage, offset, shape, strides = arguments[:4]

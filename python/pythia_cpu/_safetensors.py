@@ -34,6 +34,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
+        """Opens the file and checks its header."""
         self.path = path
         self._file = FileBytes(path)
         try:
@@ -63,6 +64,7 @@ class SafetensorsFile:
 
     # Of a file that has been checked: its header's size (8 bytes), the header (JSON), the tensors.
     def _read_header(self) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+        """Tensors by name, and where in the file each begins, in bytes."""
         size = int.from_bytes(self._file.read(0, 8), "little")
         header = read_json(self._file.read(8, size))
         header.pop("__metadata__", None)

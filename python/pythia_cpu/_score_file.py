@@ -70,9 +70,11 @@ class _Record:
 
     @property
     def num_inputs(self) -> int:
+        """Tokens of all requests, which is what they cost."""
         return sum(len(tokens) for tokens, _ in self.requests)
 
     def line(self, scores: Sequence[TargetScores], *, per_token: bool) -> bytes:
+        """The record as it is written, from the scores of each request."""
         log_likelihood = math.fsum(x for one in scores for x in one.logprobs.tolist())
         num_tokens = sum(len(one.logprobs) for one in scores)
         fields: dict[str, object] = {
@@ -98,6 +100,7 @@ class _Pace:
 
     @contextlib.contextmanager
     def measuring(self, num_tokens: int) -> Iterator[None]:
+        """Around the scoring of so many tokens: from how long it takes comes what is written at once next."""
         begin = time.monotonic()
         yield
         seconds = max(time.monotonic() - begin, 1e-6)

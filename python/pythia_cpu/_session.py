@@ -138,10 +138,7 @@ class Session:
         """A second session with the same tokens, independent of this one. Copies the keys and values and computes
         nothing.
         """
-        copy = Session.__new__(Session)
-        copy._model = self._model
-        copy._vocab_size, copy._context_length = self._vocab_size, self._context_length
-        copy._lock, copy._is_appending = ProcessLock("this session"), False
+        copy = Session(self._model)
         with self._lock:
             copy._cache = self._model.fork(self._cache)
             copy._tokens = list(self._tokens)

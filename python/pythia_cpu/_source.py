@@ -1,4 +1,4 @@
-"""What a user calls a checkpoint, resolved to a folder and to the name it gets in files."""
+"""A checkpoint's folder, the names that users give it and its revisions, and the name it gets in files."""
 
 from __future__ import annotations
 
@@ -107,54 +107,6 @@ def sorted_steps(names: Iterable[str]) -> list[str]:
     return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
-def revisions(source: str | os.PathLike[str], *, local_files_only: bool = False) -> list[str]:
-    """The checkpoints of a training run, by step, to loop over.
-
-    Each is a ``revision`` for ``load``, ``convert`` and ``open_checkpoint``.
-
-    Args:
-        source: a hub id ("EleutherAI/pythia-70m") or its short form ("pythia-70m"), whose branches are listed by the
-            hub; or a local folder of checkpoints, each in a subfolder.
-        local_files_only: do not ask the hub, but name those branches that were loaded before, on this machine.
-
-    Returns:
-        names such as "step1000", or "checkpoint-1000", as transformers' Trainer has it; empty if there are none.
-        Others, such as "main", are left out.
-
-    Raises:
-        CheckpointError: it is neither a folder nor a model on the hub.
-        OSError: the hub cannot be reached.
-    """
-    if file_path("source", source).is_dir():
-        return sorted_steps(entry.name for entry in os.scandir(source) if entry.is_dir())
-    from pythia_cpu import _hub
-
-    repo_id = _hub.repo_id_of(source)
-    if not local_files_only:
-        return _hub.step_revisions(repo_id)
-    from pythia_cpu import _cache
-
-    return sorted_steps({*_hub.known_revisions(repo_id), *_cache.known_revisions(repo_id)})
-
-
-def resolve_source(
-    source: str | os.PathLike[str],
-    revision: str | int | None = None,
-    *,
-    tokenizer: str | os.PathLike[str] | None = None,
-    progress: bool = False,
-) -> Source:
-    """Finds a checkpoint: a folder on this machine, else a model on the Hugging Face hub, which is downloaded.
-
-    Raises:
-        CheckpointError: there is no such folder or model, or it has no such revision.
-        OSError: the hub cannot be reached, and the checkpoint is not in its local cache.
-    """
-    name = revision_name(revision)
-    if file_path("source", source).is_dir():
-        return local_source(Path(source), name).with_tokenizer(tokenizer)
-    refuse_tokenizer(source, tokenizer)
-    from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
-
-    repo_id = _hub.repo_id_of(source)
-    return _hub.download(_hub.resolve(repo_id, name), progress=progress)
+def local_revisions(folder: str | os.PathLike[str]) -> list[str]:
+    """The checkpoints of a training run in a folder, each in a subfolder, by step."""
+    return sorted_steps(entry.name for entry in os.scandir(folder) if entry.is_dir())

@@ -34,10 +34,12 @@ class TensorInfo:
 
     @property
     def num_elements(self) -> int:
+        """How many elements it has."""
         return math.prod(self.shape)
 
     @property
     def size_bytes(self) -> int:
+        """Its size in bytes."""
         return self.num_elements * DTYPE_SIZES[self.dtype]
 
 
@@ -58,6 +60,7 @@ class FileBytes:
     """Positioned reads of a file, safe from several threads."""
 
     def __init__(self, path: Path) -> None:
+        """Opens the file. Raises OSError."""
         self.path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.size_bytes = os.fstat(self._fd).st_size
@@ -79,11 +82,13 @@ class FileBytes:
         return FileBytes, (Path(os.path.abspath(self.path)),)
 
     def close(self) -> None:
+        """Closes the file; more often than once is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def __del__(self) -> None:
+        """Closes a file that nobody has closed."""
         if getattr(self, "_fd", -1) >= 0:
             self.close()
 

@@ -28,6 +28,7 @@ class TorchFile:
     """
 
     def __init__(self, path: Path) -> None:
+        """Opens the file, interprets its pickle and checks what that says of every tensor."""
         self.path = path
         self._file = FileBytes(path)
         try:

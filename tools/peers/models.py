@@ -38,6 +38,7 @@ class Peer:
     suffix: str = ""  # of its file or folder after "pythia-410m"; "": it reads the checkpoint
 
     def model(self, folder: Path, shape: str) -> Path:
+        """Where its weights of a shape ("410m") lie in a folder."""
         return folder / f"pythia-{shape}{self.suffix}"
 
 

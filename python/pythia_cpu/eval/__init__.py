@@ -13,7 +13,7 @@ try:
     from pythia_cpu.eval._harness_model import HarnessModel
     from pythia_cpu.eval._result_cache import ResultCache
 except ImportError as error:
-    from pythia_cpu._cli_eval import missing_harness
+    from pythia_cpu._harness import missing_harness
 
     raise ImportError(f"pythia_cpu.eval {missing_harness(error)}") from error
 

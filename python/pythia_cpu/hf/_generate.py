@@ -19,7 +19,8 @@ from pythia_cpu.hf._forward import Floats, ModelOutput, Rows, rows_and_spans
 from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._processors import take_banned, take_processors
 from pythia_cpu.hf._scores import FILTERS, step_logits, step_scores
-from pythia_cpu.hf._stepwise import Functions, Stepwise
+from pythia_cpu.hf._stepwise import Ends, Functions
+from pythia_cpu.hf._texts import Texts
 
 _NEW_TOKENS = 20  # where no length is given, as in transformers
 _TOP_K = 50  # likewise
@@ -140,76 +141,89 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     eos_token_ids = _ids("eos_token_id", given.pop("eos_token_id", None))
     pad_token_ids = _ids("pad_token_id", given.pop("pad_token_id", None))
     fill = [*pad_token_ids, *eos_token_ids, 0][0]
-    if attention_mask is None and input_ids is not None and pad_token_ids and fill not in eos_token_ids:
-        ids = id_rows("input_ids", input_ids)
-        attention_mask = ids != fill if (ids == fill).any() else None
+    if attention_mask is None and pad_token_ids and fill not in eos_token_ids:
+        attention_mask = _mask_of_padding(input_ids, fill)
     rows, spans = rows_and_spans(input_ids, attention_mask)
     prompts = [rows[i, span] for i, span in enumerate(spans)]
-    width = rows.shape[1]
     as_dict, with_scores, with_logits = (
         given.pop(name, None) for name in ("return_dict_in_generate", "output_scores", "output_logits")
     )
-    max_new_tokens = _max_new_tokens(given, width, model.context_length)
-    min_new_tokens = _min_new_tokens(given, width)
-    streamer, max_time = given.pop("streamer", None), given.pop("max_time", None)
-    criteria = list(given.pop("stopping_criteria", None) or ())
+    width = rows.shape[1]
+    ends = Ends(_max_new_tokens(given, width, model.context_length), _min_new_tokens(given, width), eos_token_ids)
     convert = to_torch if is_torch(input_ids) else np.asarray
     banned = take_banned(given, eos_token_ids)
-    processors = take_processors(given, convert)
-    assistant = given.pop("assistant_model", None)
-    engine = _engine_options(given)
-    if assistant is not None:
-        engine["draft"] = getattr(assistant, "model", assistant)
-    if banned:
-        engine["logit_bias"] = banned
+    streamer = given.pop("streamer", None)
+    functions = _functions(given, streamer, convert, len(rows))
+    engine = _engine_options(given, banned)
     _refuse_special_tokens(model, engine.get("stop", []))
     if as_dict and (with_scores or with_logits):
-        _check_scores(engine, bool(with_scores and (banned or processors)))
-    if engine.get("do_sample") and "seed" not in engine and is_torch(input_ids):
-        engine["seed"] = _torch_seed()
-    if engine.get("do_sample") and "seed" in engine:  # rows are independent, as transformers' are
-        first = integer("seed", engine["seed"], 0, 2**64 - 1)
-        engine["seed"] = [(first + i) % 2**64 for i in range(len(rows))]
-
-    put = None
+        _check_scores(engine, bool(with_scores and (banned or functions.processors)))
+    _set_seeds(engine, len(rows), of_torch=is_torch(input_ids))
     if streamer is not None:
-        if len(rows) > 1:
-            raise ValueError(f"streamer is given with {len(rows)} prompts, expected one")
         streamer.put(convert(rows))
-
-        def put(token: int) -> None:
-            streamer.put(convert(np.array([token])))
-
-    functions = Functions(
-        processors=processors,
-        criteria=[_converting(criterion, convert) for criterion in criteria],
-        max_time_s=math.inf if max_time is None else number("max_time", max_time),
-        put=put,
-    )
-    texts = _texts(model, rows, prompts, max_new_tokens, min_new_tokens, eos_token_ids, engine, functions, fill)
+    texts = Texts(model, rows, prompts, fill=fill, ends=ends, engine=engine, functions=functions).write()
     if streamer is not None:
         streamer.end()
-    count = len(texts) // len(rows)
-    output = np.full((len(texts), width + max(map(len, texts))), fill, np.int64)
-    output[:, :width] = np.repeat(rows, count, axis=0)
-    for i, text in enumerate(texts):
-        output[i, width : width + len(text)] = text
+    sequences = _sequences(rows, texts, fill)
     if not as_dict:
-        return convert(output)
-    of_scores = of_logits = None
+        return convert(sequences)
+    steps: dict[str, tuple[Any, ...]] = {}
     if with_scores or with_logits:
-        repeated = [prompt for prompt in prompts for _ in range(count)]
-        new_tokens = output[:, width:]
+        repeated = [prompt for prompt in prompts for _ in range(len(texts) // len(rows))]
+        new_tokens = sequences[:, width:]
         logits = step_logits(model, repeated, new_tokens)
         if with_scores:
-            scores = step_scores(logits, repeated, new_tokens, engine, min_new_tokens, eos_token_ids)
-            of_scores = tuple(convert(step) for step in scores)
-        of_logits = tuple(convert(step) for step in logits) if with_logits else None
-    return GenerateOutput(convert(output), of_scores, of_logits)
+            scores = step_scores(logits, repeated, new_tokens, engine, ends.min_new_tokens, eos_token_ids)
+            steps["scores"] = tuple(convert(step) for step in scores)
+        if with_logits:
+            steps["logits"] = tuple(convert(step) for step in logits)
+    return GenerateOutput(convert(sequences), **steps)
+
+
+def _mask_of_padding(input_ids: Any, fill: int) -> Any:
+    """Which ids are no padding; None if there is none."""
+    if input_ids is None:
+        return None
+    ids = id_rows("input_ids", input_ids)
+    return ids != fill if (ids == fill).any() else None
+
+
+def _sequences(rows: Rows, texts: list[list[int]], fill: int) -> Rows:
+    """Prompts, each as often as it has texts, and their texts, filled up: ``[num_texts, length]``."""
+    width = rows.shape[1]
+    found = np.full((len(texts), width + max(map(len, texts))), fill, np.int64)
+    found[:, :width] = np.repeat(rows, len(texts) // len(rows), axis=0)
+    for i, text in enumerate(texts):
+        found[i, width : width + len(text)] = text
+    return found
+
+
+def _functions(given: dict[str, Any], streamer: Any, convert: Callable[[Any], Any], num_rows: int) -> Functions:
+    """What a script has a say with; ``convert`` is applied to what its functions get."""
+    if streamer is not None and num_rows > 1:
+        raise ValueError(f"streamer is given with {num_rows} prompts, expected one")
+    max_time = given.pop("max_time", None)
+    return Functions(
+        processors=take_processors(given, convert),
+        criteria=[_converting(one, convert) for one in given.pop("stopping_criteria", None) or ()],
+        max_time_s=math.inf if max_time is None else number("max_time", max_time),
+        put=None if streamer is None else lambda token: streamer.put(convert(np.array([token]))),
+    )
 
 
 def _converting(criterion: Any, convert: Callable[[Any], Any]) -> Callable[[Rows, Floats], Any]:
     return lambda ids, scores: criterion(convert(ids), convert(scores))
+
+
+def _set_seeds(engine: dict[str, Any], num_rows: int, *, of_torch: bool) -> None:
+    """Gives each row a seed where texts are drawn: rows are independent, as transformers' are."""
+    if not engine.get("do_sample"):
+        return
+    if "seed" not in engine and of_torch:
+        engine["seed"] = _torch_seed()
+    if "seed" in engine:
+        first = integer("seed", engine["seed"], 0, 2**64 - 1)
+        engine["seed"] = [(first + i) % 2**64 for i in range(num_rows)]
 
 
 def _torch_seed() -> int:
@@ -259,12 +273,15 @@ def _ids(name: str, value: Any) -> list[int]:
     return [] if ids is None else [integer(name, id, 0) for id in (ids if isinstance(ids, list) else [ids])]
 
 
-def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
+def _engine_options(given: dict[str, Any], banned: dict[int, float]) -> dict[str, Any]:
     """The arguments of ``Model.generate`` beside lengths and ends of texts. Raises ValueError for what is left over."""
+    assistant = given.pop("assistant_model", None)
     engine = {
         "do_sample": given.pop("do_sample", None),
         "num_return_sequences": given.pop("num_return_sequences", None),
         "stop": strings("stop_strings", given.pop("stop_strings", None)) or None,
+        "draft": getattr(assistant, "model", assistant),
+        "logit_bias": banned or None,
     }
     filters = {"top_k": _TOP_K} | {name: given.pop(name) for name in FILTERS if name in given}
     if engine["do_sample"]:  # otherwise they change nothing, whatever they are
@@ -295,100 +312,3 @@ def _check_scores(engine: Mapping[str, Any], has_changes: bool) -> None:
         raise ValueError(
             "output_scores and output_logits are not supported by pythia_cpu with num_beams: leave them out"
         )
-
-
-def _texts(
-    model: Model,
-    rows: Rows,
-    prompts: list[Rows],
-    max_new_tokens: int,
-    min_new_tokens: int,
-    eos_token_ids: list[int],
-    engine: dict[str, Any],
-    functions: Functions,
-    fill: int,
-) -> list[list[int]]:
-    """New tokens of all texts, those of a prompt one after the other."""
-    stop: list[str] = engine.get("stop", [])
-    completions = [_completions(model, prompt, stop) for prompt in prompts]
-    count = engine.get("num_return_sequences", 1)
-
-    def ends(number: int, tokens: list[int]) -> bool:
-        if not stop:
-            return False
-        text = model.tokenizer.decode(tokens, skip_special_tokens=False)
-        return any(s in text for s in stop) or _end(model, tokens, completions[number // count]) is not None
-
-    has_beams = engine.get("num_beams", 1) != 1
-    has_later_end = 0 < min_new_tokens < max_new_tokens and bool(eos_token_ids)
-    is_seen = bool(functions.processors or functions.criteria or functions.max_time_s < math.inf)
-    if is_seen or (has_later_end and (engine.get("do_sample") or stop)):
-        if has_beams:
-            raise ValueError(
-                "stopping_criteria, logits_processor, max_time and min_new_tokens below max_new_tokens are not "
-                "supported by pythia_cpu with num_beams: leave them out"
-            )
-        return Stepwise(model, rows, prompts, fill=fill, engine=engine).run(
-            functions,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            eos_token_ids=eos_token_ids,
-            ends=ends,
-        )
-
-    def stream(prompt: Rows, arguments: dict[str, Any], put: Callable[[int], None]) -> list[int]:
-        if isinstance(seeds := arguments.get("seed"), list):
-            arguments = {**arguments, "seed": seeds[0]}
-        tokens: list[int] = []
-        for token in model.stream(prompt, **arguments):
-            tokens.append(token.id)
-            put(token.id)
-            if _end(model, tokens, completions[0]) is not None:
-                break
-        return tokens
-
-    def run(prompts: list[Rows], count: int, bias: dict[int, float] | None = None) -> list[list[int]]:
-        ends = {"eos_token_id": eos_token_ids, "ignore_eos": not eos_token_ids}
-        arguments: dict[str, Any] = {"max_new_tokens": count, **ends, **engine}
-        if bias or "logit_bias" in engine:
-            arguments["logit_bias"] = {**engine.get("logit_bias", {}), **(bias or {})}
-        if functions.put is not None:
-            return [stream(prompts[0], arguments, functions.put)]
-        results: Any = model.generate(prompts, **arguments)
-        several = [result if isinstance(result, list) else [result] for result in results]
-        return [t.tokens[: _end(model, t.tokens, completions[i])] for i, row in enumerate(several) for t in row]
-
-    if min_new_tokens == 0 or not eos_token_ids:
-        return run(prompts, max_new_tokens)
-    no_end = dict.fromkeys(eos_token_ids, -math.inf)
-    if min_new_tokens >= max_new_tokens:
-        return run(prompts, max_new_tokens, no_end)
-    if has_beams:
-        raise ValueError(
-            f"min_new_tokens is {min_new_tokens}, but pythia_cpu supports less than max_new_tokens ({max_new_tokens}) "
-            "only without num_beams: leave it out, or use max_new_tokens' value"
-        )
-    texts = run(prompts, min_new_tokens, no_end)
-    beginnings = [np.array([*prompt, *text]) for prompt, text in zip(prompts, texts, strict=True)]
-    going_on = [i for i, ids in enumerate(beginnings) if len(ids) <= model.context_length]
-    rests = run([beginnings[i] for i in going_on], max_new_tokens - min_new_tokens) if going_on else []
-    for i, rest in zip(going_on, rests, strict=True):
-        texts[i] = texts[i] + rest
-    return texts
-
-
-def _completions(model: Model, prompt: Rows, stop: list[str]) -> tuple[str, ...]:
-    """Beginnings of a new text that complete a stop string begun at the prompt's end, which ends it in transformers."""
-    if not stop:
-        return ()
-    most_tokens = 4 * max(map(len, stop))  # a character has at most four
-    text = model.tokenizer.decode(prompt[-most_tokens:].tolist(), skip_special_tokens=False)
-    return tuple(string[i:] for string in stop for i in range(1, len(string)) if text.endswith(string[:i]))
-
-
-def _end(model: Model, tokens: list[int], completions: tuple[str, ...]) -> int | None:
-    """How many of a text's tokens it takes until it begins with one of ``completions``; None: it does not."""
-    for n in range(1, 1 + min(len(tokens), 4 * max(map(len, completions), default=0))):
-        if model.tokenizer.decode(tokens[:n], skip_special_tokens=False).startswith(completions):
-            return n
-    return None

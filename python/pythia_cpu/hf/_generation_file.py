@@ -30,7 +30,7 @@ def read_generation_config(source: str | os.PathLike[str], revision: str | int |
         from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
 
         try:
-            path = _hub._optional_file(_hub.resolve(_hub.repo_id_of(source), revision_name(revision)), _NAME)
+            path = _hub.optional_file(_hub.resolve(_hub.repo_id_of(source), revision_name(revision)), _NAME)
         except OSError:
             path = None
     if path is None or not path.is_file():

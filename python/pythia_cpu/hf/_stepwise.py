@@ -37,6 +37,21 @@ class Functions:
     put: Callable[[int], None] | None = None
 
 
+@dataclass(frozen=True)
+class Ends:
+    """Where new texts end, beside at stop strings.
+
+    Attributes:
+        max_new_tokens: the most tokens that they have.
+        min_new_tokens: the tokens before the first of ``eos_token_ids``, at least.
+        eos_token_ids: the ids that end them.
+    """
+
+    max_new_tokens: int
+    min_new_tokens: int
+    eos_token_ids: list[int]
+
+
 class Stepwise:
     """The rows of one call on their way."""
 
@@ -54,29 +69,23 @@ class Stepwise:
         self._done = np.zeros(len(self._prompts), np.bool_)
         self._engine = engine
 
-    def run(
-        self,
-        functions: Functions,
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int,
-        eos_token_ids: Sequence[int],
-        ends: Callable[[int, list[int]], bool],
-    ) -> list[list[int]]:
-        """The new tokens of all rows; ``ends`` says of a row's number and tokens whether a stop string is complete."""
+    def run(self, functions: Functions, ends: Ends, is_stopped: Callable[[int, list[int]], bool]) -> list[list[int]]:
+        """The new tokens of all rows; ``is_stopped`` says of a row's number and tokens whether a stop string is
+        complete.
+        """
         begin_s = time.monotonic()
         context_length = self._model.context_length
         caches = [
-            _core.KvCache(self._model._core, min(context_length, len(prompt) + max_new_tokens))
+            _core.KvCache(self._model._core, min(context_length, len(prompt) + ends.max_new_tokens))
             for prompt in self._prompts
         ]
-        for step in range(max_new_tokens):
+        for step in range(ends.max_new_tokens):
             running = np.flatnonzero(~self._done).tolist()
             unread = [self._tokens[i][-1:] or self._prompts[i] for i in running]
             passes = [(caches[i], np.array(ids, np.int32), 1) for i, ids in zip(running, unread, strict=True)]
             scores = np.zeros((len(caches), self._model.config["vocab_size"]), np.float32)  # of rows that have ended
             scores[running] = self._model._core.forward(passes)
-            banned = dict.fromkeys(eos_token_ids, -math.inf) if step < min_new_tokens else {}
+            banned = dict.fromkeys(ends.eos_token_ids, -math.inf) if step < ends.min_new_tokens else {}
             scores = self._with_penalties(scores, running, banned)
             for process in functions.processors:
                 scores = process(self._ids, scores)
@@ -89,7 +98,7 @@ class Stepwise:
                 functions.put(int(new[0]))
             for i in running:
                 is_full = len(self._prompts[i]) + len(self._tokens[i]) > context_length
-                self._done[i] = is_full or new[i] in eos_token_ids or ends(i, self._tokens[i])
+                self._done[i] = is_full or new[i] in ends.eos_token_ids or is_stopped(i, self._tokens[i])
             for criterion in functions.criteria:
                 self._done |= np.asarray(criterion(self._ids, scores)).astype(np.bool_)
             if self._done.all() or time.monotonic() - begin_s > functions.max_time_s:

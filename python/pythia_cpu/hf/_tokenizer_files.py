@@ -35,7 +35,7 @@ def read_tokenizer(source: str | os.PathLike[str], revision: str | None) -> tupl
         from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
 
         found = _hub.resolve(_hub.repo_id_of(source), revision)
-        path, config = _hub.tokenizer_file(found), _hub._optional_file(found, _CONFIG)
+        path, config = _hub.tokenizer_file(found), _hub.optional_file(found, _CONFIG)
     try:
         section = compile_tokenizer(path.read_bytes())
     except FileNotFoundError:
