@@ -64,7 +64,7 @@ def test_records(binary: Path, model: pythia_cpu.Model, ascii_only: bool) -> Non
             assert record["tokens"] == score.tokens
             moved = one["context"][len(one["context"].rstrip()) :]  # white space that counts as the continuation's
             assert record["num_bytes"] == len((moved + one["continuation"]).encode())
-            for name in ("logprobs", "ranks", "entropies", "is_greedy"):
+            for name in ("logprobs", "ranks", "entropies", "varentropies", "is_greedy"):
                 array = getattr(score, name)
                 np.testing.assert_array_equal(np.array(record[name], array.dtype), array)
         assert record["num_tokens"] == len(record["tokens"]) == len(record["entropies"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pythia_cpu
+from pythia_cpu import _core
 
 Definition = ast.ClassDef | ast.FunctionDef
 
@@ -46,3 +47,11 @@ def test_missing_docstrings_are_found() -> None:
         "class _B: pass\ndef f(): '''F.'''\ndef g(): pass"
     )
     assert list(undocumented(module, "m")) == ["m", "m.A.f", "m.A.__len__", "m.g"]
+
+
+def test_the_extension_has_docstrings() -> None:
+    """pybind11 puts the signature before them."""
+    root = Path(pythia_cpu.__file__).parent
+    stub = ast.parse((root / "_core.pyi").read_text())
+    assert not [name for name in undocumented(stub, "_core") if not name.endswith("__")]
+    assert _core.Kernels.add.__doc__.endswith("a + b.\n")

@@ -99,7 +99,7 @@ def test_scores_with_edits_that_only_look(model: Model, edit: Any) -> None:
         found, expected = model.score(*arguments, edit=edit), model.score(*arguments)
         for a, b in zip(*(s if isinstance(s, list) else [s] for s in (found, expected)), strict=True):
             assert a.tokens == b.tokens
-            for name in ("logprobs", "is_greedy", "ranks", "entropies", "greedy_tokens"):
+            for name in ("logprobs", "is_greedy", "ranks", "entropies", "varentropies", "greedy_tokens"):
                 assert_same_bits(getattr(a, name), getattr(b, name), name)
     text = model.tokenizer.encode(" ".join(TEXTS) * 12)
     for options in ({}, {"context_length": 32}, {"context_length": 32, "stride": 9}):
@@ -129,7 +129,7 @@ def test_a_chunk_without_likely_tokens() -> None:
     logits = np.random.default_rng(0).standard_normal((3, 2000), np.float32)
     logits[:, :1000] = -np.inf
     for target in (0, 900, 1200, 1999):
-        logprobs, argmax, ranks, entropies = _core.score_rows(logits, np.full(3, target, np.int32))
+        logprobs, argmax, ranks, entropies, _ = _core.score_rows(logits, np.full(3, target, np.int32))
         expected = torch.log_softmax(torch.from_numpy(logits).double(), -1).numpy()
         np.testing.assert_allclose(logprobs, expected[:, target], atol=1e-6)
         assert argmax.tolist() == logits.argmax(-1).tolist()

@@ -58,7 +58,7 @@ def test_shown_in_a_line(model: pythia_cpu.Model) -> None:
     n, total = len(score.tokens) - 1, score.total
     assert repr(score) == (
         f"Score(tokens={score.tokens}, logprobs=float32[{n}], is_greedy=bool[{n}], ranks=int32[{n}], "
-        f"entropies=float32[{n}], greedy_tokens=int32[{n}], total={total:.6g})"
+        f"entropies=float32[{n}], varentropies=float32[{n}], greedy_tokens=int32[{n}], total={total:.6g})"
     )
     divergence = model.divergence(model, [1] * 500)
     assert repr(divergence) == (

@@ -68,7 +68,7 @@ def test_records(model: pythia_cpu.Model, tmp_path: Path) -> None:
             score = model.score(fields["context"], fields["continuation"])
             assert record["log_likelihood"] == score.total
             assert record["tokens"] == score.tokens
-            for name in ("logprobs", "ranks", "entropies"):
+            for name in ("logprobs", "ranks", "entropies", "varentropies"):
                 array = getattr(score, name)
                 np.testing.assert_array_equal(np.array(record[name], array.dtype), array)
         assert record["num_greedy"] == record["ranks"].count(0)

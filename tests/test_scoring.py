@@ -30,14 +30,16 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def score(
     model: _core.Model, tokens: np.ndarray, targets: np.ndarray, splits: Sequence[int] = ()
 ) -> tuple[np.ndarray, ...]:
-    """(log-probabilities, arg-max, ranks, entropies) of the targets after all tokens, in calls that end at `splits`."""
+    """(log-probabilities, arg-max, ranks, entropies, varentropies) of the targets after all tokens, in calls that end at
+    `splits`.
+    """
     cache = _core.KvCache(model)
     ends = [*splits, len(tokens)]
     parts = [
         model.score([(cache, tokens[begin:end], targets[begin:end])])
         for begin, end in zip([0, *splits], ends, strict=True)
     ]
-    return tuple(np.concatenate([part[i] for part in parts]) for i in range(4))
+    return tuple(np.concatenate([part[i] for part in parts]) for i in range(5))
 
 
 @pytest.fixture(scope="module", params=[(v, w) for v in VOCAB_SIZES for w in ("f32", "q8")], ids=str)
@@ -63,8 +65,9 @@ def test_against_the_logits(path: Path) -> None:
     model = _core.Model.open(str(path), 2)
     tokens, targets = sequence(path)
     logits = model.forward([(_core.KvCache(model), tokens, len(tokens))])
-    logprobs, argmax, ranks, entropies = score(model, tokens, targets)
-    assert (logprobs.dtype, argmax.dtype, ranks.dtype, entropies.dtype) == (np.float32, np.int32, np.int32, np.float32)
+    logprobs, argmax, ranks, entropies, varentropies = score(model, tokens, targets)
+    assert [a.dtype for a in (logprobs, argmax, ranks)] == [np.float32, np.int32, np.int32]
+    assert entropies.dtype == varentropies.dtype == np.float32
     np.testing.assert_array_equal(argmax, logits.argmax(1))  # NumPy's is the lowest index too
     all_logprobs = log_softmax(logits)
     expected = all_logprobs[np.arange(len(targets)), targets]
@@ -75,6 +78,8 @@ def test_against_the_logits(path: Path) -> None:
     # The sums that an entropy is made of are larger than a log-sum-exp's.
     expected_entropies = -(np.exp(all_logprobs) * all_logprobs).sum(1)
     assert np.abs(entropies - expected_entropies).max() <= 1e-6 * (1 + expected_entropies.max())
+    moments = [(np.exp(all_logprobs) * all_logprobs**power).sum(1) for power in (1, 2)]
+    assert np.abs(varentropies - (moments[1] - moments[0] ** 2)).max() <= 1e-6 * (1 + moments[1].max())
 
 
 def reference_ranks(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -141,7 +146,7 @@ class TestSummarizeLogits:
         for n in [*range(1, 70), 767, 768]:
             x = (rng.standard_normal(n) * rng.choice([0.1, 3.0, 40.0])).astype(np.float32)
             for bound in (x[n // 2], x.max(), x.min(), x.max() + np.float32(3)):
-                largest, reference, total, weighted, above = kernels.summarize_logits(x, bound=bound)
+                largest, reference, total, weighted, squared, above = kernels.summarize_logits(x, bound=bound)
                 assert kernels.summarize_logits(x, bound=bound) == PORTABLE.summarize_logits(x, bound=bound)
                 assert (largest, above) == (x.max(), (x > bound).sum())
                 assert reference == (bound if largest - bound <= 8 else largest)
@@ -149,15 +154,16 @@ class TestSummarizeLogits:
                 assert total == pytest.approx(np.exp(-below).sum(), rel=SUM_ERROR)
                 scale = (np.exp(-below) * abs(below)).sum()
                 assert weighted == pytest.approx((np.exp(-below) * below).sum(), abs=2 * SUM_ERROR * scale + 1e-30)
+                assert squared == pytest.approx((np.exp(-below) * below**2).sum(), rel=3 * SUM_ERROR, abs=1e-30)
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_logits_far_apart(self, isa: str) -> None:
         x = np.full(37, -3e38, np.float32)
         x[20] = 3e38
         for bound, above in ((-3e38, 1), (3e38, 0)):
-            largest, reference, total, weighted, count = _core.Kernels(isa).summarize_logits(x, bound=bound)
+            largest, reference, total, weighted, squared, count = _core.Kernels(isa).summarize_logits(x, bound=bound)
             assert (largest, reference, total, count) == (np.float32(3e38), np.float32(3e38), 1.0, above)
-            assert 0 <= weighted < 1e-30
+            assert 0 <= weighted < 1e-30 and 0 <= squared < 1e-30
 
     @pytest.mark.parametrize("isa", ISAS)
     def test_count_above(self, isa: str) -> None:
@@ -184,4 +190,4 @@ class TestSummarizeLogits:
         smallest = np.float32(1e-45)
         x = np.array([0.0, -0.0, smallest, -smallest, 3e38, -3e38] * 17, np.float32)
         for bound in (0.0, -0.0, smallest, -smallest, 3e38, -3e38):
-            assert _core.Kernels(isa).summarize_logits(x, bound=bound)[4] == (x > np.float32(bound)).sum()
+            assert _core.Kernels(isa).summarize_logits(x, bound=bound)[-1] == (x > np.float32(bound)).sum()

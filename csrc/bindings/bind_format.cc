@@ -227,15 +227,28 @@ void bind_format(py::module_& m) {
           },
           py::arg("path"), py::arg("threads") = 1,
           "Maps a file and checks all of it. Raises FormatError naming the path and the field, OSError.")
-      .def_property_readonly("path", [](const PcpuFile& file) { return path_to_python(file.path()); })
-      .def_property_readonly("size_bytes", &PcpuFile::size_bytes)
-      .def_property_readonly("version", [](const PcpuFile& file) { return file.header().version; })
-      .def_property_readonly("weights", [](const PcpuFile& file) { return std::string(name_of(file.weight_format())); })
-      .def_property_readonly("fingerprint", [](const PcpuFile& file) { return file.header().fingerprint; })
-      .def_property_readonly("config", [](const PcpuFile& file) { return config_to_dict(file.config()); })
-      .def_property_readonly("tensors", tensors_to_list)
-      .def_property_readonly("metadata", [](const PcpuFile& file) { return Metadata(file.metadata()); })
-      .def_property_readonly("tokenizer", [](const PcpuFile& file) { return to_bytes(file.tokenizer()); })
+      .def_property_readonly(
+          "path", [](const PcpuFile& file) { return path_to_python(file.path()); }, "As it was opened.")
+      .def_property_readonly("size_bytes", &PcpuFile::size_bytes, "The file's size.")
+      .def_property_readonly(
+          "version", [](const PcpuFile& file) { return file.header().version; }, "Of the file format.")
+      .def_property_readonly(
+          "weights", [](const PcpuFile& file) { return std::string(name_of(file.weight_format())); },
+          "The format asked for, one of WEIGHT_FORMATS; tensors may have others.")
+      .def_property_readonly(
+          "fingerprint", [](const PcpuFile& file) { return file.header().fingerprint; },
+          "Of the logits of a fixed prompt, as the converting machine computed it; 0: none.")
+      .def_property_readonly(
+          "config", [](const PcpuFile& file) { return config_to_dict(file.config()); },
+          "Hyperparameters; hidden_act is a place in ACTIVATIONS, ids are -1 where there is none.")
+      .def_property_readonly("tensors", tensors_to_list,
+                             "A dict for each tensor, in file order (docs/format.md, \"Tensor table\").")
+      .def_property_readonly(
+          "metadata", [](const PcpuFile& file) { return Metadata(file.metadata()); },
+          "Where the weights came from, and the checkpoint's config.json.")
+      .def_property_readonly(
+          "tokenizer", [](const PcpuFile& file) { return to_bytes(file.tokenizer()); },
+          "The tokenizer section (docs/tokenizer-section.md).")
       .def("read", read_tensor, py::arg("name"),
            "The values the kernels multiply by: float32 [cols] or [rows, cols]. Raises KeyError.")
       .def("__repr__", [](const PcpuFile& file) {
@@ -247,14 +260,16 @@ void bind_format(py::module_& m) {
              return std::make_unique<PcpuWriter>(path_from_python(path), config_from_dict(config),
                                                  parse_format(weights, "[PcpuWriter] weights"));
            }),
-           py::arg("path"), py::arg("config"), py::arg("weights"))
+           py::arg("path"), py::arg("config"), py::arg("weights"),
+           "Opens a temporary file beside `path`. Raises ValueError, OSError.")
       .def(
           "begin_tensor",
           [](PcpuWriter& writer, const std::string& name, const std::string& format, const std::string& source_dtype) {
             writer.begin_tensor(name, parse_format(format, "[PcpuWriter] format"),
                                 parse_format(source_dtype, "[PcpuWriter] source_dtype"));
           },
-          py::arg("name"), py::arg("format"), py::arg("source_dtype"))
+          py::arg("name"), py::arg("format"), py::arg("source_dtype"),
+          "Begins the next of expected_tensors(config). Raises ValueError if it is not that, or cannot have this format.")
       .def(
           "append",
           [](PcpuWriter& writer, const py::buffer& packed) {
@@ -262,24 +277,28 @@ void bind_format(py::module_& m) {
             const WithoutGil unlocked;
             writer.append(view.bytes());
           },
-          py::arg("packed"))
+          py::arg("packed"), "Some more of the tensor's bytes as the file has them. Raises ValueError, OSError.")
       .def(
           "end_tensor",
           [](PcpuWriter& writer, const py::buffer& source_sha256) {
             const ByteView view(source_sha256);
-            if (view.bytes().size() != 32) throw std::invalid_argument("[PcpuWriter] source_sha256 must have 32 bytes");
+            if (view.bytes().size() != 32)
+              throw std::invalid_argument("[PcpuWriter] source_sha256 has " + std::to_string(view.bytes().size()) +
+                                          " bytes, expected 32");
             writer.end_tensor(std::span<const uint8_t, 32>(reinterpret_cast<const uint8_t*>(view.bytes().data()), 32));
           },
-          py::arg("source_sha256"))
+          py::arg("source_sha256"),
+          "Ends the tensor, with the SHA-256 of what it was made from. Raises ValueError if bytes are missing, OSError.")
       .def(
           "set_tokenizer",
           [](PcpuWriter& writer, const py::buffer& section) {
             const ByteView view(section);
             writer.set_tokenizer(view.bytes());
           },
-          py::arg("section"))
-      .def("set_metadata", &PcpuWriter::set_metadata, py::arg("metadata"))
-      .def("set_fingerprint", &PcpuWriter::set_fingerprint, py::arg("fingerprint"))
+          py::arg("section"), "The tokenizer section, which every file has. Raises ValueError.")
+      .def("set_metadata", &PcpuWriter::set_metadata, py::arg("metadata"), "Strings by name. Raises ValueError.")
+      .def("set_fingerprint", &PcpuWriter::set_fingerprint, py::arg("fingerprint"),
+           "The logits' fingerprint, if finish() does not compute it.")
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", [](PcpuWriter& writer, const py::args&) { writer.discard(); })
       .def("discard", &PcpuWriter::discard, "Gives up: removes the temporary file.")

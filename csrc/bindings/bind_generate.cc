@@ -274,7 +274,7 @@ void bind_generate(py::module_& m) {
            py::arg("model"), py::arg("max_bytes"))
       .def_property_readonly("size_bytes", py::cpp_function(&PrefixCache::size_bytes, unlocked),
                              "Bytes of keys and values that it holds.")
-      .def_property_readonly("max_bytes", &PrefixCache::max_bytes)
+      .def_property_readonly("max_bytes", &PrefixCache::max_bytes, "The most bytes of keys and values that it may hold.")
       .def_property_readonly("num_tokens_read", py::cpp_function(&PrefixCache::num_tokens_read, unlocked),
                              "Tokens that were found in it so far and need not be computed.");
 

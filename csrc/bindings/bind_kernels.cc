@@ -126,13 +126,11 @@ struct Kernels {
     return py::make_tuple(out, scores);
   }
 
-  // (largest, reference, sum of exp(logit - reference), the same times (reference - logit), how many are above `bound`) of one
-  // chunk.
   py::tuple summarize_logits(const Floats& logits, float bound) const {
     require(logits.size() >= 1, "[summarize_logits] needs a logit");
     const FpEnvironment environment;
     const LogitSummary summary = table->summarize_logits(logits.data(), logits.size(), bound);
-    return py::make_tuple(summary.largest, summary.reference, summary.sum, summary.weighted, summary.above);
+    return py::make_tuple(summary.largest, summary.reference, summary.sum, summary.weighted, summary.squared, summary.above);
   }
 
   float divergence(const Floats& p_logits, const Floats& q_logits, const std::array<float, 5>& totals) const {
@@ -258,7 +256,6 @@ struct Kernels {
     return y;
   }
 
-  // Raw element bytes of f32, f16 or bf16 to float.
   Floats to_float(const std::string& format, const Bytes& source) const {
     const auto parsed = parse_weight_format(format);
     require(parsed && find_weight_format(static_cast<uint32_t>(*parsed))->lossless_container,
@@ -268,7 +265,6 @@ struct Kernels {
     return y;
   }
 
-  // (codes int8 [groups * 32], scales [groups], offsets int32 [groups]).
   py::tuple quantize_row(const Floats& x) const {
     const int64_t groups = ceil_div(x.size(), kQuantGroup);
     AlignedBuffer<std::byte> stored(code_row_bytes(groups));
@@ -304,16 +300,22 @@ void bind_kernels(py::module_& m) {
       "Kernel tables this machine can run, best first.");
   py::class_<Kernels>(m, "Kernels", "One instruction set's kernels, for tests.")
       .def(py::init([](const std::string& isa) { return Kernels{&select_kernels(isa)}; }), py::arg("isa") = "")
-      .def_property_readonly("isa", [](const Kernels& k) { return std::string(k.table->isa); })
+      .def_property_readonly(
+          "isa", [](const Kernels& k) { return std::string(k.table->isa); }, "Its name, one of supported_isas().")
       .def("matmul", &Kernels::matmul, py::arg("x"), py::arg("packed"), py::arg("format"), py::arg("outputs"),
-           py::arg("bias") = py::none())
+           py::arg("bias") = py::none(),
+           "x [rows, inputs] by a packed matrix [outputs, inputs], plus a bias [outputs]; float32 [rows, outputs]. Raises "
+           "ValueError.")
       .def("attention", &Kernels::attention, py::arg("queries"), py::arg("keys"), py::arg("values"), py::arg("first_position"),
            py::arg("scale"), py::arg("kv") = "f32", py::arg("piece") = 16,
            "Attention [n, head_dim] and scores [n, first_position + n] of keys and values that are stored as \"f32\" or "
            "\"i16\", "
            "`piece` positions at a time.")
-      .def("divergence", &Kernels::divergence, py::arg("p_logits"), py::arg("q_logits"), py::arg("totals"))
-      .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"), py::arg("bound") = 0.0f)
+      .def("divergence", &Kernels::divergence, py::arg("p_logits"), py::arg("q_logits"), py::arg("totals"),
+           "KL divergence of one chunk of two rows of logits, given the LogTotals of the rows.")
+      .def("summarize_logits", &Kernels::summarize_logits, py::arg("logits"), py::arg("bound") = 0.0f,
+           "(largest, reference, sum of exp(logit - reference), the same times (reference - logit), times its square, how many "
+           "are above `bound`) of one chunk.")
       .def("block_maxima", &Kernels::block_maxima, py::arg("x"), "The largest of each 128 numbers, ignoring NaN.")
       .def("group_maxima", &Kernels::group_maxima, py::arg("x"),
            "[blocks of 128, 16]: the largest of every 16th number from each of a block's first 16 on, ignoring NaN.")
@@ -335,18 +337,23 @@ void bind_kernels(py::module_& m) {
            "each 128 scores.")
       .def("softmax_total_above", &Kernels::softmax_total_above, py::arg("scores"), py::arg("largest"), py::arg("steepness"),
            py::arg("bound"), "The sum of the weights of those of at most 1,024 scores that are above the bound.")
-      .def("first_above", &Kernels::first_above, py::arg("x"), py::arg("bound"))
-      .def("count_above", &Kernels::count_above, py::arg("x"), py::arg("bound"))
-      .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"))
-      .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"))
-      .def("rotary", &Kernels::rotary, py::arg("x"), py::arg("cos"), py::arg("sin"))
-      .def("add", &Kernels::add, py::arg("a"), py::arg("b"))
-      .def("to_float", &Kernels::to_float, py::arg("format"), py::arg("source"))
-      .def("quantize_row", &Kernels::quantize_row, py::arg("x"))
-      .def("exp", &Kernels::elementwise<&KernelTable::exp>, py::arg("x"))
+      .def("first_above", &Kernels::first_above, py::arg("x"), py::arg("bound"),
+           "The index of the first number above the bound; the last one's if there is none before it.")
+      .def("count_above", &Kernels::count_above, py::arg("x"), py::arg("bound"), "How many numbers are above the bound.")
+      .def("layer_norm", &Kernels::layer_norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
+           "torch.nn.LayerNorm of one row.")
+      .def("activation", &Kernels::activation, py::arg("act"), py::arg("x"), "The activation ACTIVATIONS[act] of each number.")
+      .def("rotary", &Kernels::rotary, py::arg("x"), py::arg("cos"), py::arg("sin"),
+           "One head with its first 2 len(cos) numbers rotated, in half-split form (transformers' apply_rotary_pos_emb).")
+      .def("add", &Kernels::add, py::arg("a"), py::arg("b"), "a + b.")
+      .def("to_float", &Kernels::to_float, py::arg("format"), py::arg("source"),
+           "The values of elements of f32, f16 or bf16, given as bytes.")
+      .def("quantize_row", &Kernels::quantize_row, py::arg("x"),
+           "(codes int8 [groups * 32], scales float32 [groups], offsets int32 [groups]) of a row.")
+      .def("exp", &Kernels::elementwise<&KernelTable::exp>, py::arg("x"), "e^x.")
       .def("exp2", &Kernels::elementwise<&KernelTable::exp2>, py::arg("x"), "2^x, x clamped to [-126, 1].")
-      .def("log", &Kernels::elementwise<&KernelTable::log>, py::arg("x"))
-      .def("tanh", &Kernels::elementwise<&KernelTable::tanh>, py::arg("x"));
+      .def("log", &Kernels::elementwise<&KernelTable::log>, py::arg("x"), "The natural logarithm.")
+      .def("tanh", &Kernels::elementwise<&KernelTable::tanh>, py::arg("x"), "The hyperbolic tangent.");
 }
 
 }  // namespace pythia

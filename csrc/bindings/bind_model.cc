@@ -141,7 +141,7 @@ void bind_model(py::module_& m) {
       .def("score", &score, py::arg("sequences"),
            "Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the "
            "targets following the last tokens; returns (log-probabilities float32, most likely ids int32, ranks int32, "
-           "entropies float32) of all targets.")
+           "entropies and varentropies float32) of all targets.")
       .def("fingerprint", &logits_fingerprint, py::call_guard<WithoutGil>(),
            "The logits' fingerprint as this machine computes it (docs/format.md); PcpuFile.fingerprint is the stored one.")
       .def_property_readonly(

@@ -74,10 +74,17 @@ void for_each_row(const Logits& logits, int threads, Body body) {
 
 bool are_rows(const Logits& logits) { return logits.ndim() == 2 && logits.shape(1) > 0; }
 
+std::string shape_of(const py::array& array) {
+  std::string text;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+  return "[" + text + "]";
+}
+
 py::array_t<float> kl_divergences(const Logits& p_logits, const Logits& q_logits, int threads) {
   if (!are_rows(p_logits) || !are_rows(q_logits) || p_logits.shape(0) != q_logits.shape(0) ||
       p_logits.shape(1) != q_logits.shape(1))
-    throw std::invalid_argument("[kl_divergence] found other shapes, expected two of [num_rows, vocab_size]");
+    throw std::invalid_argument("[kl_divergence] found " + shape_of(p_logits) + " and " + shape_of(q_logits) +
+                                ", expected two arrays of one shape [num_rows, vocab_size]");
   py::array_t<float> found(p_logits.shape(0));
   const KernelTable& kernels = select_kernels();
   const auto vocab_size = static_cast<std::size_t>(p_logits.shape(1));
@@ -89,7 +96,8 @@ py::array_t<float> kl_divergences(const Logits& p_logits, const Logits& q_logits
 }
 
 py::array_t<double> log_sum_exps(const Logits& logits, int threads) {
-  if (!are_rows(logits)) throw std::invalid_argument("[log_sum_exps] found another shape, expected [num_rows, vocab_size]");
+  if (!are_rows(logits))
+    throw std::invalid_argument("[log_sum_exps] found " + shape_of(logits) + ", expected [num_rows, vocab_size]");
   py::array_t<double> found(logits.shape(0));
   const KernelTable& kernels = select_kernels();
   const auto vocab_size = static_cast<std::size_t>(logits.shape(1));
@@ -101,7 +109,8 @@ py::array_t<double> log_sum_exps(const Logits& logits, int threads) {
 
 py::tuple score_rows(const Logits& logits, const py::array_t<int32_t, py::array::c_style>& targets, int threads) {
   if (!are_rows(logits) || targets.ndim() != 1 || targets.shape(0) != logits.shape(0))
-    throw std::invalid_argument("[score_rows] found other shapes, expected [num_rows, vocab_size] and [num_rows]");
+    throw std::invalid_argument("[score_rows] found " + shape_of(logits) + " and " + shape_of(targets) +
+                                ", expected [num_rows, vocab_size] and [num_rows]");
   const std::span<const int32_t> ids(targets.data(), static_cast<std::size_t>(targets.size()));
   if (std::ranges::any_of(ids, [&](int32_t id) { return id < 0 || id >= logits.shape(1); }))
     throw std::invalid_argument("[score_rows] a target is no token of " + std::to_string(logits.shape(1)));
@@ -127,15 +136,16 @@ std::vector<Request> to_python(std::vector<ScoreRequest> windows) {
 
 py::tuple score_arrays(std::span<const TokenScore> scores) {
   const auto count = static_cast<py::ssize_t>(scores.size());
-  py::array_t<float> logprobs(count), entropies(count);
+  py::array_t<float> logprobs(count), entropies(count), varentropies(count);
   py::array_t<int32_t> argmax(count), ranks(count);
   for (std::size_t i = 0; i < scores.size(); ++i) {
     logprobs.mutable_data()[i] = scores[i].logprob;
     entropies.mutable_data()[i] = scores[i].entropy;
+    varentropies.mutable_data()[i] = scores[i].varentropy;
     argmax.mutable_data()[i] = scores[i].argmax;
     ranks.mutable_data()[i] = scores[i].rank;
   }
-  return py::make_tuple(logprobs, argmax, ranks, entropies);
+  return py::make_tuple(logprobs, argmax, ranks, entropies, varentropies);
 }
 
 void bind_score(py::module_& m) {
@@ -149,8 +159,9 @@ void bind_score(py::module_& m) {
       .def("step", &step,
            "One pass of the model. Returns the requests that it ended, by number; those without targets are in none.")
       .def("scores", &scores_of, py::arg("request"),
-           "(log-probabilities float32, most likely ids int32, ranks int32, entropies float32) of an ended request's targets.")
-      .def_property_readonly("done", &Scorer::done)
+           "(log-probabilities float32, most likely ids int32, ranks int32, entropies and varentropies float32) of an ended "
+           "request's targets.")
+      .def_property_readonly("done", &Scorer::done, "True when every request has ended.")
       .def_property_readonly("num_inputs", &Scorer::num_inputs, "Tokens that the model reads, of all requests.")
       .def_property_readonly("num_inputs_done", &Scorer::num_inputs_done, "Those of them that are run, or found in a cache.");
   m.def("score_sequences", &score_sequences, py::arg("model").none(false), py::arg("requests"), py::kw_only(),

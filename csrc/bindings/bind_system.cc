@@ -79,7 +79,7 @@ void bind_system(py::module_& m) {
                  std::as_bytes(std::span(bytes.data(), static_cast<std::size_t>(bytes.size()))), max_pieces);
            }),
            py::arg("bytes"), py::arg("max_pieces"))
-      .def_property_readonly("num_pieces", &HugePageMover::num_pieces);
+      .def_property_readonly("num_pieces", &HugePageMover::num_pieces, "How many pieces there are to move.");
   m.def("run_phases", &run_phases, py::arg("threads"), py::arg("num_tasks"), py::arg("num_jobs") = 1,
         py::arg("max_threads") = 0,
         "How often each task of a job's phases ran, phase after phase, and how many tasks began too early, for tests.");

@@ -20,7 +20,8 @@ void bind_inspection(pybind11::module_& m);  // activations of a forward pass
 void bind_generate(pybind11::module_& m);    // Generator, sampling
 void bind_score(pybind11::module_& m);       // scores of sequences, windows of perplexity
 
-// (log-probabilities float32, most likely ids int32, ranks int32, entropies float32), one entry for each score.
+// (log-probabilities float32, most likely ids int32, ranks int32, entropies and varentropies float32), one entry for each
+// score.
 pybind11::tuple score_arrays(std::span<const TokenScore> scores);
 
 // A path as the system has it: Linux allows bytes that are not UTF-8, which Python holds as lone surrogates. Throws Python's

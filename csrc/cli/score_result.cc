@@ -80,6 +80,7 @@ void write_members(JsonWriter& json, const ScoreResult& result, bool per_token) 
   array("is_greedy", [&](const ScoredToken& token) { json.boolean(token.score.rank == 0); });
   array("ranks", [&](const ScoredToken& token) { json.number(token.score.rank); });
   array("entropies", [&](const ScoredToken& token) { json.number(token.score.entropy); });
+  array("varentropies", [&](const ScoredToken& token) { json.number(token.score.varentropy); });
 }
 
 }  // namespace pythia::cli

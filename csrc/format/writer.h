@@ -31,6 +31,8 @@ class PcpuWriter {
   void append(std::span<const std::byte> packed);
   void end_tensor(std::span<const uint8_t, 32> source_sha256);  // ignored for the head of tied embeddings
 
+  // At any time before finish(). Throw std::invalid_argument where it is larger than the format allows, or empty (the
+  // tokenizer, which every file has).
   void set_tokenizer(std::span<const std::byte> section);
   void set_metadata(const std::map<std::string, std::string, std::less<>>& metadata);
   void set_fingerprint(uint64_t fingerprint);

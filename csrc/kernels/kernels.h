@@ -123,12 +123,13 @@ struct AttentionArgs {
   float* scratch = nullptr;  // attention_scratch_floats(head_dim) (attention_scratch.h), 64-byte aligned
 };
 
-// What log-softmax, its entropy, ranks and arg-max need of one chunk of a row's logits.
+// What log-softmax, its entropy and varentropy, ranks and arg-max need of one chunk of a row's logits.
 struct LogitSummary {
   float largest = 0;    // the largest logit
   float reference = 0;  // of the sums
   float sum = 0;        // of exp(logit - reference)
   float weighted = 0;   // of exp(logit - reference) * (reference - logit)
+  float squared = 0;    // of exp(logit - reference) * (reference - logit)^2
   int32_t above = 0;    // how many are greater than a bound
 };
 

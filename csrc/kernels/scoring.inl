@@ -26,16 +26,18 @@ class SoftmaxSums {
     exp2_parts(shifted, e);
     each<kCount>([&](int k) { sum_ = sum_ + e[k]; });
     each<kCount>([&](int k) { weighted_ = fma(e[k], below[k], weighted_); });
+    each<kCount>([&](int k) { squared_ = fma(e[k] * below[k], below[k], squared_); });
   }
 
   void write_to(LogitSummary& summary) const {
     summary.reference = first_lane(reference_);
     summary.sum = reduce_add(sum_);
     summary.weighted = reduce_add(weighted_);
+    summary.squared = reduce_add(squared_);
   }
 
  private:
-  Vec reference_, sum_ = zero(), weighted_ = zero();
+  Vec reference_, sum_ = zero(), weighted_ = zero(), squared_ = zero();
 };
 
 LogitSummary summarize_logits_kernel(const float* logits, int64_t n, float bound) noexcept {

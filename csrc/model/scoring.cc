@@ -39,25 +39,32 @@ RowTotal merge_summaries(const KernelTable& kernels, std::span<const LogitSummar
   float reference = target_logit;
   for (const LogitSummary& chunk : chunks) reference = std::max(reference, chunk.reference);
 
-  double total = 0, weighted = 0;  // of exp(logit - reference), and that times (reference - logit)
-  const auto add = [&](double sum, double sum_below, float from, float factor) {
+  // Of exp(logit - reference), and that times (reference - logit) and its square.
+  double total = 0, weighted = 0, squared = 0;
+  const auto add = [&](double sum, double sum_below, double sum_squared, float from, float factor) {
     if (factor == 0.0f) return;  // infinitely far
     const double below = static_cast<double>(reference) - static_cast<double>(from);
     total += sum * static_cast<double>(factor);
     weighted += (sum_below + sum * below) * static_cast<double>(factor);
+    squared += (sum_squared + below * (2 * sum_below + sum * below)) * static_cast<double>(factor);
   };
   constexpr std::size_t kBlock = 64;
   float factors[kBlock] = {target_logit - reference};
   kernels.exp(factors, 1, factors);
-  add(1.0, 0.0, target_logit, factors[0]);
+  add(1.0, 0.0, 0.0, target_logit, factors[0]);
   for (std::size_t begin = 0; begin < chunks.size(); begin += kBlock) {
     const std::span<const LogitSummary> block = chunks.subspan(begin, std::min(kBlock, chunks.size() - begin));
     for (std::size_t i = 0; i < block.size(); ++i) factors[i] = block[i].reference - reference;
     kernels.exp(factors, static_cast<int64_t>(block.size()), factors);
     for (std::size_t i = 0; i < block.size(); ++i)
-      add(static_cast<double>(block[i].sum), static_cast<double>(block[i].weighted), block[i].reference, factors[i]);
+      add(static_cast<double>(block[i].sum), static_cast<double>(block[i].weighted), static_cast<double>(block[i].squared),
+          block[i].reference, factors[i]);
   }
-  return {.reference = reference, .log_sum = log_exact(total), .mean_below = weighted / total};
+  const double mean = weighted / total, variance = squared / total - mean * mean;
+  return {.reference = reference,
+          .log_sum = log_exact(total),
+          .mean_below = mean,
+          .varentropy = variance < 0 ? 0 : variance};  // where rounding is all that is left of it
 }
 
 TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> chunks, float target_logit,
@@ -67,7 +74,11 @@ TokenScore score_of(const KernelTable& kernels, std::span<const LogitSummary> ch
   int32_t rank = 0;
   for (const LogitSummary& chunk : chunks) rank += chunk.above;
   if (std::isnan(logprob)) rank = -1;  // nothing is above NaN
-  return {.logprob = logprob, .entropy = static_cast<float>(total.log_sum + total.mean_below), .argmax = argmax, .rank = rank};
+  return {.logprob = logprob,
+          .entropy = static_cast<float>(total.log_sum + total.mean_below),
+          .varentropy = static_cast<float>(total.varentropy),
+          .argmax = argmax,
+          .rank = rank};
 }
 
 TokenScore score_row(const KernelTable& kernels, std::span<const float> logits, int32_t target,

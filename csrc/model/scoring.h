@@ -14,10 +14,11 @@ namespace pythia {
 
 // What the model says of one token in its place.
 struct TokenScore {
-  float logprob = 0;   // log p(token | the tokens before it), natural
-  float entropy = 0;   // of the model's whole distribution in its place, in nats
-  int32_t argmax = 0;  // the most likely token in its place, the lowest id of equals; -1 if all logits are NaN
-  int32_t rank = 0;    // how many tokens come before it if all are ordered so: 0 is the most likely one; -1: logprob is NaN
+  float logprob = 0;     // log p(token | the tokens before it), natural
+  float entropy = 0;     // of the model's whole distribution in its place, in nats
+  float varentropy = 0;  // the variance of the log-probability over that distribution
+  int32_t argmax = 0;    // the most likely token in its place, the lowest id of equals; -1 if all logits are NaN
+  int32_t rank = 0;      // how many tokens come before it if all are ordered so: 0 is the most likely one; -1: logprob is NaN
 };
 
 // The token that greedy decoding takes.
@@ -103,6 +104,7 @@ struct RowTotal {
   float reference = 0;
   double log_sum = 0;
   double mean_below = 0;  // expected reference - logit, the entropy less log_sum
+  double varentropy = 0;  // the variance of that, which is that of the log-probability
 
   float logprob(float logit) const noexcept {
     return static_cast<float>((static_cast<double>(logit) - static_cast<double>(reference)) - log_sum);

@@ -71,7 +71,10 @@ class HugePageMover:
     """
     def __init__(self, bytes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], max_pieces: int) -> None: ...
     @property
-    def num_pieces(self) -> int: ...
+    def num_pieces(self) -> int:
+        """
+        How many pieces there are to move.
+        """
 
 class PcpuFile:
     """
@@ -88,23 +91,50 @@ class PcpuFile:
         The values the kernels multiply by: float32 [cols] or [rows, cols]. Raises KeyError.
         """
     @property
-    def config(self) -> dict[str, typing.Any]: ...
+    def config(self) -> dict[str, typing.Any]:
+        """
+        Hyperparameters; hidden_act is a place in ACTIVATIONS, ids are -1 where there is none.
+        """
     @property
-    def fingerprint(self) -> int: ...
+    def fingerprint(self) -> int:
+        """
+        Of the logits of a fixed prompt, as the converting machine computed it; 0: none.
+        """
     @property
-    def metadata(self) -> dict[str, str]: ...
+    def metadata(self) -> dict[str, str]:
+        """
+        Where the weights came from, and the checkpoint's config.json.
+        """
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """
+        As it was opened.
+        """
     @property
-    def size_bytes(self) -> int: ...
+    def size_bytes(self) -> int:
+        """
+        The file's size.
+        """
     @property
-    def tensors(self) -> list[typing.Any]: ...
+    def tensors(self) -> list[typing.Any]:
+        """
+        A dict for each tensor, in file order (docs/format.md, "Tensor table").
+        """
     @property
-    def tokenizer(self) -> bytes: ...
+    def tokenizer(self) -> bytes:
+        """
+        The tokenizer section (docs/tokenizer-section.md).
+        """
     @property
-    def version(self) -> int: ...
+    def version(self) -> int:
+        """
+        Of the file format.
+        """
     @property
-    def weights(self) -> str: ...
+    def weights(self) -> str:
+        """
+        The format asked for, one of WEIGHT_FORMATS; tensors may have others.
+        """
 
 class PcpuWriter:
     """
@@ -112,21 +142,42 @@ class PcpuWriter:
     """
     def __enter__(self) -> typing.Any: ...
     def __exit__(self, *args: object) -> None: ...
-    def __init__(self, path: str, config: dict[str, typing.Any], weights: str) -> None: ...
-    def append(self, packed: typing_extensions.Buffer) -> None: ...
-    def begin_tensor(self, name: str, format: str, source_dtype: str) -> None: ...
+    def __init__(self, path: str, config: dict[str, typing.Any], weights: str) -> None:
+        """
+        Opens a temporary file beside `path`. Raises ValueError, OSError.
+        """
+    def append(self, packed: typing_extensions.Buffer) -> None:
+        """
+        Some more of the tensor's bytes as the file has them. Raises ValueError, OSError.
+        """
+    def begin_tensor(self, name: str, format: str, source_dtype: str) -> None:
+        """
+        Begins the next of expected_tensors(config). Raises ValueError if it is not that, or cannot have this format.
+        """
     def discard(self) -> None:
         """
         Gives up: removes the temporary file.
         """
-    def end_tensor(self, source_sha256: typing_extensions.Buffer) -> None: ...
+    def end_tensor(self, source_sha256: typing_extensions.Buffer) -> None:
+        """
+        Ends the tensor, with the SHA-256 of what it was made from. Raises ValueError if bytes are missing, OSError.
+        """
     def finish(self, fingerprint: bool = False, threads: int = 0) -> None:
         """
         Writes the tables and the header, syncs and renames; `fingerprint` runs the model on `threads` threads (0: all physical cores) and stores its logits' fingerprint. Raises ValueError if something is missing, OSError.
         """
-    def set_fingerprint(self, fingerprint: int) -> None: ...
-    def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None: ...
-    def set_tokenizer(self, section: typing_extensions.Buffer) -> None: ...
+    def set_fingerprint(self, fingerprint: int) -> None:
+        """
+        The logits' fingerprint, if finish() does not compute it.
+        """
+    def set_metadata(self, metadata: collections.abc.Mapping[str, str]) -> None:
+        """
+        Strings by name. Raises ValueError.
+        """
+    def set_tokenizer(self, section: typing_extensions.Buffer) -> None:
+        """
+        The tokenizer section, which every file has. Raises ValueError.
+        """
 
 class Kernels:
     """
@@ -135,12 +186,18 @@ class Kernels:
     def __init__(self, isa: str = "") -> None: ...
     def activation(
         self, act: int, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The activation ACTIVATIONS[act] of each number.
+        """
     def add(
         self,
         a: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         b: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        a + b.
+        """
     def attention(
         self,
         queries: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -169,21 +226,31 @@ class Kernels:
         """
         Indices int32 and values of the scores above the bound.
         """
-    def count_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
+    def count_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int:
+        """
+        How many numbers are above the bound.
+        """
     def divergence(
         self,
         p_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         q_logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         totals: typing.Annotated[collections.abc.Sequence[float], "FixedSize(5)"],
-    ) -> float: ...
-    def exp(
-        self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> float:
+        """
+        KL divergence of one chunk of two rows of logits, given the LogTotals of the rows.
+        """
+    def exp(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        e^x.
+        """
     def exp2(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
         """
         2^x, x clamped to [-126, 1].
         """
-    def first_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int: ...
+    def first_above(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float) -> int:
+        """
+        The index of the first number above the bound; the last one's if there is none before it.
+        """
     def group_maxima(
         self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
     ) -> numpy.typing.NDArray[numpy.float32]:
@@ -196,10 +263,14 @@ class Kernels:
         weight: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         eps: float,
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
-    def log(
-        self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        torch.nn.LayerNorm of one row.
+        """
+    def log(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The natural logarithm.
+        """
     def matmul(
         self,
         x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -207,14 +278,23 @@ class Kernels:
         format: str,
         outputs: int,
         bias: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
-    def quantize_row(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> tuple[typing.Any, ...]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        x [rows, inputs] by a packed matrix [outputs, inputs], plus a bias [outputs]; float32 [rows, outputs]. Raises ValueError.
+        """
+    def quantize_row(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> tuple[typing.Any, ...]:
+        """
+        (codes int8 [groups * 32], scales float32 [groups], offsets int32 [groups]) of a row.
+        """
     def rotary(
         self,
         x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         cos: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
         sin: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        One head with its first 2 len(cos) numbers rotated, in half-split form (transformers' apply_rotary_pos_emb).
+        """
     def softmax_bounds(
         self,
         scores: typing.Annotated[numpy.typing.ArrayLike, numpy.float32],
@@ -266,15 +346,25 @@ class Kernels:
         """
     def summarize_logits(
         self, logits: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], bound: float = 0.0
-    ) -> tuple[typing.Any, ...]: ...
-    def tanh(
-        self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> tuple[typing.Any, ...]:
+        """
+        (largest, reference, sum of exp(logit - reference), the same times (reference - logit), times its square, how many are above `bound`) of one chunk.
+        """
+    def tanh(self, x: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The hyperbolic tangent.
+        """
     def to_float(
         self, format: str, source: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8]
-    ) -> numpy.typing.NDArray[numpy.float32]: ...
+    ) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        The values of elements of f32, f16 or bf16, given as bytes.
+        """
     @property
-    def isa(self) -> str: ...
+    def isa(self) -> str:
+        """
+        Its name, one of supported_isas().
+        """
 
 class Tokenizer:
     """
@@ -397,7 +487,7 @@ class Model:
         ],
     ) -> tuple[typing.Any, ...]:
         """
-        Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the targets following the last tokens; returns (log-probabilities float32, most likely ids int32, ranks int32, entropies float32) of all targets.
+        Append tokens to caches and score what follows. sequences: list of (KvCache, int32 tokens, int32 targets), the targets following the last tokens; returns (log-probabilities float32, most likely ids int32, ranks int32, entropies and varentropies float32) of all targets.
         """
     def unembed(
         self, residuals: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]
@@ -465,7 +555,10 @@ class PrefixCache:
     """
     def __init__(self, model: Model, max_bytes: int) -> None: ...
     @property
-    def max_bytes(self) -> int: ...
+    def max_bytes(self) -> int:
+        """
+        The most bytes of keys and values that it may hold.
+        """
     @property
     def num_tokens_read(self) -> int:
         """
@@ -550,14 +643,17 @@ class Scorer:
     ) -> None: ...
     def scores(self, request: int) -> tuple[typing.Any, ...]:
         """
-        (log-probabilities float32, most likely ids int32, ranks int32, entropies float32) of an ended request's targets.
+        (log-probabilities float32, most likely ids int32, ranks int32, entropies and varentropies float32) of an ended request's targets.
         """
     def step(self) -> list[int]:
         """
         One pass of the model. Returns the requests that it ended, by number; those without targets are in none.
         """
     @property
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """
+        True when every request has ended.
+        """
     @property
     def num_inputs(self) -> int:
         """

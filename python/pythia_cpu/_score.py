@@ -23,6 +23,7 @@ class Score(Result):
         ranks: int32, same shape: how many tokens are more likely in its place, or as likely with a lower id; 0 is the
             most likely one; -1 where the log-probability is NaN, by a model whose logits are no numbers.
         entropies: float32, same shape: the entropy of the model's distribution over the tokens in its place, in nats.
+        varentropies: float32, same shape: the variance of the log-probability over that distribution, in nats squared.
         greedy_tokens: int32, same shape: the most likely token in its place; -1 where all logits are NaN.
     """
 
@@ -33,6 +34,7 @@ class Score(Result):
     is_greedy: npt.NDArray[np.bool_]
     ranks: npt.NDArray[np.int32]
     entropies: npt.NDArray[np.float32]
+    varentropies: npt.NDArray[np.float32]
     greedy_tokens: npt.NDArray[np.int32]
 
     @property

@@ -89,6 +89,7 @@ class _Record:
             fields["logprobs"] = [x for one in scores for x in _shortest(one.logprobs)]
             fields["ranks"] = [rank for one in scores for rank in one.ranks.tolist()]
             fields["entropies"] = [x for one in scores for x in _shortest(one.entropies)]
+            fields["varentropies"] = [x for one in scores for x in _shortest(one.varentropies)]
         return record_line(self.head, fields)
 
 

@@ -26,6 +26,7 @@ class TargetScores(NamedTuple):
     argmax: npt.NDArray[np.int32]
     ranks: npt.NDArray[np.int32]
     entropies: npt.NDArray[np.float32]
+    varentropies: npt.NDArray[np.float32]
 
 
 def run_requests(

@@ -149,8 +149,8 @@ class ScoresTexts(ABC):
         Every record has ``index``, ``id`` (if the input has one), ``model`` (``Model.key``), ``input`` (a hash of the
         input and the options), ``num_text_tokens``, ``num_tokens`` (those scored), ``num_bytes`` (theirs; None for
         token ids), ``log_likelihood``, ``num_greedy``, and with ``per_token`` the arrays ``tokens``, ``logprobs``,
-        ``ranks`` and ``entropies`` of the scored tokens (see Score). Numbers that JSON lacks, NaN and infinities, are
-        null. ``pandas.read_json(path, lines=True)`` reads it; with ``dtype={"id": str}`` it leaves ids such as "007"
+        ``ranks``, ``entropies`` and ``varentropies`` of the scored tokens (see Score). Numbers that JSON lacks, NaN and
+        infinities, are null. ``pandas.read_json(path, lines=True)`` reads it; with ``dtype={"id": str}`` it leaves ids such as "007"
         as they are.
 
         Args:

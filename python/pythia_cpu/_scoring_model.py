@@ -74,6 +74,7 @@ class ScoringModel:
                 is_greedy=one.ranks == 0,
                 ranks=one.ranks,
                 entropies=one.entropies,
+                varentropies=one.varentropies,
                 greedy_tokens=one.argmax,
             )
             for (ids, begin), one in zip(requests, self.run(requests, progress=progress), strict=True)
