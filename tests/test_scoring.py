@@ -30,8 +30,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def score(
     model: _core.Model, tokens: np.ndarray, targets: np.ndarray, splits: Sequence[int] = ()
 ) -> tuple[np.ndarray, ...]:
-    """(log-probabilities, arg-max, ranks, entropies, varentropies) of the targets after all tokens, in calls that end at
-    `splits`.
+    """(log-probabilities, arg-max, ranks, entropies, varentropies) of the targets after all tokens, in calls that end
+    at `splits`.
     """
     cache = _core.KvCache(model)
     ends = [*splits, len(tokens)]

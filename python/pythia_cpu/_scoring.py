@@ -150,8 +150,8 @@ class ScoresTexts(ABC):
         input and the options), ``num_text_tokens``, ``num_tokens`` (those scored), ``num_bytes`` (theirs; None for
         token ids), ``log_likelihood``, ``num_greedy``, and with ``per_token`` the arrays ``tokens``, ``logprobs``,
         ``ranks``, ``entropies`` and ``varentropies`` of the scored tokens (see Score). Numbers that JSON lacks, NaN and
-        infinities, are null. ``pandas.read_json(path, lines=True)`` reads it; with ``dtype={"id": str}`` it leaves ids such as "007"
-        as they are.
+        infinities, are null. ``pandas.read_json(path, lines=True)`` reads it; with ``dtype={"id": str}`` it leaves ids
+        such as "007" as they are.
 
         Args:
             inputs: any iterable, perhaps longer than memory, of texts (a str or token ids), or of dicts with ``text``,
