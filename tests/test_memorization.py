@@ -137,13 +137,28 @@ def test_to_file(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.Mo
         ([5, 6], r"rows\[0\] is of type int, expected token ids"),
         ([np.array(5)], r"rows\[0\] is of type ndarray, expected token ids"),
         (Table(), "rows is of type Table"),
-        ([{"tokens": rows[0]}], r"rows\[0\] is of type dict, expected token ids: pass that member"),
+        ([{"input_ids": rows[0]}], r"rows\[0\] has \['input_ids'\], expected 'tokens', perhaps 'id'"),
+        ([{"tokens": {"a": rows[0]}}], r"rows\[0\] is of type dict, expected token ids: pass that member"),
+        ([{"tokens": rows[0], "id": [1]}], r"rows\[0\] has the id \[1\], expected a str or a finite number"),
         ("text", "rows is of type str, expected rows of token ids"),
         (None, "rows is of type NoneType, expected rows of token ids"),
     ):
         with pytest.raises(ValueError, match=message):
             model.memorization_to_file(bad, path)  # type: ignore[arg-type]
     assert path.read_bytes() == b"".join(content.splitlines(keepends=True)[:16])  # those before the bad one
+
+
+def test_rows_with_ids(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    rows = make_rows(model, 32, 32)[:3]
+    path, bare = tmp_path / "ids.jsonl", tmp_path / "bare.jsonl"
+    ids = ["a", 7, None]
+    items = [{"tokens": row, "id": id, "other": 1} for row, id in zip(rows, ids, strict=True)]
+    assert model.memorization_to_file(items, path) == model.memorization_to_file(rows, bare) == 3
+    found, expected = ([json.loads(line) for line in one.read_text().splitlines()] for one in (path, bare))
+    assert [record.pop("id", None) for record in found] == ids
+    assert found == expected
+    with pytest.raises(ValueError, match="line 2: was made from an input with another id"):
+        model.memorization_to_file([items[0], {**items[1], "id": 8}], path)
 
 
 def test_progress(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, refuse_table
@@ -11,6 +12,7 @@ from pythia_cpu._edits import Edits, EditsOfEach, refuse_list_of_edits
 from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
 from pythia_cpu._generation_arguments import GenerationArguments, TextOptions
+from pythia_cpu._generation_file import generate_to_file
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._token_stream import TokenStream
@@ -23,6 +25,10 @@ class _EachOptions(TextOptions, total=False):
     draft: GeneratesTexts | None
     edit: Edits | EditsOfEach | None
     max_kv_bytes: int | None
+
+
+class _FileOptions(TextOptions, total=False):
+    num_return_sequences: int
 
 
 class _CallOptions(_EachOptions, total=False):
@@ -191,6 +197,52 @@ class GeneratesTexts(ABC):
         results = self._texts(checked, options, self._aids(options, draft, edit, max_kv_bytes))
         options.warn_of_unused()
         return ((index, texts[0] if alone else texts) for index, texts in results)
+
+    @GenerationArguments.spelled_out()
+    def generate_to_file(
+        self,
+        prompts: Iterable[Prompt | Mapping[str, Any]],
+        path: str | os.PathLike[str],
+        *,
+        draft: GeneratesTexts | None = None,
+        max_kv_bytes: int | None = None,
+        progress: bool = True,
+        **arguments: Unpack[_FileOptions],
+    ) -> int:
+        """``generate`` of many prompts into a file of JSON lines, one a prompt, in order, written as they come.
+
+        A file that is there already is continued, as by ``score_to_file``: a run that was interrupted is called again
+        as it was, and costs at most the texts on their way and those of the last second again. Records are those of an
+        uninterrupted run, byte for byte, unless texts are drawn without a ``seed``.
+
+        Every record has ``index``, ``id`` (if the prompt has one), ``model`` (``Model.key``), ``input`` (a hash of the
+        prompt and the options), ``num_prompt_tokens``, ``text``, ``tokens``, ``finish_reason``, of drawn texts
+        ``seed``, and if asked for ``logprobs`` and ``top_logprobs`` (see Generation); with ``num_return_sequences``
+        above 1 it has these in a list ``texts``. ``pandas.read_json(path, lines=True)`` reads it.
+
+        Args:
+            prompts: any iterable, perhaps longer than memory, of prompts (a str or token ids), or of dicts with
+                ``prompt`` and perhaps ``id``, a str or a number; other members are ignored.
+            path: the file.
+            draft: as in ``generate``.
+            max_kv_bytes: as in ``generate``.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
+            **arguments: those of ``generate``, except ``edit``.
+
+        Returns:
+            how many records were added.
+
+        Raises:
+            ValueError: as ``generate``, for a bad prompt when those before it are written; a file whose records are of
+                another model, of other prompts or options, or that another process writes.
+            OSError: the file cannot be written.
+        """
+        options = GenerationArguments.of("generate_to_file", arguments, ("draft", "max_kv_bytes", "progress"))
+        model = self._generating()
+        model.check(options)
+        aids = self._aids(options, draft, None, max_kv_bytes)
+        options.warn_of_unused()
+        return generate_to_file(model, prompts, path, options, aids, progress=boolean("progress", progress))
 
     def _texts(
         self, prompts: Iterable[list[int]], arguments: GenerationArguments, aids: Aids

@@ -189,7 +189,7 @@ class GenerationArguments:
 
     def check_seed(self, num_prompts: int | None = None) -> None:
         """Refuses what is no seed, or a list of seeds that is not for so many prompts; None: that is not known."""
-        if not self._has_seeds():
+        if not self.has_seeds():
             self.draw_seed()
             return
         seeds: Any = self.seed
@@ -200,21 +200,22 @@ class GenerationArguments:
 
     def refuse_seeds(self) -> None:
         """Where there is one prompt."""
-        if self._has_seeds():
+        if self.has_seeds():
             raise ValueError("seed is a list, which goes with a list of prompts: pass one integer")
 
     def draw_seed(self, prompt: int = 0) -> int:
         """The seed given for a prompt, by its number, or a random one."""
         if self.seed is None:
             return secrets.randbits(_SEED_BITS)
-        if not self._has_seeds():
+        if not self.has_seeds():
             return integer("seed", self.seed, 0, _MOST_SEED)
         seeds: Any = self.seed
         if prompt >= len(seeds):
             raise ValueError(f"seed is a list of {len(seeds)}, and there are more prompts: pass one for each")
         return integer(f"seed[{prompt}]", seeds[prompt], 0, _MOST_SEED)
 
-    def _has_seeds(self) -> bool:
+    def has_seeds(self) -> bool:
+        """Whether ``seed`` is one for each prompt."""
         return isinstance(self.seed, list | tuple | range) or getattr(self.seed, "ndim", 0) == 1
 
     def request(self, default_eos: int | None) -> dict[str, Any]:

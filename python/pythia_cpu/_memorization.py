@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator, refuse_table, token_ids
+from pythia_cpu._file_inputs import identity_of, members
 from pythia_cpu._identity import model_key
 from pythia_cpu._passes import PASS_TOKENS
 from pythia_cpu._progress import ProgressBar
@@ -100,8 +101,12 @@ class MemorizationScorer:
 
         def checked() -> Iterator[tuple[npt.NDArray[np.int32], Head]]:
             for number, row in enumerate(rows):
-                ids = self._row(number, row)
-                yield ids, record_head(number, None, key, [ids.tolist(), *options])
+                fields = members(row, "tokens")
+                if "tokens" not in fields:
+                    raise ValueError(f"rows[{number}] has {sorted(map(str, fields))}, expected 'tokens', perhaps 'id'")
+                ids = self._row(number, fields["tokens"])
+                identity = identity_of(fields, f"rows[{number}]")
+                yield ids, record_head(number, identity, key, [ids.tolist(), *options])
 
         def lines(items: Iterator[tuple[npt.NDArray[np.int32], Head]]) -> Iterator[list[bytes]]:
             for group in batches(items, lambda _: 1, lambda: self._num_caches):
@@ -254,7 +259,7 @@ class MeasuresMemorization(ABC):
 
     def memorization_to_file(
         self,
-        rows: Iterable[TokenIds],
+        rows: Iterable[TokenIds | Mapping[str, Any]],
         path: str | os.PathLike[str],
         *,
         prefix_length: int = 32,
@@ -267,12 +272,14 @@ class MeasuresMemorization(ABC):
         A file that is there already is continued, as by ``score_to_file``: a run that was interrupted is called
         again as it was, and costs at most the last 64 rows again.
 
-        Every record has ``index``, ``model`` (a key that is equal for equal checkpoints in equal formats only),
-        ``input`` (a hash of the row and the options), ``exact_match``, ``matches``, ``first_mismatch`` and
-        ``continuation_length`` (see Memorization). ``pandas.read_json(path, lines=True)`` reads it.
+        Every record has ``index``, ``id`` (if the row has one), ``model`` (a key that is equal for equal checkpoints in
+        equal formats only), ``input`` (a hash of the row and the options), ``exact_match``, ``matches``,
+        ``first_mismatch`` and ``continuation_length`` (see Memorization). ``pandas.read_json(path, lines=True)`` reads
+        it.
 
         Args:
-            rows: any iterable of rows as in ``memorization``, perhaps longer than memory.
+            rows: any iterable of rows as in ``memorization``, perhaps longer than memory, or of dicts with ``tokens``
+                and perhaps ``id``, a str or a number; other members are ignored.
             path: the file.
             prefix_length: as in ``memorization``.
             continuation_length: as in ``memorization``.

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
+
 from pythia_cpu._arguments import regular_file
 from pythia_cpu._json import json_text, read_json
 from pythia_cpu._progress import ProgressBar
@@ -35,6 +38,11 @@ def record_head(number: int, identity: str | int | float | None, key: str, conte
 def record_line(head: Head, fields: dict[str, object]) -> bytes:
     """A record as it is written; numbers that are not finite are null."""
     return json_text({**head, **fields}, ensure_ascii=False).encode() + b"\n"
+
+
+def shortest(values: npt.NDArray[np.float32]) -> list[float]:
+    """Numbers that JSON writes with no more digits than float32 needs."""
+    return [float(str(value)) for value in values]
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: Callable[[], int]) -> Iterator[list[Item]]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pythia_cpu import _core
 from pythia_cpu._arguments import iterator, refuse_table
+from pythia_cpu._file_inputs import identity_of, members
 from pythia_cpu._identity import model_key
-from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line
+from pythia_cpu._record_file import Head, add_records, batches, record_head, record_line, shortest
 from pythia_cpu._score_run import IdsRequest, ScoreRequest, TargetScores
 
 # Inputs are scored and written together until they have as many tokens as take about this long, within bounds: what an
@@ -86,10 +85,10 @@ class _Record:
         }
         if per_token:
             fields["tokens"] = [int(token) for ids, first in self.requests for token in ids[first:]]
-            fields["logprobs"] = [x for one in scores for x in _shortest(one.logprobs)]
+            fields["logprobs"] = [x for one in scores for x in shortest(one.logprobs)]
             fields["ranks"] = [rank for one in scores for rank in one.ranks.tolist()]
-            fields["entropies"] = [x for one in scores for x in _shortest(one.entropies)]
-            fields["varentropies"] = [x for one in scores for x in _shortest(one.varentropies)]
+            fields["entropies"] = [x for one in scores for x in shortest(one.entropies)]
+            fields["varentropies"] = [x for one in scores for x in shortest(one.varentropies)]
         return record_line(self.head, fields)
 
 
@@ -107,11 +106,6 @@ class _Pace:
         seconds = max(time.monotonic() - begin, 1e-6)
         allowed = int(num_tokens / seconds * _SECONDS_PER_WRITE)
         self.tokens_per_write = max(_LEAST_TOKENS_PER_WRITE, min(allowed, _MOST_TOKENS_PER_WRITE))
-
-
-def _shortest(values: npt.NDArray[np.float32]) -> list[float]:
-    """Numbers that JSON writes with no more digits than float32 needs."""
-    return [float(str(value)) for value in values]
 
 
 def score_to_file(
@@ -139,14 +133,14 @@ def score_to_file(
 
 
 def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
-    fields = _fields(item)
+    fields = members(item, "text")
     used = {name: fields[name] for name in _MEMBERS if name in fields}
     if used.keys() not in _KEYS:
         raise ValueError(
             f"inputs[{number}] has {sorted(map(str, fields))}, expected 'text', or 'context' and 'continuation', "
             "and perhaps 'id'"
         )
-    identity = _identity(number, fields.get("id"))
+    identity = identity_of(fields, f"inputs[{number}]")
     try:
         content = {
             name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in used.items()
@@ -156,33 +150,9 @@ def _head(number: int, item: object, key: str, options: FileOptions) -> Head:
         raise ValueError(f"inputs[{number}] is neither str nor token ids: {error}") from None
 
 
-def _fields(item: object) -> dict[Any, Any]:
-    """An input's members; those that are None or NaN, as tables write what is missing, are not there."""
-    if not isinstance(item, Mapping):
-        return {"text": item}
-    return {name: value for name, value in item.items() if value is not None and not _is_nan(value)}
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
-
-
-def _identity(number: int, identity: object) -> str | int | float | None:
-    """An id that JSON can hold."""
-    if isinstance(identity, np.generic):
-        identity = identity.item()
-    try:
-        if isinstance(identity, bool) or not isinstance(identity, str | int | float | None):
-            raise ValueError
-        json.dumps(identity, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError:
-        raise ValueError(f"inputs[{number}] has the id {identity!r}, expected a str or a finite number") from None
-    return identity
-
-
 def _record(encoder: Encoder, item: Any, head: Head, options: FileOptions) -> _Record:
     name = f"inputs[{head['index']}]"
-    fields = _fields(item)
+    fields = members(item, "text")
     try:
         if "text" in fields:
             text = fields["text"]
