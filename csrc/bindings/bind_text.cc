@@ -69,6 +69,8 @@ class BoundTokenizer {
     const std::string_view bytes = tokenizer_.token_bytes(clamp(id));
     return {bytes.data(), bytes.size()};
   }
+  py::bytes json() const { return {tokenizer_.json().data(), tokenizer_.json().size()}; }
+  bool tokenizes_as(const BoundTokenizer& other) const { return tokenizer_.tokenizes_as(other.tokenizer_); }
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
@@ -125,6 +127,9 @@ void bind_text(py::module_& m) {
       .def("token_bytes", &BoundTokenizer::token_bytes, py::arg("id"),
            "The bytes one token stands for; empty for an id without a token.")
       .def("is_special", &BoundTokenizer::is_special, py::arg("id"), "Whether decode leaves the token out by default.")
+      .def("tokenizes_as", &BoundTokenizer::tokenizes_as, py::arg("other"),
+           "Whether both give the same tokens, which JSON that was written otherwise may do too.")
+      .def_property_readonly("json", &BoundTokenizer::json, "The tokenizer.json that the section was made from, unchanged.")
       .def_property_readonly("vocab_size", &BoundTokenizer::vocab_size, "Highest id + 1.");
   py::class_<BoundIncrementalDecoder>(m, "IncrementalDecoder",
                                       "Decodes a growing sequence; the pieces join to decode() of all its ids.")

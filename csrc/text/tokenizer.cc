@@ -93,6 +93,9 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   return ids;
 }
 
+std::string_view Tokenizer::json() const { return impl_->tables.json(); }
+bool Tokenizer::tokenizes_as(const Tokenizer& other) const { return impl_->tables.tokenize_as(other.impl_->tables); }
+
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::string bytes;
   for (const int32_t id : ids) {

@@ -33,6 +33,12 @@ class Tokenizer {
   bool is_special(int32_t id) const;
   int32_t vocab_size() const;  // highest id + 1
 
+  // The tokenizer.json that the section was made from, unchanged.
+  std::string_view json() const;
+
+  // Whether both give the same tokens, which JSON that was written otherwise may do too.
+  bool tokenizes_as(const Tokenizer& other) const;
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

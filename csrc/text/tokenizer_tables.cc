@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 #include "common/errors.h"
 #include "common/utf8.h"
@@ -80,8 +81,16 @@ void TokenizerTables::lay_out(std::span<const std::byte> section) {
                    header_.num_added_tokens};
   token_bytes_ = take_chars("token_bytes", header_.token_bytes_size);
   added_contents_ = take_chars("added_contents", header_.added_contents_size);
-  take("tokenizer_json", header_.json_size);
+  tables_ = {reinterpret_cast<const char*>(base) + sizeof(TokenizerHeader), offset - sizeof(TokenizerHeader)};
+  json_ = take_chars("tokenizer_json", header_.json_size);
   expect_equal("section_size_bytes", static_cast<uint64_t>(section.size()), offset);
+}
+
+bool TokenizerTables::tokenize_as(const TokenizerTables& other) const {
+  const auto counts = [](const TokenizerHeader& h) {
+    return std::tuple(h.normalizer, h.flags, h.num_tokens, h.num_merges, h.num_added_tokens, h.token_bytes_size);
+  };
+  return counts(header_) == counts(other.header_) && tables_ == other.tables_;
 }
 
 void TokenizerTables::check_tokens() const {

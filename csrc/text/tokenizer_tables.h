@@ -42,6 +42,11 @@ class TokenizerTables {
   const Records<MergeRecord>& merges() const { return merges_; }
   const Records<AddedTokenRecord>& added_tokens() const { return added_tokens_; }
 
+  std::string_view json() const { return json_; }  // the checkpoint's tokenizer.json
+
+  // True for equal tokenizers, however their JSON was written.
+  bool tokenize_as(const TokenizerTables& other) const;
+
   // `id` < num_tokens().
   std::string_view token_bytes(uint32_t id) const {
     return part(token_bytes_, id == 0 ? 0 : token_ends_[id - 1], token_ends_[id]);
@@ -66,6 +71,8 @@ class TokenizerTables {
   Records<AddedTokenRecord> added_tokens_;
   std::string_view token_bytes_;
   std::string_view added_contents_;
+  std::string_view tables_;  // all parts but the JSON
+  std::string_view json_;
 };
 
 }  // namespace pythia

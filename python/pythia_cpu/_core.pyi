@@ -390,6 +390,15 @@ class Tokenizer:
         """
         The bytes one token stands for; empty for an id without a token.
         """
+    def tokenizes_as(self, other: Tokenizer) -> bool:
+        """
+        Whether both give the same tokens, which JSON that was written otherwise may do too.
+        """
+    @property
+    def json(self) -> bytes:
+        """
+        The tokenizer.json that the section was made from, unchanged.
+        """
     @property
     def vocab_size(self) -> int:
         """

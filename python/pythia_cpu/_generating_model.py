@@ -16,7 +16,6 @@ from pythia_cpu._lazy import lazy_property
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._token_stream import TokenStream
 from pythia_cpu._tokenizer import Tokenizer
-from pythia_cpu._tokenizer_export import tokenization
 
 _MIN_WAITING = 256  # requests that are ready when others end
 
@@ -113,7 +112,7 @@ class GeneratingModel:
         )
 
     def _check_draft(self, draft: GeneratingModel) -> None:
-        if tokenization(draft.core.file.tokenizer) != tokenization(self.core.file.tokenizer):
+        if not draft.tokenizer.tokenizes_as(self.tokenizer):
             raise ValueError("the draft has another tokenizer than the model, expected two models with the same one")
 
     def stream(self, prompt: list[int], arguments: GenerationArguments, aids: Aids) -> TokenStream:

@@ -11,7 +11,6 @@ import tokenizers
 from pythia_cpu import _core
 from pythia_cpu._arguments import boolean, integer, iterator
 from pythia_cpu._lazy import lazy_property
-from pythia_cpu._tokenizer_export import tokenizer_json
 
 
 class Tokenizer:
@@ -28,10 +27,14 @@ class Tokenizer:
     @lazy_property
     def _tokenizer(self) -> tokenizers.Tokenizer:
         """That of ``tokenizers``, for what the core does not know: offsets, and how many tokens there are."""
-        found = tokenizers.Tokenizer.from_str(tokenizer_json(self._section).decode("utf-8"))
+        found = tokenizers.Tokenizer.from_str(self._core.json.decode("utf-8"))
         found.no_truncation()
         found.no_padding()
         return found
+
+    def tokenizes_as(self, other: Tokenizer) -> bool:
+        """Whether both give the same tokens, which a ``tokenizer.json`` that was written otherwise may do too."""
+        return self._core.tokenizes_as(other._core)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens added.

@@ -115,41 +115,6 @@ def compile_tokenizer(tokenizer_json: bytes) -> bytes:
     )
 
 
-def tokenizer_json(section: bytes) -> bytes:
-    """Give back the ``tokenizer.json`` that a tokenizer section was compiled from.
-
-    Raises:
-        ValueError: not a tokenizer section, or a truncated one.
-    """
-    start, size_bytes = _json_place(section)
-    return bytes(section[start : start + size_bytes])
-
-
-def tokenization(section: bytes) -> tuple[tuple[int, ...], bytes]:
-    """All that a tokenizer section says beside the text of its JSON, from the header and in the tables: equal for equal
-    tokenizers, however their JSON was written.
-
-    Raises:
-        ValueError: as ``tokenizer_json``.
-    """
-    start, _ = _json_place(section)
-    return _HEADER.unpack_from(section)[4:12], bytes(section[_HEADER.size : start])
-
-
-def _json_place(section: bytes) -> tuple[int, int]:
-    """Where the JSON starts in a section, and its size."""
-    if len(section) < _HEADER.size or section[: len(_MAGIC)] != _MAGIC:
-        raise ValueError("[tokenizer section] does not start with its magic; the file is damaged, convert it again")
-    fields = _HEADER.unpack_from(section)
-    size_bytes, json_size = fields[3], fields[12]
-    if size_bytes != len(section) or json_size > size_bytes - _HEADER.size:
-        raise ValueError(
-            f"[tokenizer section] has {len(section)} bytes, its header says {size_bytes} with {json_size} of JSON; "
-            "the file is damaged, convert it again"
-        )
-    return size_bytes - _padded(json_size), json_size
-
-
 def _pack(
     *,
     normalizer: int,
