@@ -66,6 +66,28 @@ def test_generate_left_padded(
             assert row[width : width + len(new)].tolist() == new.tolist()
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"length_penalty": 0.5, "repetition_penalty": 1.3}, {"eos_token_id": 13}], ids=str
+)
+def test_scores_of_beams(
+    hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, options: dict[str, Any]
+) -> None:
+    inputs = hf_tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
+    options = {
+        "num_beams": 3,
+        "num_return_sequences": 2,
+        "max_new_tokens": 9,
+        "return_dict_in_generate": True,
+        **options,
+    }
+    ours = hf_model.generate(**inputs, **options)
+    theirs = their_hf_model.generate(**inputs, **options, output_scores=True)
+    assert ours.sequences.tolist() == theirs.sequences.tolist()
+    assert ours.sequences_scores.dtype == torch.float32 and ours.scores is None
+    torch.testing.assert_close(ours.sequences_scores, theirs.sequences_scores, rtol=0, atol=2e-5)
+    assert hf_model.generate(**inputs, return_dict_in_generate=True, max_new_tokens=2).sequences_scores is None
+
+
 def test_generate_samples(hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer) -> None:
     inputs = hf_tokenizer(TEXTS[:2], padding=True, padding_side="left", return_tensors="np")
     rows = hf_model.generate(

@@ -217,8 +217,9 @@ class GeneratesTexts(ABC):
 
         Every record has ``index``, ``id`` (if the prompt has one), ``model`` (``Model.key``), ``input`` (a hash of the
         prompt and the options), ``num_prompt_tokens``, ``text``, ``tokens``, ``finish_reason``, of drawn texts
-        ``seed``, and if asked for ``logprobs`` and ``top_logprobs`` (see Generation); with ``num_return_sequences``
-        above 1 it has these in a list ``texts``. ``pandas.read_json(path, lines=True)`` reads it.
+        ``seed``, of beams ``beam_score``, and if asked for ``logprobs`` and ``top_logprobs`` (see Generation); with
+        ``num_return_sequences`` above 1 it has these in a list ``texts``. ``pandas.read_json(path, lines=True)`` reads
+        it.
 
         Args:
             prompts: any iterable, perhaps longer than memory, of prompts (a str or token ids), or of dicts with

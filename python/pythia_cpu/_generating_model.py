@@ -196,6 +196,7 @@ class GeneratingModel:
                         finish_reason=one.finish_reason,
                         logprobs=one.logprobs,
                         top_logprobs=one.top_logprobs,
+                        beam_score=float(one.score),
                     )
                     for one in hypotheses[:count]
                 ],

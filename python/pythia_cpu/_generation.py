@@ -31,6 +31,9 @@ class Generation(Result):
             None for greedy text.
         draft_acceptance: the part of the draft's tokens that was accepted, 0 to 1, where those after a wrong one count
             as not accepted; None without a draft.
+        beam_score: what ranks the texts of a beam search: the sum of its log-probabilities, with penalties and biases,
+            divided by its length to the power of ``length_penalty`` (transformers' ``sequences_scores``); None without
+            beams.
     """
 
     text: str
@@ -41,6 +44,7 @@ class Generation(Result):
     top_logprobs: list[TopLogprobs] | None = field(default=None, compare=False)
     seed: int | None = None
     draft_acceptance: float | None = field(default=None, compare=False)
+    beam_score: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

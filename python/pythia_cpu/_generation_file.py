@@ -126,6 +126,8 @@ def _text_fields(text: Generation) -> dict[str, object]:
     fields: dict[str, object] = {"text": text.text, "tokens": text.tokens, "finish_reason": text.finish_reason}
     if text.seed is not None:
         fields["seed"] = text.seed
+    if text.beam_score is not None:
+        fields["beam_score"] = text.beam_score
     if text.logprobs is not None:
         fields["logprobs"] = shortest(text.logprobs)
     if text.top_logprobs is not None:

@@ -129,11 +129,13 @@ class GenerateOutput(ModelOutput):
         scores: of ``output_scores``: for each new token float32 ``[batch * num_return_sequences, vocab_size]``, as it
             was chosen from: with penalties, and of drawn tokens with temperature and filters; else None.
         logits: of ``output_logits``: likewise, the model's own.
+        sequences_scores: of beams float32 ``[batch * num_return_sequences]``, by which they are ranked; else None.
     """
 
     sequences: Any
     scores: tuple[Any, ...] | None = None
     logits: tuple[Any, ...] | None = None
+    sequences_scores: Any = None
 
 
 def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str, Any]) -> Any:
@@ -161,13 +163,16 @@ def generate(model: Model, input_ids: Any, attention_mask: Any, given: dict[str,
     _set_seeds(engine, len(rows), of_torch=is_torch(input_ids))
     if streamer is not None:
         streamer.put(convert(rows))
-    texts = Texts(model, rows, prompts, fill=fill, ends=ends, engine=engine, functions=functions).write()
+    writer = Texts(model, rows, prompts, fill=fill, ends=ends, engine=engine, functions=functions)
+    texts = writer.write()
     if streamer is not None:
         streamer.end()
     sequences = _sequences(rows, texts, fill)
     if not as_dict:
         return convert(sequences)
-    steps: dict[str, tuple[Any, ...]] = {}
+    steps: dict[str, Any] = {}
+    if writer.beam_scores:
+        steps["sequences_scores"] = convert(np.array(writer.beam_scores, np.float32))
     if with_scores or with_logits:
         repeated = [prompt for prompt in prompts for _ in range(len(texts) // len(rows))]
         new_tokens = sequences[:, width:]

@@ -34,6 +34,7 @@ class Texts:
         self._fill, self._ends, self._engine, self._functions = fill, ends, engine, functions
         self._stops = [_StopStrings(model, engine.get("stop", []), prompt) for prompt in prompts]
         self._has_beams = engine.get("num_beams", 1) != 1
+        self.beam_scores: list[float] = []  # of all texts that were written, if there are beams
 
     def write(self) -> list[list[int]]:
         """New tokens of all texts, those of a prompt one after the other.
@@ -102,6 +103,8 @@ class Texts:
             return [self._stream(prompts[0], arguments)]
         results: Any = self._model.generate(prompts, **arguments)
         several = [result if isinstance(result, list) else [result] for result in results]
+        if self._has_beams:
+            self.beam_scores = [text.beam_score for texts in several for text in texts]
         return [text.tokens[: self._stops[i].end(text.tokens)] for i, texts in enumerate(several) for text in texts]
 
     def _stream(self, prompt: Rows, arguments: dict[str, Any]) -> list[int]:
