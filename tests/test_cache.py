@@ -185,9 +185,9 @@ def test_removing_single_conversions(tmp_path: Path, cached: Callable[..., Path]
     assert remove(mini, revision=1800, weights="q8") == [q8]
     assert model.verify()  # still mapped
     assert auto.is_symlink() and auto.resolve() == f16
-    unknown = f16.with_name(f"{f16.name[:8]}{IDENTITY[8:]}-v0-q8.pcpu")
+    unknown = f16.with_name(f"{f16.name[:8]}f32{IDENTITY[11:]}-v0-q8.pcpu")
     unknown.write_bytes(b"of another version")
-    assert remove(mini, revision="step5") == []
+    assert remove(mini, revision="step5") == remove(mini, weights="f32") == []
     assert remove(mini, weights="q8") == [unknown]
     assert remove(mini, revision="step1800") == [f16]
     assert not f16.parent.exists()  # with the link that "auto" is, and the locks
@@ -318,8 +318,9 @@ def test_a_conversion_removed_before_it_is_opened(tmp_path: Path, monkeypatch: p
         return path
 
     monkeypatch.setattr("pythia_cpu._cache.cached_conversion", converted_and_removed)
-    model = pythia_cpu.load(MINI_PYTHIA, cache_dir=tmp_path)
+    model = pythia_cpu.load(MINI_PYTHIA, cache_dir=tmp_path, threads=3)
     assert len(removed) == 1 and model.config.num_hidden_layers == 6
+    assert model.threads == 3
 
 
 def test_a_lock_that_is_removed_while_one_waits(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import pythia_cpu
 from pythia_cpu import _core
 
 NO_BYTES = 2**63 - 1
@@ -86,9 +89,31 @@ def test_odd_lines_do_no_harm(tmp_path: Path, text: str) -> None:
     assert limits(tmp_path, {"proc/self/cgroup": text}) == (NO_BYTES, math.inf)
 
 
-def test_this_process_has_processors() -> None:
+def cores(processors: set[int]) -> int:
+    """How many cores, each of which may be several processors, as far as a control group lets this process use them."""
+    places = set()
+    for processor in processors:
+        topology = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
+        files = {"physical_package_id": 0, "core_id": processor}
+        places.add(tuple(int((topology / f).read_text()) if (topology / f).exists() else n for f, n in files.items()))
     _, cpus = _core.cgroup_limits()
-    assert 1 <= _core.available_physical_cores() <= max(1, math.ceil(min(cpus, 2**20)))
+    return max(1, int(min(len(places), math.ceil(min(cpus, 2**20)))))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes have no affinity here")
+def test_the_processors_of_this_process() -> None:
+    """Threads have affinities of their own."""
+    allowed = os.sched_getaffinity(0)
+
+    def counts(processors: set[int]) -> tuple[int, int]:
+        os.sched_setaffinity(0, processors)
+        return _core.available_physical_cores(), pythia_cpu.load().threads
+
+    for processors in (allowed, {min(allowed)}, {max(allowed)}):
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(counts, processors).result()
+        assert found == (cores(processors),) * 2
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_available_memory_is_what_the_system_says_or_a_group_allows(tmp_path: Path) -> None:

@@ -159,6 +159,16 @@ def test_biases_that_the_config_denies(tmp_path: Path) -> None:
         convert(folder, tmp_path / "m.pcpu")
 
 
+def test_main_of_a_folder_is_what_it_holds(tmp_path: Path) -> None:
+    """As the hub calls it; unless there is a subfolder of that name."""
+    folder = write_small(tmp_path / "c", seed=1)
+    with open_checkpoint(folder) as own, open_checkpoint(folder, revision="main") as main:
+        assert (main.folder, main.source) == (folder, own.source)
+    subfolder = write_small(folder / "main", seed=2)
+    with open_checkpoint(folder, revision="main") as main:
+        assert (main.folder, main.source.revision) == (subfolder, "main")
+
+
 def test_folders_that_are_no_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"none.*is not a folder"):
         convert(tmp_path / "none", tmp_path / "m.pcpu")

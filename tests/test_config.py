@@ -49,6 +49,9 @@ DIALECTS: dict[str, dict[str, Any]] = {
     "5, nested": {"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5, "rope_theta": 500}}},
     "4 and 5": {"rotary_pct": 0.5, "rope_parameters": {"rope_theta": 500}},
     "rope_scaling of no scaling": {"rotary_pct": 0.5, "rope_theta": 500, "rope_scaling": {"type": "default"}},
+    "rope_scaling with both": {
+        "rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 500}
+    },
 }
 
 
@@ -56,6 +59,12 @@ DIALECTS: dict[str, dict[str, Any]] = {
 def test_rotary_dialects(dialect: dict[str, Any]) -> None:
     config = parse(dialect, without=tuple(set(ROTARY) - set(dialect)))
     assert (config.rotary_ndims, config.rotary_emb_base) == (8, 500.0)
+
+
+@pytest.mark.parametrize(("share", "dimensions"), [(0.25, 4), (0.29, 4), (0.3, 4), (0.375, 6), (0.43, 6)])
+def test_part_of_a_dimension_is_not_rotated(share: float, dimensions: int) -> None:
+    """Of 16, as in transformers."""
+    assert parse({"rotary_pct": share}).rotary_ndims == dimensions
 
 
 def test_missing_keys_have_the_defaults_of_transformers() -> None:
@@ -116,6 +125,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"rope_parameters": {"a": {"rope_theta": 1}, "b": {"rope_theta": 2}}}, "differ between layer types"),
     ({"partial_rotary_factor": 0.5}, "twice and differently .*rotary_pct = 0.25, partial_rotary_factor = 0.5"),
     ({"rope_theta": 500}, "the rotary base twice and differently"),
+    (
+        {"rope_scaling": {"type": "default", "partial_rotary_factor": 0.5}},
+        "rotary_pct = 0.25, rope_scaling.partial_rotary_factor = 0.5",
+    ),
+    ({"rope_scaling": {"type": "default", "rope_theta": 5}}, "rotary_emb_base = 10000, rope_scaling.rope_theta = 5"),
     ({"rotary_pct": 1.5}, "the rotated share of a head is 1.5, expected 0 to 1"),
     ({"rotary_pct": "all"}, "rotary_pct is 'all', expected a finite number"),
     ({"rotary_pct": 10**400}, "rotary_pct is 10*, expected a finite number"),

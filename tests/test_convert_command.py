@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,23 @@ def test_what_others_keep_in_the_cache(tmp_path: Path, cache: Path, capsys: pyte
     assert "equal checkpoints:" in capsys.readouterr().out
     assert main(["--clear"]) == 0
     assert mine.exists() and not kept.exists() and not damaged.exists()
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup: a closed terminal stops no conversion."""
+    seen = []
+
+    def noted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        seen.append([signal.getsignal(signum) for signum in (signal.SIGHUP, signal.SIGTERM)])
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr("pythia_cpu._cli_convert.convert", noted)
+        assert main([str(tmp_path), "-o", str(tmp_path / "m.pcpu")]) == 130
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ((of_hangup, of_end),) = seen
+    assert of_hangup == signal.SIG_IGN and callable(of_end)

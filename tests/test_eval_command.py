@@ -25,6 +25,22 @@ from pythia_cpu import _cli_eval, _harness
 pytestmark = pytest.mark.usefixtures("own_datasets_cache")
 
 TASK = "offline_command"
+# Without torch, as where it is not installed.
+WITHOUT_TORCH = """
+import sys
+from importlib.machinery import PathFinder
+
+class WithoutTorch(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] == "torch" else super().find_spec(name, path, target)
+
+sys.meta_path = [WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]
+from pythia_cpu._cli_eval import main
+status = main()
+assert "torch" not in sys.modules
+sys.exit(status)
+"""
 COMMAND = [sys.executable, "-m", "pythia_cpu._cli_eval"]
 
 
@@ -122,13 +138,15 @@ def test_other_models_keep_their_arguments(evaluate: Callable[..., dict[str, Any
 
 
 def test_command(task_folder: Path, shipped_model: Path, tmp_path: Path) -> None:
-    command = [*COMMAND, "--model_args", f"pretrained={shipped_model},threads=2,dtype=float"]
+    """Which needs no torch."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, "--model_args", f"pretrained={shipped_model},threads=2,dtype=float"]
     command += ["--device", "cuda:0", "--batch_size", "auto:4"]  # as in the harness's README
-    command += ["--tasks", TASK, "--include_path", str(task_folder), "--output_path", str(tmp_path / "out")]
+    command += ["--tasks", f"{TASK},offline_writing", "--include_path", str(task_folder)]
+    command += ["--output_path", str(tmp_path / "out")]
     command += ["--use_cache", str(tmp_path / "results.db")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
-    assert "pythia-cpu" in result.stdout and TASK in result.stdout
+    assert all(name in result.stdout for name in ("pythia-cpu", TASK, "offline_writing"))
     (path,) = (tmp_path / "out").rglob("results_*.json")
     assert bits_per_byte(json.loads(path.read_text())) > 0
     assert [path.name for path in tmp_path.glob("results*")] == ["results.db"]

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 import pythia_cpu
 from checkpoints import MINI_PYTHIA, write_checkpoint
-from pythia_cpu import _core, convert, open_checkpoint
+from pythia_cpu import _convert, _core, convert, open_checkpoint
 from pythia_cpu._cli_convert import main
 from pythia_cpu._fidelity import TensorError
 
@@ -111,11 +111,18 @@ def test_the_error_of_a_tensor_in_pieces(monkeypatch: pytest.MonkeyPatch, scale:
 def test_large_models_have_tensors_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pythia_cpu._convert.MAX_LOSSLESS_BYTES", 1_000_000)
-    assert main([str(MINI_PYTHIA), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8", "--report", f"{tmp_path}/r"]) == 0
+    assert _convert.MAX_LOSSLESS_BYTES == 4 * 2**30
+    folder = write_checkpoint(tmp_path / "c", hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    with open_checkpoint(folder) as checkpoint:
+        size_bytes = sum(checkpoint.info(name).size_bytes for name in checkpoint)
+    monkeypatch.setattr(_convert, "MAX_LOSSLESS_BYTES", size_bytes)
+    report = convert(folder, tmp_path / "m.pcpu", weights="q8", fidelity=True, progress=False)
+    assert report.fidelity is not None and report.fidelity.not_compared is None
+    monkeypatch.setattr(_convert, "MAX_LOSSLESS_BYTES", size_bytes - 1)
+    assert main([str(folder), "-o", str(tmp_path / "m.pcpu"), "--weights", "q8", "--report", f"{tmp_path}/r"]) == 0
     fidelity = json.loads((tmp_path / "r").read_text())["fidelity"]
     assert (fidelity["lossless_weights"], fidelity["texts"]) == (None, [])
-    assert "more than 1000000" in fidelity["not_compared"]
+    assert f"take {size_bytes} bytes, more than {size_bytes - 1}:" in fidelity["not_compared"]
     assert 0 < min(fidelity["relative_errors"].values()) < 0.01
     assert "predictions not compared" in capsys.readouterr().out
 

@@ -89,6 +89,19 @@ def test_prefix_cache(model: pythia_cpu.Model, prompts: list[list[int]]) -> None
         model.prefix_cache(0)
 
 
+def test_the_newest_prefix_cache_is_used(model: pythia_cpu.Model, prompts: list[list[int]]) -> None:
+    """Whatever is done with older ones."""
+    older, newer = model.prefix_cache(1 << 24), model.prefix_cache(1 << 24)
+    for _ in range(2):
+        older.close()
+        model.generate(prompts[0], max_new_tokens=40)
+    assert (older.size_bytes, older.tokens_found) == (0, 0)
+    assert newer.tokens_found == (len(prompts[0]) - 1) // 16 * 16 > 0
+    newer.close()
+    model.generate(prompts[0], max_new_tokens=40)
+    assert newer.tokens_found == (len(prompts[0]) - 1) // 16 * 16
+
+
 def test_prefix_cache_keeps_to_its_bound(model: pythia_cpu.Model) -> None:
     block_bytes = 16 * 2 * 4 * model.config.num_hidden_layers * model.config.hidden_size
     rng = np.random.default_rng(1)

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 import pythia_cpu
 from hub_server import running_hub
 from pythia_cpu import hf
+from pythia_cpu._hub_access import HubAccess, hub_access
 from pythia_cpu.hf._offline import offline
 
 TEXTS = ["Once upon a time", "It was", "The old man looked at the door, and", "x"]
@@ -320,3 +321,29 @@ def test_loads_without_the_hub_side_by_side() -> None:
     assert constants.HF_HUB_OFFLINE is True
     second.__exit__(None, None, None)
     assert constants.HF_HUB_OFFLINE is before
+
+
+@pytest.mark.parametrize(
+    ("options", "token"),
+    [
+        ({}, None),
+        ({"token": "own"}, "own"),
+        ({"use_auth_token": "old"}, "old"),
+        ({"token": False, "use_auth_token": "old"}, False),
+    ],
+    ids=str,
+)
+def test_tokens_of_the_hub(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], token: object) -> None:
+    """Of the names that they have had, the new one counts first."""
+    seen = []
+
+    def noted(*_: object, **__: object) -> None:
+        seen.append(hub_access())
+        raise KeyboardInterrupt
+
+    for kind, reader in ((hf.GPTNeoXForCausalLM, "_model.load"), (hf.GPTNeoXTokenizer, "_tokenizer.read_tokenizer")):
+        monkeypatch.setattr(f"pythia_cpu.hf.{reader}", noted)
+        with pytest.raises(KeyboardInterrupt):
+            kind.from_pretrained("pythia-14m", cache_dir="here", **options)
+    assert seen == [HubAccess("here", token)] * 2
+    assert hub_access() == HubAccess()

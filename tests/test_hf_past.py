@@ -63,6 +63,10 @@ def test_the_bits_are_those_of_whole_rows(hf_model: hf.GPTNeoXForCausalLM) -> No
     np.testing.assert_array_equal(hf_model(rows[:, 25:], past_key_values=past).logits, whole.logits[:, 25:])
     other.crop(-10)
     np.testing.assert_array_equal(hf_model(rows[:, 20:], past_key_values=other).logits, whole.logits[:, 20:])
+    other.crop(40)
+    assert other.get_seq_length() == 30
+    other.crop(0)
+    assert (other.get_seq_length(), [len(session) for session in other.sessions]) == (0, [0, 0])
 
 
 def test_what_cannot_go_on(hf_model: hf.GPTNeoXForCausalLM) -> None:

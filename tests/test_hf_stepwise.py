@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 import transformers
 
 from pythia_cpu import hf
+from pythia_cpu.hf import _stepwise
 
 ROWS = torch.tensor([[0, 0, 510, 1711], [309, 574, 13, 15], [0, 510, 1711, 373]])
 MASK = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
@@ -110,8 +114,14 @@ def test_least_lengths_of_drawn_texts(hf_model: hf.GPTNeoXForCausalLM) -> None:
     assert stopped.tolist() == hf_model.generate(ROWS, eos_token_id=None, stop_strings=["e"], **OPTIONS).tolist()
 
 
-def test_time_limit(hf_model: hf.GPTNeoXForCausalLM) -> None:
+def test_time_limit(hf_model: hf.GPTNeoXForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which each step takes two seconds."""
     assert hf_model.generate(ROWS, max_time=0.0, eos_token_id=None, **OPTIONS).shape == (3, 5)
+    plain = hf_model.generate(ROWS, eos_token_id=None, **OPTIONS)
+    for max_time, steps in ((1.5, 1), (2, 2), (7.9, 4), (10**6, 12)):
+        monkeypatch.setattr(_stepwise, "time", SimpleNamespace(monotonic=functools.partial(next, count(100, 2))))
+        rows = hf_model.generate(ROWS, max_time=max_time, eos_token_id=None, **OPTIONS)
+        assert rows.tolist() == plain[:, : 4 + steps].tolist()
 
 
 def test_the_context_ends(hf_model: hf.GPTNeoXForCausalLM) -> None:

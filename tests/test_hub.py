@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,12 +15,13 @@ from typing import Any
 
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
 from hub_server import Hub, running_hub
 from pythia_cpu import CheckpointError, _core, convert
 from pythia_cpu._convert import CONVERTER_VERSION
-from pythia_cpu._hub import Revision, _patiently, _remember, nearest_revisions, repo_id_of
+from pythia_cpu._hub import Revision, _patiently, _progress_bars, _remember, nearest_revisions, repo_id_of
 from pythia_cpu._provenance import provenance
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
@@ -369,3 +371,19 @@ def test_what_a_revision_was_is_noted_in_its_place_only(monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
     _remember(Revision(REPO, None, "a" * 40))
     assert (tmp_path / "hub/models--EleutherAI--pythia-14m/refs/main").read_text() == "a" * 40
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_clients_bars_are_as_before(disabled: bool, enabled: bool) -> None:
+    """Off for a download without them; never on where a user has set them off."""
+    before = are_progress_bars_disabled()
+    set_to = {True: disable_progress_bars, False: enable_progress_bars}
+    try:
+        set_to[disabled]()
+        with contextlib.suppress(KeyboardInterrupt), _progress_bars(enabled):
+            assert are_progress_bars_disabled() == (disabled or not enabled)
+            raise KeyboardInterrupt
+        assert are_progress_bars_disabled() == disabled
+    finally:
+        set_to[before]()

@@ -230,6 +230,46 @@ def test_datasets(model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert [record["first_mismatch"] for record in records] == expected.first_mismatch.tolist()
 
 
+class Scalar:
+    """A row of a pyarrow.ChunkedArray."""
+
+    def __init__(self, row: np.ndarray) -> None:
+        self._row = row
+
+    def as_py(self) -> list[int]:
+        return [int(id) for id in self._row]
+
+
+def test_rows_of_arrow(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    rows = make_rows(model, 32, 32)[:9]
+    scalars: Any = [Scalar(row) for row in rows]
+    expected = model.memorization(rows)
+    assert model.memorization(Column(scalars)) == expected
+    assert model.memorization(scalars) == expected
+    assert model.memorization_to_file(iter(scalars), tmp_path / "a.jsonl") == 9
+    assert model.memorization_to_file(rows, tmp_path / "a.jsonl") == 0
+
+
+def test_passes_are_full(model: pythia_cpu.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are read once for about 512 tokens."""
+    seen: list[list[int]] = []
+    choose = _memorization.MemorizationScorer._choose
+
+    def noted(scorer: Any, passes: Any) -> np.ndarray:
+        seen.append([len(ids) for _, ids, _ in passes])
+        return choose(scorer, passes)
+
+    monkeypatch.setattr(_memorization.MemorizationScorer, "_choose", noted)
+    rows = np.random.default_rng(0).integers(1, 4096, (64, 40))
+    rows[:, 32:] = [text.tokens for text in model.generate(rows[:, :32], max_new_tokens=8, ignore_eos=True)]
+    assert model.memorization(rows, continuation_length=8).exact_match.all()
+    assert seen == [[35] * 14] * 4 + [[35] * 8] + [[4] * 64]
+    seen.clear()
+    long = np.random.default_rng(0).integers(1, 4096, (3, 616))
+    model.memorization(long, prefix_length=600, continuation_length=1)
+    assert seen == [[600]] * 3  # one may always run
+
+
 def test_full_context(model: pythia_cpu.Model) -> None:
     row = np.random.default_rng(0).integers(1, 4096, 2049)
     row[-1] = int(model.logits(row[:-1])[-1].argmax())

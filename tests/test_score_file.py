@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,17 @@ def test_records(model: pythia_cpu.Model, tmp_path: Path) -> None:
     assert model.score_to_file(INPUTS, path, context_length=np.int64(16)) == 0  # type: ignore[arg-type]
 
 
+def test_bytes_of_continuations(model: pythia_cpu.Model, tmp_path: Path) -> None:
+    """White space at a context's end is its continuation's."""
+    pairs = [("It was", " dark"), ("It was ", "dark"), ("It was \n\u2003", "the naïve"), (" ", "A"), ("", "A")]
+    inputs = [{"context": context, "continuation": continuation} for context, continuation in pairs]
+    model.score_to_file([*inputs, {"context": [5, 6], "continuation": [7]}], tmp_path / "scores.jsonl")
+    records = read(tmp_path / "scores.jsonl")
+    assert [record["num_bytes"] for record in records] == [5, 5, 15, 2, 1, None]
+    texts = [record["tokens"] for record in records[:2]]
+    assert texts[0] == texts[1] == model.tokenizer.encode(" dark")
+
+
 @pytest.mark.usefixtures("small_batches")
 @settings(max_examples=25)
 @given(data=st.data())
@@ -137,6 +149,25 @@ def test_interrupted(model: pythia_cpu.Model, tmp_path: Path) -> None:
     model.score_to_file(INPUTS, whole)
     assert path.read_bytes() == whole.read_bytes()
     assert written == [0, 2, 2, 2, 5, 5, 5, 5, 5, 5, 5, 7, 7]
+
+
+def test_what_is_written_at_once(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As much as takes ten seconds, by the speed of the last time, within bounds."""
+    monkeypatch.setattr(_score_file, "_LEAST_TOKENS_PER_WRITE", 40)
+    monkeypatch.setattr(_score_file, "_MOST_TOKENS_PER_WRITE", 300)
+    durations = iter([5.0, 8.0, 1.0, 0.0, 1000.0, 5.0])
+    times = (t for begin, taken in enumerate(durations) for t in (2000.0 * begin, 2000.0 * begin + taken))
+    monkeypatch.setattr(_score_file, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    path = tmp_path / "scores.jsonl"
+    written = []
+
+    def inputs() -> Iterator[list[int]]:
+        for i in range(86):
+            written.append(path.read_bytes().count(b"\n"))
+            yield [i] * 9  # ten tokens with the first, which none scores
+
+    assert model.score_to_file(inputs(), path) == 86
+    assert sorted(set(written)) == [0, 4, 12, 22, 52, 82]
 
 
 def test_bars(model: pythia_cpu.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

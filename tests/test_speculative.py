@@ -106,6 +106,14 @@ def test_acceptance_of_a_stream(model: pythia_cpu.Model, draft: pythia_cpu.Model
     assert stream.draft_acceptance is None
 
 
+def test_a_stream_has_no_end_before_its_last_token(model: pythia_cpu.Model) -> None:
+    """Though several tokens are known at once."""
+    for length in (20, 21, 22, 23):
+        stream = model.stream(PROMPTS[0], draft=model, max_new_tokens=length, ignore_eos=True)
+        ends = [(stream.finish_reason, stream.draft_acceptance) for _ in stream]
+        assert ends == [(None, None)] * (length - 1) + [("length", 1.0)]
+
+
 @pytest.mark.parametrize(
     "options",
     [

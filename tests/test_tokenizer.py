@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tokenizer_texts as texts
 from checkpoints import MINI_PYTHIA
+from pythia_cpu import _tokenizer
 from pythia_cpu._core import IncrementalDecoder, Tokenizer
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
@@ -261,6 +262,21 @@ def test_ten_million_characters(pair: Pair) -> None:
     real = texts.real_text()
     while checked < 10_000_000:
         check(real[rng.randrange(len(real)) :])
+
+
+def test_offsets_of_a_tokenizer_that_cuts_and_pads() -> None:
+    """As fast tokenizers are saved after a call with truncation and padding: that is of the call, not of texts."""
+    plain = (MINI_PYTHIA / "tokenizer.json").read_bytes()
+    other = tokenizers.Tokenizer.from_buffer(plain)
+    other.enable_truncation(3)
+    other.enable_padding(length=12)
+    saved = other.to_str().encode()
+    assert b'"max_length":3' in saved
+    for text in ("Once upon a time there was an old man", "It was", ""):
+        expected = _tokenizer.Tokenizer(compile_tokenizer(plain), None).offsets(text)
+        found = _tokenizer.Tokenizer(compile_tokenizer(saved), None)
+        assert found.offsets(text).tolist() == expected.tolist()
+        assert len(expected) == len(found.encode(text))
 
 
 def test_tokenizer_outlives_its_arguments() -> None:
