@@ -132,7 +132,7 @@ def test_slips(model: pythia_cpu.Model, mini_checkpoint: Path) -> None:
 def test_options_of_draws_without_draws(model: pythia_cpu.Model) -> None:
     for call in (model.generate, model.stream, lambda *a, **k: model.generate_each([*a], **k)):
         with pytest.warns(
-            UserWarning, match="^temperature and top_k without do_sample=True: the text is greedy$"
+            UserWarning, match="^temperature and top_k without do_sample=True: nothing is drawn$"
         ) as seen:
             call("Once", max_new_tokens=1, temperature=0.8, top_k=40, seed=1)
         assert [one.filename for one in seen] == [__file__]

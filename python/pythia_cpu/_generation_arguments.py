@@ -112,10 +112,8 @@ class GenerationArguments:
         """Warns the caller of a method's caller where options of draws are set and nothing is drawn."""
         greedy = {"temperature": (1, 0), "top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
         unused = [name for name, off in greedy.items() if getattr(self, name) not in off]
-        if unused and not self.do_sample and self.num_beams == 1:
-            warnings.warn(
-                f"{' and '.join(unused)} without do_sample=True: the text is greedy", UserWarning, stacklevel=3
-            )
+        if unused and not self.do_sample:
+            warnings.warn(f"{' and '.join(unused)} without do_sample=True: nothing is drawn", UserWarning, stacklevel=3)
 
     def sampling(self) -> _core.SamplingOptions:
         """The core's options; ranges are checked there, when a request is added."""
