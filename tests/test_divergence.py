@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +138,42 @@ def test_windows(models: tuple[pythia_cpu.Model, pythia_cpu.Model]) -> None:
         parts = [model.divergence(other, ids[i : i + step]).kl for i in range(0, len(ids), step)]
         np.testing.assert_array_equal(found[0].kl, np.concatenate(parts))
         assert found[0].tokens == ids and len(found[1].kl) == 10
+
+
+def test_a_context_shorter_than_the_models(
+    models: tuple[pythia_cpu.Model, pythia_cpu.Model],
+    make_checkpoint: Callable[..., Path],
+    make_model_file: Callable[..., Path],
+) -> None:
+    """Either model's: windows are of what both hold."""
+    model, _ = models
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "max_position_embeddings": 12}
+    short = pythia_cpu.load(make_model_file(make_checkpoint(**shape)))
+    ids = np.random.default_rng(0).integers(0, 4096, 30).tolist()
+    for one, other in ((model, short), (short, model)):
+        found = one.divergence(other, ids)
+        expected = [kl_divergence(one.logits(ids[i : i + 12]), other.logits(ids[i : i + 12])) for i in (0, 12, 24)]
+        np.testing.assert_array_equal(found.kl, np.concatenate(expected))
+        assert found == one.divergence(other, ids, context_length=12)
+        with pytest.raises(ValueError, match="context_length is 13, expected 1 to 12"):
+            one.divergence(other, ids, context_length=13)
+
+
+def test_other_tokenizers(models: tuple[pythia_cpu.Model, pythia_cpu.Model], tmp_path: Path) -> None:
+    """Of one vocabulary: only texts that both read alike, and token ids, can be compared."""
+    model, _ = models
+    folder = shutil.copytree(MINI_PYTHIA, tmp_path / "c")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].pop(0)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    other = pythia_cpu.load(folder, cache_dir=tmp_path, progress=False)
+    text = "Once upon a time there was"
+    ids = model.tokenizer.encode(text)
+    assert other.tokenizer.encode(text) != ids and other.tokenizer.encode("x") == model.tokenizer.encode("x")
+    for given, name in ((text, "text"), (["x", text], r"text\[1\]")):
+        with pytest.raises(ValueError, match=f"{name} has other token ids with the other model's tokenizer"):
+            model.divergence(other, given)
+    assert len(model.divergence(other, ids).kl) == len(ids) and len(model.divergence(other, "x").kl) == 1
 
 
 def test_what_cannot_be_compared(

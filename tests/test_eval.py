@@ -338,7 +338,8 @@ class TestResultCache:
         no_model()
         assert CachingLM(HarnessModel(model), path).loglikelihood(requests) == kept
         quantized = pythia_cpu.load(make_model_file(mini_checkpoint, "q4"))
-        for other in (HarnessModel(quantized), HarnessModel(model, max_length=32), HarnessModel(model, max_gen_toks=9)):
+        options = ({"max_length": 32}, {"max_gen_toks": 9}, {"prefix_token_id": 7}, {"add_bos_token": True})
+        for other in (HarnessModel(quantized), *(HarnessModel(model, **one) for one in options)):
             with pytest.raises(ValueError, match=r"use_cache: .*results\.db has results of another model"):
                 CachingLM(other, path)
 

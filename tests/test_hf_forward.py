@@ -80,6 +80,17 @@ def test_loss_of_rows(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> N
             hf_model(ids, labels=labels)
 
 
+def test_loss_of_many_labels(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    """Logits of so many are not looked at all together; among them are some without a label."""
+    ids = np.random.default_rng(0).integers(0, 4096, (2, 400))
+    labels = ids.copy()
+    labels[0, 60:90] = labels[1, 257:] = -100
+    expected = their_hf_model(torch.from_numpy(ids), labels=torch.from_numpy(labels)).loss.item()
+    np.testing.assert_allclose(hf_model(ids, labels=labels).loss, expected, rtol=1e-5)
+    total = hf_model.model.score(ids[0]).total
+    np.testing.assert_allclose(hf_model(ids[:1], labels=ids[:1]).loss, -total / 399, rtol=1e-6)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_forward_of_padded_rows(
     hf_model: hf.GPTNeoXForCausalLM, hf_tokenizer: hf.GPTNeoXTokenizer, their_hf_model: Any, side: str

@@ -63,6 +63,18 @@ def test_logits_processor(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any, 
     assert texts[0] == texts[1] and seen[0] == seen[1] and len(seen[0]) == 20
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_words_longer_than_the_prompt(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any, length: int) -> None:
+    """And the word that ends right after it."""
+    options = {**OPTIONS, "max_new_tokens": 6}
+    rows = PROMPT[:, :length]
+    (plain,) = hf_model.generate(rows, **options).tolist()
+    for word, differs in (([309, 574, 13, 15, 7], False), (plain[:5], True), (plain[: length + 1], True)):
+        (found,) = hf_model.generate(rows, bad_words_ids=[word], **options).tolist()
+        assert [found] == their_hf_model.generate(rows, bad_words_ids=[word], **options).tolist()
+        assert (found != plain) == differs
+
+
 def test_rows_and_their_numbers(hf_model: hf.GPTNeoXForCausalLM) -> None:
     rows = torch.tensor([[0, 0, 510, 1711], [309, 574, 13, 15]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])

@@ -58,6 +58,17 @@ def test_processors(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any, more: 
     assert found[0] == found[1]
 
 
+def test_processors_come_after_penalties(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
+    """Of scores with the sign turned: a penalty after that would make repetitions rare, before it makes them common."""
+    options = {**OPTIONS, "eos_token_id": None, "repetition_penalty": 3.0}
+    processors = transformers.LogitsProcessorList([lambda ids, scores: -scores])
+    ours, theirs = (
+        model.generate(ROWS, logits_processor=processors, **options).tolist() for model in (hf_model, their_hf_model)
+    )
+    assert ours == theirs
+    assert all(len(set(row[4:])) < 12 for row in ours)
+
+
 def test_criteria(hf_model: hf.GPTNeoXForCausalLM, their_hf_model: Any) -> None:
     plain = hf_model.generate(ROWS, eos_token_id=None, **OPTIONS)
     wanted = int(plain[0, 7])

@@ -69,8 +69,9 @@ def take_processors(given: dict[str, Any], convert: Callable[[npt.NDArray[Any]],
 def _without_words(words: list[list[int]], rows: Rows, scores: Floats) -> Floats:
     """As transformers' NoBadWordsLogitsProcessor: words that the last ids have begun do not end."""
     for *beginning, last in words:
-        begun = (rows[:, -len(beginning) :] == beginning).all(axis=1) & (rows.shape[1] >= len(beginning))
-        scores[begun, last] = -np.inf
+        if rows.shape[1] >= len(beginning):
+            begun = (rows[:, -len(beginning) :] == beginning).all(axis=1)
+            scores[begun, last] = -np.inf
     return scores
 
 
