@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bits import assert_same_bits
+from ieee import round_to_float32
 from pcpu_file import quantized_parts
 from pythia_cpu import _core
 
@@ -182,13 +183,6 @@ class TestMatmul:
             y = _core.Kernels(isa).matmul(x, packed, weights, 33)
             np.testing.assert_allclose(y, x @ stored.T, rtol=1e-6)
             assert_same_bits(y, PORTABLE.matmul(x, packed, weights, 33))
-
-
-def round_to_float32(value: Fraction) -> np.float32:
-    """The nearest float32 to a rational number in its normal range, ties to even."""
-    nearest = np.float32(float(value))  # rounded twice: right, or next to the right one
-    around = [np.nextafter(nearest, np.float32(-np.inf)), nearest, np.nextafter(nearest, np.float32(np.inf))]
-    return min(around, key=lambda f: (abs(Fraction(float(f)) - value), int(f.view(np.uint32)) & 1))
 
 
 def int16_codes(x: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:

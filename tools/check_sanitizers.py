@@ -17,11 +17,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-MODEL = Path(__file__).resolve().parents[1] / "python" / "pythia_cpu" / "data" / "mini-pythia.pcpu"
+import pythia_cpu
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / "python" / "pythia_cpu" / "data" / "mini-pythia.pcpu"  # f16
+CHECKPOINT = ROOT / "tests" / "data" / "mini-pythia" / "step1800"  # that it was made from
 REPORT_STATUS = 99
 NUM_DAMAGED = 60
 OK, ERROR, USAGE = 0, 1, 2
 
+LONG_PROMPT = "It was the best of times, it was the worst of times. " * 25  # keys of two chunks
+PROMPTS = "Once upon a time\nÜ 中\n".encode() + LONG_PROMPT.encode() + b"\nOnce upon a day"
+BENCH = ("--prompt-tokens", "20", "--decode-tokens", "3", "--score-texts", "2", "--repetitions", "1")
 RECORDS = b"""\
 {"context": "It was", "continuation": " a dark night."}
 
@@ -71,6 +78,10 @@ def sound_runs(binary: Path) -> list[str]:
         run(binary, OK, "generate", *model, "-n", "3", "word " * 1500),
         run(binary, OK, "score", *model, "--per-token", "--json", "-", stdin=b"It was a dark and stormy night."),
         run(binary, OK, "score", *model, "--jsonl", "-", stdin=RECORDS),
+        run(binary, OK, "score", *model, "--jsonl", "-", stdin=RECORDS, isa="portable"),
+        run(binary, OK, "verify", MODEL, isa="portable"),
+        run(binary, OK, "tokenize", *model, "-", stdin=PROMPTS),
+        run(binary, OK, "bench", *model, *BENCH),
         run(binary, OK, "--help"),
         run(binary, USAGE),
         run(binary, USAGE, "generate", "--no-such-option"),
@@ -82,6 +93,29 @@ def sound_runs(binary: Path) -> list[str]:
         run(binary, ERROR, "info", MODEL.parent / "missing.pcpu"),
         run(binary, ERROR, "generate", *model, "A", isa="no-such-isa"),
     ]
+
+
+def quantized_runs(binary: Path, folder: Path) -> list[str]:
+    """Every command with q8 and q4 weights. Only the portable kernels are built with sanitizers."""
+    findings = []
+    for weights in ("q8", "q4"):
+        path = folder / f"{weights}.pcpu"
+        pythia_cpu.convert(CHECKPOINT, path, weights=weights, progress=False)
+        model = ("-m", path)
+        batch = ("--batch", "--logprobs", "3", "-n", "5", "-")
+        findings += [
+            run(binary, OK, "info", path),
+            run(binary, OK, "verify", path, isa="portable"),
+            run(binary, OK, "generate", *model, "-n", "8", "-t", "2", LONG_PROMPT, isa="portable"),
+            run(binary, OK, "generate", *model, *batch, stdin=PROMPTS, isa="portable"),
+            run(binary, OK, "generate", *model, "--top-p", "0.9", *batch, stdin=PROMPTS),
+            run(binary, OK, "score", *model, "--jsonl", "-", stdin=RECORDS, isa="portable"),
+            run(binary, OK, "score", *model, "-c", "70", "-s", "40", "-", stdin=LONG_PROMPT.encode()),
+            run(binary, OK, "tokenize", *model, "--json", LONG_PROMPT),
+            run(binary, OK, "bench", *model, *BENCH),
+            run(binary, ERROR, "generate", *model, *batch, stdin=b"A\n\n"),
+        ]
+    return findings
 
 
 def damaged_runs(binary: Path, folder: Path) -> list[str]:
@@ -131,7 +165,9 @@ def main() -> int:
     parser.add_argument("binary", type=Path, metavar="BINARY")
     binary = parser.parse_args().binary
     with tempfile.TemporaryDirectory() as folder:
-        findings = [*sound_runs(binary), *damaged_runs(binary, Path(folder)), *damaged_lines(binary)]
+        scratch = Path(folder)
+        findings = [*sound_runs(binary), *quantized_runs(binary, scratch)]
+        findings += [*damaged_runs(binary, scratch), *damaged_lines(binary)]
     failed = [finding for finding in findings if finding]
     print("\n".join(failed) or f"  {len(findings)} runs, no report")
     return 1 if failed else 0
