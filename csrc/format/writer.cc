@@ -26,6 +26,13 @@ constexpr const char* kPartial = ".partial-";
 
 [[noreturn]] void throw_argument(const std::string& what) { throw std::invalid_argument(kWhere + what); }
 
+// A format's name, or its number if it is none.
+std::string describe(WeightFormat format) {
+  const auto number = static_cast<uint32_t>(format);
+  const WeightFormatInfo* info = find_weight_format(number);
+  return info ? std::string(info->name) : "number " + std::to_string(number) + ", which is unknown";
+}
+
 std::string parent_folder(const std::string& path) {
   const std::size_t slash = path.find_last_of('/');
   if (slash == std::string::npos) return ".";
@@ -188,8 +195,7 @@ PcpuWriter::PcpuWriter(const std::string& path, const Config& config, WeightForm
     : impl_(std::make_unique<Impl>()) {
   if (const std::string problem = check_config(config); !problem.empty()) throw_argument(problem);
   if (find_weight_format(static_cast<uint32_t>(weight_format)) == nullptr)
-    throw_argument("the weight format is number " + std::to_string(static_cast<uint32_t>(weight_format)) +
-                   ", which is unknown");
+    throw_argument("the weight format is " + describe(weight_format));
   impl_->path = path;
   struct stat status = {};
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) throw FileError(EISDIR, path);
@@ -213,10 +219,9 @@ void PcpuWriter::begin_tensor(std::string_view name, WeightFormat format, Weight
     throw_argument("tensor " + std::to_string(index) + " is '" + std::string(name) + "', expected '" + wanted.name + "'");
   if (!layout_allows(wanted.layout, format))
     throw_argument("tensor '" + wanted.name + "' has layout " + name_of(wanted.layout) + ", which cannot be stored as " +
-                   std::string(name_of(format)));
+                   describe(format));
   if (source_dtype > WeightFormat::kBF16)
-    throw_argument("the source dtype of '" + wanted.name + "' is " + std::string(name_of(source_dtype)) +
-                   ", expected f32, f16 or bf16");
+    throw_argument("the source dtype of '" + wanted.name + "' is " + describe(source_dtype) + ", expected f32, f16 or bf16");
 
   impl_->pad();
   TensorRecord& record = impl_->records.emplace_back();

@@ -10,11 +10,12 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pythia_cpu._arguments import iterator, refuse_table
 from pythia_cpu._file_inputs import identity_of, members
 from pythia_cpu._generating_model import Aids, GeneratingModel
-from pythia_cpu._generation import Generation
+from pythia_cpu._generation import Generation, TopLogprobs
 from pythia_cpu._generation_arguments import GenerationArguments
 from pythia_cpu._identity import model_key
 from pythia_cpu._record_file import Head, add_records, record_head, record_line, shortest
@@ -132,11 +133,11 @@ def _text_fields(text: Generation) -> dict[str, object]:
         fields["logprobs"] = shortest(text.logprobs)
     if text.top_logprobs is not None:
         fields["top_logprobs"] = [
-            [[id, value] for id, value in zip([id for id, _ in top], shortest(_values(top)), strict=True)]
+            [[id, value] for (id, _), value in zip(top, shortest(_values(top)), strict=True)]
             for top in text.top_logprobs
         ]
     return fields
 
 
-def _values(top: list[tuple[int, float]]) -> Any:
+def _values(top: TopLogprobs) -> npt.NDArray[np.float32]:
     return np.array([value for _, value in top], np.float32)
