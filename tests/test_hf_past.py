@@ -54,6 +54,7 @@ def test_the_bits_are_those_of_whole_rows(hf_model: hf.GPTNeoXForCausalLM) -> No
     assert second.past_key_values is first.past_key_values is second[1] and second[2] is second.hidden_states
     assert list(second) == ["logits", "hidden_states"] and len(second) == 2
     assert repr(second[1]) == "PastKeyValues(2 rows of 30)"
+    assert second.cache is second["cache"] is second["past_key_values"] is second[1]
     assert whole[0] is whole.loss and whole[1] is whole.logits and whole[3] is whole.hidden_states
 
     past = second.past_key_values
@@ -62,7 +63,7 @@ def test_the_bits_are_those_of_whole_rows(hf_model: hf.GPTNeoXForCausalLM) -> No
     assert (past.get_seq_length(), other.get_seq_length()) == (25, 30)
     np.testing.assert_array_equal(hf_model(rows[:, 25:], past_key_values=past).logits, whole.logits[:, 25:])
     other.crop(-10)
-    np.testing.assert_array_equal(hf_model(rows[:, 20:], past_key_values=other).logits, whole.logits[:, 20:])
+    np.testing.assert_array_equal(hf_model(rows[:, 20:], cache=other).logits, whole.logits[:, 20:])
     other.crop(40)
     assert other.get_seq_length() == 30
     other.crop(0)
@@ -89,6 +90,8 @@ def test_what_cannot_go_on(hf_model: hf.GPTNeoXForCausalLM) -> None:
     for options in ({}, {"output_attentions": True}, {"output_hidden_states": True}):
         with pytest.raises(ValueError, match="token id 1000000"):
             hf_model([[1], [10**6]], past_key_values=past, **options)
+    with pytest.raises(ValueError, match="both past_key_values and cache are given"):
+        hf_model(one, past_key_values=past, cache=past)
     with pytest.raises(ValueError, match="past_key_values are another model's"):
         copy.deepcopy(hf_model)(one, past_key_values=past)
     assert past.get_seq_length() == 4 and [len(session) for session in past.sessions] == [4, 2]

@@ -104,7 +104,9 @@ def test_tokenizer_properties(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: A
             assert tokenizer.decode(form, skip_special_tokens=skip) == their_tokenizer.decode(
                 form, skip_special_tokens=skip
             )
-        assert tokenizer.batch_decode(form) == their_tokenizer.batch_decode(form)
+    for form in forms:  # of no ids one empty text in transformers before 5.24
+        assert tokenizer.batch_decode(form) == (their_tokenizer.batch_decode(form) if len(form) else [])
+    assert tokenizer.batch_decode(ids[0]) == [their_tokenizer.decode(ids[0])]
 
 
 def test_special_tokens_that_scripts_add(tokenizer: hf.GPTNeoXTokenizer, their_tokenizer: Any) -> None:

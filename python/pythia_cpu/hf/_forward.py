@@ -52,7 +52,7 @@ class ModelOutput(Mapping[str, Any]):
     def __getitem__(self, key: str | int | slice) -> Any:
         """A field by name, or by its place among those that are there."""
         if isinstance(key, str):
-            if key not in self._places():
+            if key not in self._places() and not (key == "cache" and "past_key_values" in self._places()):
                 raise KeyError(key)
             return getattr(self, key)
         names = self._places()[key]
@@ -64,7 +64,7 @@ class CausalLMOutput(ModelOutput):
     """What a forward pass gives; everything is 0 where the attention mask is 0.
 
     ``past_key_values``, between logits and hidden states by place, is not among the names: it is made when it is asked
-    for.
+    for. ``cache`` is another name of it, that of transformers from 5.24 on.
 
     Attributes:
         loss: mean cross-entropy of ``labels``, in nats for each token; None without labels.
@@ -89,6 +89,11 @@ class CausalLMOutput(ModelOutput):
         if callable(self._past):
             object.__setattr__(self, "_past", self._past())
         return self._past
+
+    @property
+    def cache(self) -> Any:
+        """``past_key_values``."""
+        return self.past_key_values
 
     def _places(self) -> list[str]:
         names = list(self)

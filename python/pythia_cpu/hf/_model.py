@@ -161,6 +161,7 @@ class GPTNeoXForCausalLM(TorchModule):
         output_attentions: bool | None = None,
         position_ids: Any = None,
         past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **others: Any,
@@ -179,6 +180,7 @@ class GPTNeoXForCausalLM(TorchModule):
             position_ids: those that tokens have anyway, one more from token to token.
             past_key_values: of the output of an earlier call, whose rows go on with ``input_ids``; ``attention_mask``
                 is that of all columns then. It grows.
+            cache: the same, under the name that it has from transformers 5.24 on.
             use_cache: False: the output has no ``past_key_values``.
             logits_to_keep: give logits of so many columns at the end only, which takes less time; 0: of all. Not with
                 ``labels``.
@@ -188,6 +190,10 @@ class GPTNeoXForCausalLM(TorchModule):
             ValueError: as ``pythia_cpu.Model.logits``; a mask with holes; an option that is not supported.
         """
         refuse_unknown("forward", others, _FORWARD_WITHOUT_EFFECT)
+        if cache is not None:
+            if past_key_values is not None:
+                raise ValueError("both past_key_values and cache are given, expected one of them: they are the same")
+            past_key_values = cache
         if past_key_values is None:
             past = sessions = None
             rows, spans = rows_and_spans(input_ids, attention_mask)
@@ -262,7 +268,7 @@ class GPTNeoXForCausalLM(TorchModule):
                     ``[rows, vocab_size]``, called before each new token of all rows, after penalties and before
                     temperature and filters; they give the scores to choose from. Scores of rows that have ended are
                     zeros.
-                prefix_allowed_tokens_fn: a function of a row's number and its ids ``[length]``, padding included, that
+                prefix_allowed_tokens_fn: a function of a prompt's number and a row's ids ``[length]``, padding included, that
                     gives the ids that may follow.
                 assistant_model: a smaller model that proposes tokens, as ``draft`` of ``pythia_cpu.Model.generate``.
                 max_time: seconds after which no more tokens are begun.

@@ -41,11 +41,12 @@ def take_processors(given: dict[str, Any], convert: Callable[[npt.NDArray[Any]],
     words = given.pop("bad_words_ids", ())
     allowed = given.pop("prefix_allowed_tokens_fn", None)
     theirs = list(given.pop("logits_processor", None) or ())
+    per_prompt = given.get("num_return_sequences") or 1
     processors: list[Process] = []
     if words:
         processors.append(lambda rows, scores: _without_words(words, rows, scores))
     if allowed is not None:
-        processors.append(lambda rows, scores: _with_only(allowed, convert, rows, scores))
+        processors.append(lambda rows, scores: _with_only(allowed, convert, per_prompt, rows, scores))
     for processor in theirs:
 
         def process(rows: Rows, scores: Floats, processor: Any = processor) -> Floats:
@@ -75,11 +76,13 @@ def _without_words(words: list[list[int]], rows: Rows, scores: Floats) -> Floats
     return scores
 
 
-def _with_only(allowed: Any, convert: Callable[[npt.NDArray[Any]], Any], rows: Rows, scores: Floats) -> Floats:
-    """As transformers' PrefixConstrainedLogitsProcessor."""
+def _with_only(
+    allowed: Any, convert: Callable[[npt.NDArray[Any]], Any], per_prompt: int, rows: Rows, scores: Floats
+) -> Floats:
+    """As transformers' PrefixConstrainedLogitsProcessor: the rows of a prompt have its number."""
     kept = np.full_like(scores, -np.inf)
     for number, row in enumerate(rows):
-        ids = to_lists(allowed(number, convert(row)))
+        ids = to_lists(allowed(number // per_prompt, convert(row)))
         if not ids:
             raise ValueError("prefix_allowed_tokens_fn returned no token ids, expected those that may come next")
         kept[number, ids] = scores[number, ids]

@@ -328,8 +328,9 @@ class GPTNeoXTokenizer(SpecialTokens):
         return self._base.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **others: Any) -> list[str]:
-        """The texts of several rows of ids; of one row a list of one text."""
-        texts = self.decode(sequences, skip_special_tokens, **others)
+        """The texts of several rows of ids; of one row a list of one text, of no ids none."""
+        rows = to_lists(sequences)
+        texts = self.decode(rows, skip_special_tokens, **others) if rows != [] else []
         return texts if isinstance(texts, list) else [texts]
 
     def __repr__(self) -> str:
