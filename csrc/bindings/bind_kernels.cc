@@ -35,15 +35,17 @@ void require(bool holds, const char* message) {
 struct Kernels {
   const KernelTable* table;
 
-  // Room for rows of the codes of `groups` groups, whatever the layout.
-  int64_t code_row_bytes(int64_t groups) const { return groups * kQuantGroup * code_bytes(table->code_layout); }
+  // Of a row of QuantizedRows.
+  int64_t quantized_row_bytes(int64_t inputs) const {
+    return ceil_div(inputs, kQuantGroup) * quantized_group_bytes(table->code_layout);
+  }
 
-  // Code i of a row.
-  int8_t code_at(const std::byte* row, int64_t i) const {
-    if (table->code_layout == CodeLayout::kInt8) return static_cast<int8_t>(row[i]);
+  // Code i of a group.
+  int8_t code_at(const std::byte* group, int64_t i) const {
+    if (table->code_layout == CodeLayout::kInt8) return static_cast<int8_t>(group[i]);
     constexpr int64_t kPlaces[] = {0, 2, 1, 3};
     int16_t code;
-    std::memcpy(&code, row + 2 * (i / 4 * 4 + kPlaces[i % 4]), sizeof code);
+    std::memcpy(&code, group + 2 * (i / 4 * 4 + kPlaces[i % 4]), sizeof code);
     return static_cast<int8_t>(code);
   }
 
@@ -57,23 +59,18 @@ struct Kernels {
     require(!bias || bias->size() == outputs, "[matmul] bias must be [outputs]");
     AlignedBuffer<std::byte> weights(packed.size());
     std::copy_n(reinterpret_cast<const std::byte*>(packed.data()), packed.size(), weights.data());
-    const int64_t groups = ceil_div(inputs, kQuantGroup);
-    const int64_t row_bytes = code_row_bytes(groups);
-    AlignedBuffer<std::byte> codes(rows * row_bytes);
-    AlignedBuffer<float> scales(rows * groups);
-    AlignedBuffer<int32_t> offsets(rows * groups);
+    const int64_t row_bytes = quantized_row_bytes(inputs);
+    AlignedBuffer<std::byte> quantized(rows * row_bytes);
     Floats y({rows, outputs});
     const FpEnvironment environment;
-    for (int64_t r = 0; r < rows; ++r)
-      table->quantize_row(x.data() + r * inputs, inputs, codes.data() + r * row_bytes, scales.data() + r * groups,
-                          offsets.data() + r * groups);
+    for (int64_t r = 0; r < rows; ++r) table->quantize_row(x.data() + r * inputs, inputs, quantized.data() + r * row_bytes);
     table->matmul({.weights = {*parsed, weights.data(), outputs, inputs},
                    .panel_begin = 0,
                    .panel_end = num_panels(outputs),
                    .num_rows = rows,
                    .x = x.data(),
                    .x_stride = inputs,
-                   .quantized_x = {codes.data(), scales.data(), offsets.data(), row_bytes, groups},
+                   .quantized_x = {quantized.data(), row_bytes},
                    .bias = bias ? bias->data() : nullptr,
                    .y = y.mutable_data(),
                    .y_stride = outputs});
@@ -267,13 +264,19 @@ struct Kernels {
 
   py::tuple quantize_row(const Floats& x) const {
     const int64_t groups = ceil_div(x.size(), kQuantGroup);
-    AlignedBuffer<std::byte> stored(code_row_bytes(groups));
+    AlignedBuffer<std::byte> stored(quantized_row_bytes(x.size()));
     py::array_t<int8_t> codes(groups * kQuantGroup);
     Floats scales(groups);
     py::array_t<int32_t> offsets(groups);
     const FpEnvironment environment;
-    table->quantize_row(x.data(), x.size(), stored.data(), scales.mutable_data(), offsets.mutable_data());
-    for (int64_t i = 0; i < codes.size(); ++i) codes.mutable_at(i) = code_at(stored.data(), i);
+    table->quantize_row(x.data(), x.size(), stored.data());
+    for (int64_t group = 0; group < groups; ++group) {
+      const std::byte* at = stored.data() + group * quantized_group_bytes(table->code_layout);
+      for (int64_t i = 0; i < kQuantGroup; ++i) codes.mutable_at(group * kQuantGroup + i) = code_at(at, i);
+      at += scale_offset_bytes(table->code_layout);
+      std::memcpy(scales.mutable_data(group), at, sizeof(float));
+      std::memcpy(offsets.mutable_data(group), at + sizeof(float), sizeof(int32_t));
+    }
     return py::make_tuple(codes, scales, offsets);
   }
 

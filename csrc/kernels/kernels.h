@@ -70,20 +70,20 @@ enum class CodeLayout {
   kInt8,        // in order
   kInt16Pairs,  // of each four inputs 0, 2, 1, 3
 };
-constexpr int64_t code_bytes(CodeLayout layout) { return layout == CodeLayout::kInt8 ? 1 : 2; }
+constexpr int64_t code_size_bytes(CodeLayout layout) { return layout == CodeLayout::kInt8 ? 1 : 2; }
 
 // Where the dots of groups begin; see dot_base.h.
 inline constexpr int32_t kDotBase = 0x4B400000;
 
-// Activation rows in codes of int8's range, one scale and one offset per group of kQuantGroup inputs (quantize_row makes them).
-// The codes of the last, partial group are padded with zeros.
+// Activation rows in groups of kQuantGroup inputs (quantize_row makes them): codes of int8's range, those of the last, partial
+// group padded with zeros; then the group's scale, a float; then its offset, an int32: kDotBase - 128 * the sum of the codes.
+// What a dot needs of a row is at one address.
 struct QuantizedRows {
-  std::byte* codes = nullptr;  // [rows, codes_stride_bytes]
-  float* scales = nullptr;     // [rows, groups_stride]
-  int32_t* offsets = nullptr;  // [rows, groups_stride], kDotBase - 128 * the sum of the group's codes
-  int64_t codes_stride_bytes = 0;
-  int64_t groups_stride = 0;
+  std::byte* groups = nullptr;  // [rows, stride_bytes], 4-byte aligned
+  int64_t stride_bytes = 0;
 };
+constexpr int64_t scale_offset_bytes(CodeLayout layout) { return kQuantGroup * code_size_bytes(layout); }
+constexpr int64_t quantized_group_bytes(CodeLayout layout) { return scale_offset_bytes(layout) + 8; }
 
 struct MatmulArgs {
   PackedMatrix weights;
@@ -190,9 +190,9 @@ struct KernelTable {
   // Row of f32, f16 or bf16 to float, exactly.
   void (*to_float)(WeightFormat format, const void* source, int64_t n, float* y) noexcept;
 
-  // One row to codes: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127, offset =
-  // kDotBase (dot_base.h) - 128 * the sum of the codes. Codes have code_layout.
-  void (*quantize_row)(const float* x, int64_t n, std::byte* codes, float* scales, int32_t* offsets) noexcept;
+  // One row of QuantizedRows: per group, code = round_half_even(x * (127 / absmax)), scale = absmax / 127. Codes have
+  // code_layout.
+  void (*quantize_row)(const float* x, int64_t n, std::byte* groups) noexcept;
   CodeLayout code_layout;
 
   // The largest of each block of kScoreBlock of n numbers, ignoring NaN, into maxima [n / kScoreBlock, rounded up]; -infinity

@@ -68,18 +68,20 @@ void to_float_kernel(WeightFormat format, const void* source, int64_t n, float* 
 }
 
 // The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup.
-void quantize_row_kernel(const float* x, int64_t n, std::byte* codes, float* scales, int32_t* offsets) noexcept {
+void quantize_row_kernel(const float* x, int64_t n, std::byte* groups) noexcept {
   static_assert(kQuantGroup == 2 * kLanes);
-  for (int64_t group = 0; group * kQuantGroup < n; ++group) {
-    const float* p = x + group * kQuantGroup;
-    const int64_t left = n - group * kQuantGroup;
-    const Vec a = load_n(p, left), b = left > kLanes ? load_n(p + kLanes, left - kLanes) : zero();
+  for (int64_t i = 0; i < n; i += kQuantGroup, groups += quantized_group_bytes(kCodeLayout)) {
+    const int64_t left = n - i;
+    const Vec a = load_n(x + i, left), b = left > kLanes ? load_n(x + i + kLanes, left - kLanes) : zero();
     const CodeScale scale = code_scale(largest_of(max_i(magnitudes(a), magnitudes(b))), 127.0f);
     const IVec ia = to_codes(a, scale), ib = to_codes(b, scale);
-    store_codes(codes + group * kQuantGroup * code_bytes(kCodeLayout), ia);
-    store_codes(codes + (group * kQuantGroup + kLanes) * code_bytes(kCodeLayout), ib);
-    scales[group] = scale.scale;
-    offsets[group] = kDotBase - 128 * reduce_add_i(ia + ib);
+    store_codes(groups, ia);
+    store_codes(groups + kLanes * code_size_bytes(kCodeLayout), ib);
+    const struct {
+      float scale;
+      int32_t offset;
+    } last = {scale.scale, kDotBase - 128 * reduce_add_i(ia + ib)};
+    __builtin_memcpy(groups + scale_offset_bytes(kCodeLayout), &last, sizeof last);
   }
 }
 

@@ -17,42 +17,31 @@ namespace pythia {
 // cache lines, so that a column of many rows spreads over all sets of a cache.
 class Activations {
  public:
-  // `code_bytes` for each code; 0: floats only.
-  void reserve(int64_t rows, int64_t columns, int64_t code_bytes) {
-    groups_ = ceil_div(columns, kQuantGroup);
+  // `group_bytes` for the codes of each group; 0: floats only.
+  void reserve(int64_t rows, int64_t columns, int64_t group_bytes) {
     stride_ = odd_lines(columns * 4) / 4;
-    code_bytes_ = code_bytes;
-    codes_stride_bytes_ = odd_lines(groups_ * kQuantGroup * code_bytes);
+    group_bytes_ = group_bytes;
+    groups_stride_bytes_ = odd_lines(ceil_div(columns, kQuantGroup) * group_bytes);
     floats_.reserve(rows * stride_);
-    if (code_bytes == 0) return;
-    codes_.reserve(rows * codes_stride_bytes_);
-    scales_.reserve(rows * groups_);
-    offsets_.reserve(rows * groups_);
+    if (group_bytes > 0) groups_.reserve(rows * groups_stride_bytes_);
   }
 
   float* row(int64_t r) const { return floats_.data() + r * stride_; }
   int64_t stride() const { return stride_; }
 
-  QuantizedRows quantized(int64_t r) const {
-    return {codes_.data() + r * codes_stride_bytes_, scales_.data() + r * groups_, offsets_.data() + r * groups_,
-            codes_stride_bytes_, groups_};
-  }
+  QuantizedRows quantized(int64_t r) const { return {groups_.data() + r * groups_stride_bytes_, groups_stride_bytes_}; }
 
   // Makes the codes of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
   void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end) const {
-    const QuantizedRows q = quantized(r);
-    const int64_t group = begin / kQuantGroup;
-    kernels.quantize_row(row(r) + begin, end - begin, q.codes + begin * code_bytes_, q.scales + group, q.offsets + group);
+    kernels.quantize_row(row(r) + begin, end - begin, quantized(r).groups + begin / kQuantGroup * group_bytes_);
   }
 
  private:
   static constexpr int64_t odd_lines(int64_t size_bytes) { return (ceil_div(size_bytes, kAlignment) | 1) * kAlignment; }
 
-  int64_t groups_ = 0, stride_ = 0, code_bytes_ = 0, codes_stride_bytes_ = 0;
+  int64_t stride_ = 0, group_bytes_ = 0, groups_stride_bytes_ = 0;
   AlignedBuffer<float> floats_;
-  AlignedBuffer<std::byte> codes_;
-  AlignedBuffer<float> scales_;
-  AlignedBuffer<int32_t> offsets_;
+  AlignedBuffer<std::byte> groups_;
 };
 
 // Up to this many rows a pass is bound by reading weights, and a wait of threads for each other costs more than the little work
@@ -76,9 +65,9 @@ struct Workspace {
   int64_t most_rows = 0;  // there is room for, with as many threads
   int most_threads = 0;
 
-  // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread. `code_bytes` as above.
+  // Grows to `rows` rows for `threads` threads. Few rows have their normalized forms once a thread. `group_bytes` as above.
   // Writes nothing if there is room, so that other threads' caches keep what they know of it.
-  void reserve(const Config& config, int64_t rows, int threads, int64_t code_bytes) {
+  void reserve(const Config& config, int64_t rows, int threads, int64_t group_bytes) {
     if (rows <= most_rows && threads <= most_threads) return;
     rows = std::max(rows, std::exchange(most_rows, 0));  // 0: where memory ends, nothing is known to have room
     threads = std::max(threads, most_threads);
@@ -86,10 +75,10 @@ struct Workspace {
     for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, 0);
     const int64_t normalized_rows = std::max(rows, threads * std::min(rows, kFewRows));
     for (Activations* buffer : {&attention_input, &mlp_input, &head_input})
-      buffer->reserve(normalized_rows, hidden, code_bytes);
-    attention.reserve(rows, hidden, code_bytes);
+      buffer->reserve(normalized_rows, hidden, group_bytes);
+    attention.reserve(rows, hidden, group_bytes);
     query_key_value.reserve(rows, 3 * hidden, 0);
-    intermediate.reserve(rows, config.intermediate_size, code_bytes);
+    intermediate.reserve(rows, config.intermediate_size, group_bytes);
     scratch_floats = attention_scratch_floats(config.head_dim());
     scratch.reserve(scratch_floats * threads);
     most_rows = rows;
