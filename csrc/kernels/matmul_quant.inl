@@ -100,10 +100,11 @@ struct TileBuffer {
   }
 };
 
-// At most kBlockRows rows and a tile's panels, groups [begin, end), at most kBlockGroups; `ends` are those of all.
+// At most kBlockRows rows and a tile's panels, groups [begin, end), at most kBlockGroups; `ends` are those of all. `ahead`:
+// asks for the next panels.
 template <int kPanels, class Group, bool kLooksUp>
 inline void quant_panels(const QuantizedRows& x, int64_t num_rows, const QuantPanels& w, int64_t begin, int64_t end,
-                         const QuantEnds& ends, TileBuffer<kLooksUp>& buffer) {
+                         const QuantEnds& ends, bool ahead, TileBuffer<kLooksUp>& buffer) {
   const int64_t tiles = num_rows / kQuantRows, rest = num_rows % kQuantRows;
   const int64_t parts = ceil_div(end - begin, kTileGroups), most = round_up(ceil_div(end - begin, parts), kQuantBlockGroups);
   const Sums between = {buffer.sums, kPanels * kLanes};
@@ -113,21 +114,22 @@ inline void quant_panels(const QuantizedRows& x, int64_t num_rows, const QuantPa
     if (group > begin) here.resume = true, here.from = between;
     if (group + groups < end) here.last = false, here.to = between;
     const Prepared<kLooksUp> prepared = buffer.template prepare<kPanels, Group>(w, group, group + groups);
-    const auto run = [&](auto rows, int64_t row, auto ahead, int64_t count) {
+    const auto run = [&](auto rows, int64_t row, auto lines, int64_t count) {
       QuantEnds of_rows = here;
       of_rows.from = here.from.rows_from(row), of_rows.to = here.to.rows_from(row);
       quant_tiles_down<rows(), kPanels, Group>(rows_from(x, row, group), w.template from_group<Group>(group), groups, prepared,
-                                               of_rows, ahead, count);
+                                               of_rows, lines, count);
     };
     constexpr auto kAllRows = std::integral_constant<int, kQuantRows>{};
     int64_t begun = 0;
-    if constexpr (kPanels == kQuantPanels) {
-      const int64_t lines = ceil_div(groups, kQuantBlockGroups) * (quant_block_bytes(Group::kFormat) / kAlignment) + 1;
-      const int64_t lines_per_step = ceil_div(lines, ceil_div(num_rows, kQuantRows) * groups);
-      const int64_t tiles_ahead = ceil_div(lines, lines_per_step * groups);
-      begun = tiles < tiles_ahead ? tiles : tiles_ahead;
-      run(kAllRows, 0, LinesAhead{w.panels_from(kPanels).template multiples<Group>(group), lines_per_step}, begun);
-    }
+    if constexpr (kPanels == kQuantPanels)
+      if (ahead) {
+        const int64_t lines = ceil_div(groups, kQuantBlockGroups) * (quant_block_bytes(Group::kFormat) / kAlignment) + 1;
+        const int64_t lines_per_step = ceil_div(lines, ceil_div(num_rows, kQuantRows) * groups);
+        const int64_t tiles_ahead = ceil_div(lines, lines_per_step * groups);
+        begun = tiles < tiles_ahead ? tiles : tiles_ahead;
+        run(kAllRows, 0, LinesAhead{w.panels_from(kPanels).template multiples<Group>(group), lines_per_step}, begun);
+      }
     run(kAllRows, begun * kQuantRows, NothingAhead{}, tiles - begun);
     if (rest > 0) with_constant<kQuantRows>(rest, [&](auto rows) { run(rows, tiles * kQuantRows, NothingAhead{}, 1); });
   }
@@ -146,7 +148,8 @@ __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantP
           const Sums y = {args.y + row * args.y_stride + output, args.y_stride};
           const QuantEnds ends{begin > 0, end >= groups, args.bias ? args.bias + output : kNoBias, y, y};
           quant_panels<panels(), Group, kLooksUp>(rows_from(args.quantized_x, row), rows < kBlockRows ? rows : kBlockRows,
-                                                  w.panels_from(panel), begin, end < groups ? end : groups, ends, buffer);
+                                                  w.panels_from(panel), begin, end < groups ? end : groups, ends,
+                                                  groups >= kLeastGroupsAhead, buffer);
         });
 }
 
