@@ -62,7 +62,8 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
                           slice.cache ? slice.cache : own_caches_.back().get()});
     num_rows_ += count;
   }
-  workspace_.reserve(config, num_rows_, static_cast<int>(num_heads_), quantized ? quantized_group_bytes(kernels.code_layout) : 0);
+  workspace_.reserve(config, num_rows_, static_cast<int>(num_heads_),
+                     quantized ? quantized_group_bytes(kernels.code_layout) : 0);
 }
 
 void InspectedPass::run(float* logits) {

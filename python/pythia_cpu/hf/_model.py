@@ -268,8 +268,8 @@ class GPTNeoXForCausalLM(TorchModule):
                     ``[rows, vocab_size]``, called before each new token of all rows, after penalties and before
                     temperature and filters; they give the scores to choose from. Scores of rows that have ended are
                     zeros.
-                prefix_allowed_tokens_fn: a function of a prompt's number and a row's ids ``[length]``, padding included, that
-                    gives the ids that may follow.
+                prefix_allowed_tokens_fn: a function of a prompt's number and a row's ids ``[length]``, padding
+                    included, that gives the ids that may follow.
                 assistant_model: a smaller model that proposes tokens, as ``draft`` of ``pythia_cpu.Model.generate``.
                 max_time: seconds after which no more tokens are begun.
                 suppress_tokens: ids that never come.
