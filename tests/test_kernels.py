@@ -93,10 +93,11 @@ class TestMatmul:
     @pytest.mark.parametrize("weights", FORMATS)
     def test_rows_do_not_depend_on_their_company(self, isa: str, weights: str) -> None:
         rng = np.random.default_rng(4)
-        for inputs in (33, 256, 257, 700, 1100):
-            x, packed, bias = normal(rng, 29, inputs), pack(normal(rng, 100, inputs), weights), normal(rng, 100)
+        sizes = [(29, inputs) for inputs in (33, 256, 257, 700, 1100)]
+        for rows, inputs in [*sizes, (139, 100), (139, 4300)]:  # the last beyond all blocks of rows and inputs
+            x, packed, bias = normal(rng, rows, inputs), pack(normal(rng, 100, inputs), weights), normal(rng, 100)
             together = _core.Kernels(isa).matmul(x, packed, weights, 100, bias)
-            for begin, end in [(0, 1), (28, 29), (3, 9), (10, 27)]:
+            for begin, end in [(0, 1), (rows - 1, rows), (3, 9), (10, 27)]:
                 part = _core.Kernels(isa).matmul(x[begin:end], packed, weights, 100, bias)
                 assert_same_bits(part, together[begin:end])
 

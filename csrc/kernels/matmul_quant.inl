@@ -139,15 +139,16 @@ inline void quant_panels(const QuantizedRows& x, int64_t num_rows, const QuantPa
 template <class Group, bool kLooksUp>
 __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantPanels& w, int64_t num_panels) {
   const int64_t first = args.panel_begin * kLanes, groups = ceil_div(args.weights.inputs, kQuantGroup);
+  const int64_t most_rows = round_up(ceil_div(args.num_rows, ceil_div(args.num_rows, kBlockRows)), kQuantRows);
   TileBuffer<kLooksUp> buffer;
-  for (int64_t row = 0; row < args.num_rows; row += kBlockRows)
+  for (int64_t row = 0; row < args.num_rows; row += most_rows)
     for (int64_t begin = 0; begin < groups; begin += kBlockGroups)
       for (int64_t panel = 0; panel < num_panels; panel += kQuantPanels)
         with_constant<kQuantPanels>(num_panels - panel, [&](auto panels) {
           const int64_t rows = args.num_rows - row, end = begin + kBlockGroups, output = first + panel * kLanes;
           const Sums y = {args.y + row * args.y_stride + output, args.y_stride};
           const QuantEnds ends{begin > 0, end >= groups, args.bias ? args.bias + output : kNoBias, y, y};
-          quant_panels<panels(), Group, kLooksUp>(rows_from(args.quantized_x, row), rows < kBlockRows ? rows : kBlockRows,
+          quant_panels<panels(), Group, kLooksUp>(rows_from(args.quantized_x, row), rows < most_rows ? rows : most_rows,
                                                   w.panels_from(panel), begin, end < groups ? end : groups, ends,
                                                   groups >= kLeastGroupsAhead, buffer);
         });
