@@ -100,6 +100,9 @@ struct TileBuffer {
   }
 };
 
+// Of a short matrix more rows come in several blocks, for the later of which its panels are in a cache.
+inline constexpr int64_t kMostRowsAhead = 64;
+
 // At most kBlockRows rows and a tile's panels, groups [begin, end), at most kBlockGroups; `ends` are those of all. `ahead`:
 // asks for the next panels.
 template <int kPanels, class Group, bool kLooksUp>
@@ -150,7 +153,7 @@ __attribute__((noinline)) void quant_blocks(const MatmulArgs& args, const QuantP
           const QuantEnds ends{begin > 0, end >= groups, args.bias ? args.bias + output : kNoBias, y, y};
           quant_panels<panels(), Group, kLooksUp>(rows_from(args.quantized_x, row), rows < most_rows ? rows : most_rows,
                                                   w.panels_from(panel), begin, end < groups ? end : groups, ends,
-                                                  groups >= kLeastGroupsAhead, buffer);
+                                                  groups >= kLeastGroupsAhead || args.num_rows <= kMostRowsAhead, buffer);
         });
 }
 
