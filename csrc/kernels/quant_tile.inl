@@ -76,8 +76,7 @@ struct Sums {
   float* first;
   int64_t stride;
 
-  float* row(int64_t row) const { return first + row * stride; }
-  Sums rows_from(int64_t row) const { return {this->row(row), stride}; }
+  Sums rows_from(int64_t row) const { return {first + row * stride, stride}; }
 };
 
 inline constexpr float kNoBias[kQuantPanels * kLanes] = {};
