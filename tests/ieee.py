@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -74,6 +75,16 @@ def log64(x: float) -> float:
     for k in range(23, 1, -2):
         tail = (tail + 1 / k) * (s * s)
     return exponent * float.fromhex("0x1.62e42fefa39efp-1") + (2 * s + 2 * s * tail)
+
+
+def exp64(x: float) -> float:
+    """The exponential in float64."""
+    n = math.floor(x * float.fromhex("0x1.71547652b82fep0") + 0.5)
+    r = (x - n * float.fromhex("0x1.62e42feep-1")) - n * float.fromhex("0x1.a39ef35793c76p-33")
+    total = 1.0
+    for k in range(13, 2, -1):
+        total = 1 + r / k * total
+    return math.ldexp(1 + (r + r * r / 2 * total), n)
 
 
 def fold(lanes: np.ndarray) -> np.ndarray:

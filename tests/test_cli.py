@@ -235,6 +235,11 @@ def test_an_options_value_asks_for_no_help(run: Run) -> None:
         (("generate", "-n", "many", "a"), "'many'"),
         (("generate", "-n", "5x", "a"), "--max-new-tokens is '5x', expected a whole number"),
         (("generate", "--top-p", "0.5 ", "a"), "--top-p is '0.5 ', expected a number"),
+        (("generate", "--top-p", " 0.5", "a"), "--top-p is ' 0.5', expected a number"),
+        (("generate", "--top-p", "0x1p-1", "a"), "--top-p is '0x1p-1', expected a number"),
+        (("generate", "--temperature", "1e999", "a"), "--temperature is '1e999', expected a number"),
+        (("generate", "--temperature", "", "a"), "--temperature is '', expected a number"),
+        (("generate", "--temperature", "1,5", "a"), "--temperature is '1,5', expected a number"),
         (("generate", "-t", "0", "a"), "--threads is 0"),
         *(
             ((command, "-t", "1025", "a"), "--threads is 1025, expected 1 to 1024")

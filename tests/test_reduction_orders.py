@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
+import mpmath
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ from ieee import (
     exp,
     exp2,
     exp2_parts,
+    exp64,
     fma,
     in_lanes,
     lane_sums,
@@ -57,6 +60,20 @@ def test_exponentials(isa: str) -> None:
     x = np.concatenate([np.linspace(-130, 130, 40_001), [EXP_LOW, -np.inf, np.inf, 0, -1e-30]]).astype(F32)
     assert_same_bits(exp(x), kernels.exp(x))
     assert_same_bits(exp2(x), kernels.exp2(x))
+
+
+def test_float64_exponential() -> None:
+    """Of perplexities."""
+    rng = np.random.default_rng(0)
+    numbers = np.concatenate([rng.uniform(0, 12, 2000), rng.uniform(-708, 709.7, 2000), rng.normal(0, 1e-9, 100), [0]])
+    for x in numbers.tolist():
+        assert _core.exp_exact(x) == exp64(x)
+        exact = mpmath.exp(mpmath.mpf(x))
+        assert abs(mpmath.mpf(exp64(x)) - exact) <= math.ulp(float(exact))
+    borders = [709.782712893384, 709.7827128933841, math.inf, -708.3964185322641, -708.3964185322642, -math.inf]
+    found = [_core.exp_exact(x) for x in borders]
+    assert found == [exp64(borders[0]), math.inf, math.inf, exp64(borders[3]), 0, 0]
+    assert math.isnan(_core.exp_exact(math.nan))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -109,6 +126,58 @@ def test_attention(head_dim: int, spread: float) -> None:
         for isa in ISAS:
             found, _ = _core.Kernels(isa).attention(queries, keys, values, first, float(scale), "f32")
             assert_same_bits(found, expected, (isa, first))
+
+
+def codes_of(row: np.ndarray, limit: np.float32) -> tuple[np.ndarray, np.float32]:
+    """Integer codes of a row of finite floats, and their scale."""
+    largest = np.abs(row).max()
+    if largest <= F32(1e-30):
+        return np.zeros(len(row), np.int64), F32(0)
+    return np.rint(row * (limit / largest)).astype(np.int64), largest / limit
+
+
+def attend_in_int16(query: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: np.float32) -> np.ndarray:
+    """The attention of the query that sees all keys, where keys and values are kept as int16 codes."""
+    limit, value_limit = F32(min(32767, math.isqrt((2**31 - 1) // (-(-len(query) // 2) * 2)))), F32(2896)
+    q, query_scale = codes_of(query, limit)
+    k, key_scales = (np.array(part) for part in zip(*(codes_of(row, limit) for row in keys), strict=True))
+    v, value_scales = (np.array(part) for part in zip(*(codes_of(row, value_limit) for row in values), strict=True))
+    f2 = scale * query_scale * LOG2_E
+    largest, total, weighted = F32(0), F32(0), np.zeros(len(query), F32)
+    for begin in range(0, len(keys), ATTENTION_CHUNK):
+        part = slice(begin, begin + ATTENTION_CHUNK)
+        scores = (k[part] @ q).astype(F32) * key_scales[part]
+        m = scores.max() * f2
+        p = exp2(fma(scores, f2, -m))
+        weights, weight_scale = codes_of(p * value_scales[part], value_limit)
+        sums, chunk = lane_sums(add, p), (weights @ v[part]).astype(F32) * weight_scale
+        if begin == 0:
+            largest, total, weighted = m, sums, chunk
+            continue
+        top = max(largest, m)
+        a, b = exp2(np.array([largest - top, m - top]))
+        largest, total, weighted = top, fma(total, a, sums * b), fma(weighted, a, chunk * b)
+    return weighted / total
+
+
+@pytest.mark.parametrize("spread", [1, 30])
+@pytest.mark.parametrize("head_dim", [2, 3, 16, 33, 64, 128])
+def test_attention_in_int16(head_dim: int, spread: float) -> None:
+    rng = np.random.default_rng(head_dim)
+    positions, scale = 600, F32(1) / np.sqrt(F32(head_dim))
+    keys, values = normal(rng, positions, head_dim), normal(rng, positions, head_dim)
+    keys[3], values[5], values[6] = 0, 0, F32(1e-31)
+    if spread > 1:
+        values[ATTENTION_CHUNK : 2 * ATTENTION_CHUNK] = 0
+        keys[ATTENTION_CHUNK : 2 * ATTENTION_CHUNK] *= 4
+    for first, count in ((0, 3), (254, 4), (511, 2), (599, 1)):
+        queries = normal(rng, count, head_dim, scale=spread)
+        queries[0, 1:] *= F32(1e-3)
+        seen = range(first + 1, first + count + 1)
+        expected = [attend_in_int16(q, keys[:n], values[:n], scale) for q, n in zip(queries, seen, strict=True)]
+        for isa in ISAS:
+            found, _ = _core.Kernels(isa).attention(queries, keys, values, first, float(scale), "i16")
+            assert_same_bits(found, np.array(expected), (isa, first))
 
 
 def chunks_of(logits: np.ndarray) -> list[np.ndarray]:

@@ -29,8 +29,7 @@ def test_help_does_nothing_else(name: str, shipped_model: Path) -> None:
     [
         ("model/rotary", "return expf(x) + sqrtf(x) + nextafterf(floorf(x), fmodf(x, 3));", "calls libm's expf,"),
         ("model/rotary", "return (float)pow(x, 0.3);", "calls libm's pow,"),
-        ("cli/score_result", "return (float)exp(x);", ""),
-        ("cli/score_result", "return (float)(exp(x) + sin(x));", "calls libm's sin,"),
+        ("cli/score_result", "return (float)exp(x);", "calls libm's exp,"),
         ("kernels/isa_base", "return sqrtf(x) + ldexpf(ceilf(x), (int)rintf(x)) + fmaf(x, x, x);", ""),
     ],
 )

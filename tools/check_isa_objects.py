@@ -27,11 +27,6 @@ INEXACT = re.compile(
     r"(?:__|_ZGV[a-z]\w+?_)?(?:c?(?:a?(?:sin|cos|tan)h?|exp(?:2|10|m1)?|log(?:2|10|1p)?|pow|erfc?|[lt]gamma)|c(?:abs|arg|sqrt)"
     r"|atan2|sincos|pow10|powi|cbrt|hypot|gamma|[jy][01n])(?:pi)?(?:[fl]|f\d+x?)?(?:_r)?(?:_finite)?"
 )
-# What may differ and does not reach a result, or is only shown.
-ALLOWED = {
-    "sampler.cc.o": {"log"},  # where the search for top_p begins, not where it ends
-    "score_result.cc.o": {"exp", "log"},  # the perplexity and the bits per byte that the binary prints
-}
 
 
 def export_findings(listing: str) -> list[str]:
@@ -48,11 +43,11 @@ def export_findings(listing: str) -> list[str]:
     return findings
 
 
-def libm_findings(name: str, listing: str) -> list[str]:
-    """The same for what an object takes from libm; `name` is its file's."""
+def libm_findings(listing: str) -> list[str]:
+    """The same for what an object takes from libm."""
     symbols = {line[17:].removeprefix("U ") for line in listing.splitlines() if line[17:].startswith("U ")}
-    taken = {symbol for symbol in symbols if INEXACT.fullmatch(symbol)} - ALLOWED.get(name, set())
-    return [f"calls libm's {symbol}, whose results differ between machines" for symbol in sorted(taken)]
+    taken = sorted(symbol for symbol in symbols if INEXACT.fullmatch(symbol))
+    return [f"calls libm's {symbol}, whose results differ between machines" for symbol in taken]
 
 
 def main() -> int:
@@ -67,7 +62,7 @@ def main() -> int:
     failed = False
     for path in objects:
         listing = subprocess.run(["nm", "--demangle", path], capture_output=True, text=True, check=True).stdout
-        findings = libm_findings(path.name, listing)
+        findings = libm_findings(listing)
         if path.name.startswith("isa_"):
             findings += export_findings(listing)
             fine = "one exported table, no weak symbols" if listing.strip() else "empty"

@@ -8,6 +8,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/gil.h"
+#include "common/exact_math.h"
 #include "common/thread_pool.h"
 #include "kernels/dispatch.h"
 #include "score/divergence.h"
@@ -175,6 +176,8 @@ void bind_score(py::module_& m) {
   m.def("log_sum_exps", &log_sum_exps, py::arg("logits"), py::kw_only(), py::arg("threads") = 1,
         "The log of the sum of exp(logit) of each row of logits [num_rows, vocab_size], float64 [num_rows]; NaN where one is "
         "NaN or infinity.");
+  m.def("exp_exact", &exp_exact, py::arg("x"),
+        "exp(x) within 1 ulp, infinity where that overflows: the same on every machine.");
   m.def(
       "rolling_windows",
       [](const std::vector<int32_t>& tokens, int32_t prefix_token, int64_t context_length) {

@@ -1,7 +1,10 @@
 #include "cli/args.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cmath>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
@@ -12,13 +15,16 @@ constexpr std::size_t kHelpColumn = 28;
 
 std::string quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
 
-template <class Number>
-Number parse_whole(std::string_view what, std::string_view text, std::string_view expected) {
-  Number value{};
+[[noreturn]] void throw_not(std::string_view expected, std::string_view what, std::string_view text) {
+  throw UsageError(std::string(what) + " is " + quoted(text) + ", expected " + std::string(expected));
+}
+
+template <class Integer>
+Integer parse_whole(std::string_view what, std::string_view text, std::string_view expected) {
+  Integer value{};
   const std::size_t sign = text.starts_with('+') && !text.starts_with("+-");  // from_chars takes no plus
   const auto [end, error] = std::from_chars(text.data() + sign, text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || text.empty())
-    throw UsageError(std::string(what) + " is " + quoted(text) + ", expected " + std::string(expected));
+  if (error != std::errc() || end != text.data() + text.size() || text.empty()) throw_not(expected, what, text);
   return value;
 }
 
@@ -150,6 +156,16 @@ uint64_t parse_unsigned(std::string_view what, std::string_view text) {
   return parse_whole<uint64_t>(what, text, "a whole number from 0 to 18446744073709551615");
 }
 
-double parse_number(std::string_view what, std::string_view text) { return parse_whole<double>(what, text, "a number"); }
+// By strtod, in the C locale that the binary keeps: LLVM's library before 20, and Apple's, have from_chars for integers only.
+double parse_number(std::string_view what, std::string_view text) {
+  const std::string whole(text);
+  char* end = nullptr;
+  errno = 0;
+  const double value = std::strtod(whole.c_str(), &end);
+  const bool number =
+      !whole.empty() && end == whole.c_str() + whole.size() && whole.find_first_of(" \f\n\r\t\vxX(") == whole.npos;
+  if (!number || (errno == ERANGE && std::abs(value) > 1)) throw_not("a number", what, text);
+  return value;
+}
 
 }  // namespace pythia::cli

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 
+#include "common/exact_math.h"
 #include "score/windows.h"
 
 namespace pythia::cli {
@@ -23,7 +23,7 @@ void ScoreResult::add(const ScoreRequest& request, const std::vector<TokenScore>
   }
 }
 
-double ScoreResult::perplexity() const { return std::exp(-log_likelihood / static_cast<double>(tokens.size())); }
+double ScoreResult::perplexity() const { return exp_exact(-log_likelihood / static_cast<double>(tokens.size())); }
 
 void ScoreResult::set_text(const std::string& text, int64_t num_tokens, std::span<const ScoreRequest> windows,
                            const Tokenizer& tokenizer) {
@@ -33,7 +33,7 @@ void ScoreResult::set_text(const std::string& text, int64_t num_tokens, std::spa
     num_bytes -= static_cast<int64_t>(tokenizer.token_bytes(id).size());
 }
 
-double ScoreResult::bits_per_byte() const { return -log_likelihood / std::log(2.0) / static_cast<double>(num_bytes); }
+double ScoreResult::bits_per_byte() const { return -log_likelihood / kLn2 / static_cast<double>(num_bytes); }
 
 int64_t ScoreResult::num_greedy() const {
   return std::ranges::count_if(tokens, [](const ScoredToken& token) { return token.score.rank == 0; });

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #include "common/errors.h"
 #include "common/pages.h"
@@ -13,6 +14,26 @@
 
 namespace pythia {
 namespace {
+
+// Threads that are joined where they were made: std::jthread, which Apple's library and LLVM's before 20 do not have.
+class JoinedThreads {
+ public:
+  JoinedThreads() = default;
+  JoinedThreads(const JoinedThreads&) = delete;
+  JoinedThreads& operator=(const JoinedThreads&) = delete;
+  ~JoinedThreads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  // Throws std::system_error if the system refuses more threads.
+  template <class Work>
+  void start(const Work& work) {
+    threads_.emplace_back(work);
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
 
 constexpr const char* kDamaged = "; the file is damaged: copy or convert it again";
 
@@ -261,11 +282,11 @@ void Validator::check_payload(std::span<const TensorRecord> tensors, int threads
     for (std::size_t i = next++; i < tensors.size(); i = next++) checksums[i] = checksum_of(tensors[i], page_use);
   };
   {
-    std::vector<std::jthread> others;
+    JoinedThreads others;
     // A thread for less than a megabyte costs more than it saves.
     const auto useful = static_cast<int>(std::min<uint64_t>(header_.payload.size_bytes >> 20, 256));
     try {
-      for (int i = 1; i < std::min(threads, useful); ++i) others.emplace_back(work);
+      for (int i = 1; i < std::min(threads, useful); ++i) others.start(work);
     } catch (const std::system_error&) {
       // The system refuses more threads: those that there are do the work.
     }

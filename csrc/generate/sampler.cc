@@ -7,6 +7,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "common/exact_math.h"
 #include "generate/selection.h"
 
 namespace pythia {
@@ -304,7 +305,7 @@ void Sampler::keep_top_p(double top_p) {
   if (!listed_) {
     // Where the tokens above a threshold have the mass, those below are not kept. Few need to be looked at, most of the time;
     // more where the most likely token has a small part of the mass. (A guess: the result does not depend on it.)
-    const double guess = std::log(std::ldexp(static_cast<double>(target), -kWeightBits));
+    const double guess = log_exact(static_cast<double>(target)) - kWeightBits * kLn2;
     const float largest = row_.quotient(row_.largest());
     for (const float depth : kTopPDepths) {
       if (static_cast<double>(depth) < guess) continue;

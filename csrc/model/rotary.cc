@@ -4,7 +4,7 @@
 #include <bit>
 
 #include "common/fp_environment.h"
-#include "common/log_exact.h"
+#include "common/exact_math.h"
 
 namespace pythia {
 namespace {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "common/log_exact.h"
+#include "common/exact_math.h"
 
 namespace pythia {
 namespace {

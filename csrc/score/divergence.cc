@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "common/log_exact.h"
+#include "common/exact_math.h"
 #include "model/scoring.h"
 
 namespace pythia {

@@ -41,6 +41,7 @@ __all__: list[str] = [
     "cgroup_limits",
     "checksum64",
     "convert_elements",
+    "exp_exact",
     "expected_tensors",
     "filter_logits",
     "holds_exactly",
@@ -697,6 +698,11 @@ def checksum64(data: typing_extensions.Buffer) -> int:
 def convert_elements(array: typing_extensions.Buffer, dtype: str, format: str) -> numpy.typing.NDArray[numpy.uint8]:
     """
     The array's values in another of f32, f16, bf16, as bytes; rounds half to even. Raises ValueError.
+    """
+
+def exp_exact(x: float) -> float:
+    """
+    exp(x) within 1 ulp, infinity where that overflows: the same on every machine.
     """
 
 def expected_tensors(config: dict[str, typing.Any]) -> list[typing.Any]:

@@ -168,10 +168,8 @@ def _compare(models: list[_core.Model], name: str, tokens: npt.NDArray[np.int32]
 
 def _perplexity(losses: list[float]) -> float | None:
     """The exponential of the mean; None if there are no losses, or if it is more than a float holds."""
-    try:
-        return math.exp(math.fsum(losses) / len(losses)) if losses else None
-    except OverflowError:
-        return None
+    perplexity = _core.exp_exact(math.fsum(losses) / len(losses)) if losses else math.inf
+    return perplexity if perplexity < math.inf else None
 
 
 class _LargestScores:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pythia_cpu import _core
 from pythia_cpu._results import Result
 
 
@@ -65,17 +66,17 @@ class Perplexity:
 
     def __post_init__(self) -> None:
         """Sets ``value``."""
-        object.__setattr__(self, "value", _exp(self.nll / self.num_tokens))
+        object.__setattr__(self, "value", _core.exp_exact(self.nll / self.num_tokens))
 
     @property
     def word_perplexity(self) -> float | None:
         """exp(nll / num_words); None for token ids."""
-        return _exp(self.nll / self.num_words) if self.num_words else None
+        return _core.exp_exact(self.nll / self.num_words) if self.num_words else None
 
     @property
     def byte_perplexity(self) -> float | None:
         """exp(nll / num_bytes); None for token ids."""
-        return _exp(self.nll / self.num_bytes) if self.num_bytes else None
+        return _core.exp_exact(self.nll / self.num_bytes) if self.num_bytes else None
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -83,8 +84,3 @@ class Perplexity:
         return self.nll / self.num_bytes / math.log(2) if self.num_bytes else None
 
 
-def _exp(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf
