@@ -271,7 +271,7 @@ bool ScoreRow::starts_below(int32_t id, double part) {
 
   const auto own_chunk = static_cast<size_t>(id) / kSoftmaxChunk;
   int64_t before = sum_of_chunks([&](size_t i) { return chunk_total_above(i, i > own_chunk ? below_ties : above); });
-  const size_t end_of_own = std::min((own_chunk + 1) * kSoftmaxChunk, scores_.size());
+  const size_t end_of_own = std::min<size_t>((own_chunk + 1) * kSoftmaxChunk, scores_.size());
   for (size_t i = static_cast<size_t>(id) + 1; i < end_of_own; ++i)
     if (scores_[i] > below_ties && !(scores_[i] > above)) before += weight_of(scores_[i]);
   return before < mass_to_reach(part, total());
