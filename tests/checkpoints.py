@@ -109,7 +109,8 @@ def random_tensors(config: Mapping[str, Any], *, dtype: str = "float16", seed: i
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file; uint16 arrays are stored as bfloat16."""
-    names = {"float32": "F32", "float16": "F16", "uint16": "BF16", "uint8": "U8", "bool": "BOOL", "int64": "I64"}
+    names = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16"}
+    names |= {"uint8": "U8", "bool": "BOOL", "int64": "I64"}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     chunks, offset = [], 0
     for name, array in tensors.items():

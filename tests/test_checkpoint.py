@@ -98,7 +98,10 @@ def test_other_names_give_the_same_file(tmp_path: Path, rename: Callable[[str], 
     buffers = {
         "gpt_neox.layers.0.attention.bias": np.ones((1, 1, 8, 8), np.bool_),
         "gpt_neox.layers.1.attention.masked_bias": np.float32(-1e9).reshape(()),
-        "gpt_neox.layers.1.attention.rotary_emb.inv_freq": np.ones(2, np.float16),
+        "gpt_neox.layers.1.attention.rotary_emb.inv_freq": np.ones(2, np.float64),
+        "gpt_neox.layers.1.attention.rotary_emb.cos_cached": np.ones((1, 1, 8, 2), np.float32),
+        "gpt_neox.layers.1.attention.norm_factor": np.float32(4).reshape(()),
+        "gpt_neox.rotary_emb.original_inv_freq": np.ones(2, np.float32),
     }
     renamed = {rename(name): array for name, array in {**tensors, **buffers}.items()}
     convert(write_small(tmp_path / "b" / "c", tensors=renamed), tmp_path / "b.pcpu")
@@ -145,6 +148,13 @@ def test_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:
     refused(
         lambda t: t.update({"lm_head.weight": t[HEAD]}), "'embed_out.weight' and 'lm_head.weight' are the same weight"
     )
+    refused(lambda t: t.update({"v_head.summary.bias": t[HEAD][0]}), "v_head", "with something added, save it without")
+    for prefix in ("module.", "base_model.model."):
+        refused(
+            lambda t, prefix=prefix: [t.update({prefix + name: t.pop(name)}) for name in list(t)],
+            "28 tensors are missing",
+            f"the names begin with '{prefix}', which a wrapper of the model adds: save them without it",
+        )
     refused(
         lambda t: (t.pop(HEAD), t.update(extra=np.ones(1, np.float16), **{QKV: t[QKV][:-1]})),
         f"missing: {HEAD}",

@@ -98,7 +98,9 @@ def test_activations_compute_what_transformers_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(None, -1), (0, 0), (5, 5), ([7], 7)], ids=["null", "zero", "five", "list of one"]
+    ("value", "expected"),
+    [(None, -1), (0, 0), (5, 5), ([7], 7), ([7, 0], 7), ([], -1)],
+    ids=["null", "zero", "five", "list of one", "list", "empty list"],
 )
 def test_token_ids(value: Any, expected: int) -> None:
     config = parse({"bos_token_id": value, "eos_token_id": value})
@@ -157,7 +159,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
     ({"layer_norm_eps": 10**400}, "layer_norm_eps is 10*, expected a finite number"),
     ({"layer_norm_eps": None, "use_parallel_residual": "yes"}, "use_parallel_residual is 'yes', expected true or"),
-    ({"eos_token_id": [0, 2]}, r"eos_token_id is \[0, 2\], expected one token id or null"),
+    ({"eos_token_id": [0, -2]}, r"eos_token_id is \[0, -2\], expected a token id, a list of them, or null"),
+    ({"eos_token_id": [[0]]}, r"eos_token_id is \[\[0\]\], expected a token id, a list of them, or null"),
     ({"bos_token_id": -1}, "bos_token_id is -1"),
     ({"eos_token_id": 2**31}, "eos_token_id is 2147483648"),
 ]

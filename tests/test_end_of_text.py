@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,32 @@ def test_generated_texts_end_there(model: pythia_cpu.Model, unended: list[list[i
     rows = hf.GPTNeoXForCausalLM(model).generate(np.array(PROMPTS), max_new_tokens=30)
     assert [until_end(row[2:]) for row in rows.tolist()] == expected
     assert all((row[2 + len(text) :] == EOS).all() for row, text in zip(rows, expected, strict=True))
+
+
+def test_several_ends(
+    make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path], unended: list[list[int]], binary: Path
+) -> None:
+    """A list in config.json, as transformers has it: each of its ids ends a text; the first is the tokenizer's."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": VOCAB_SIZE, "seed": 1}
+    folder = make_checkpoint(**shape, config_updates={"bos_token_id": BOS, "eos_token_id": [EOS, 0]})
+    model = pythia_cpu.load(path := make_model_file(folder, "f32"))
+    assert (model.config.eos_token_id, model.tokenizer.eos_token_id) == ([EOS, 0], EOS)
+    expected = [text[: min([text.index(end) + 1 for end in (EOS, 0) if end in text] or [30])] for text in unended]
+    assert expected != [until_end(text) for text in unended]
+    assert [text.tokens for text in model.generate(PROMPTS, max_new_tokens=30)] == expected
+    assert [[token.id for token in model.stream(prompt, max_new_tokens=30)] for prompt in PROMPTS] == expected
+    beams: dict[str, Any] = {"max_new_tokens": 12, "num_beams": 3}
+    assert model.generate(PROMPTS, **beams) == model.generate(PROMPTS, **beams, eos_token_id=[EOS, 0])
+    rows = hf.GPTNeoXForCausalLM(model).generate(np.array(PROMPTS), max_new_tokens=30)
+    assert [row[2 : 2 + len(text)] for row, text in zip(rows.tolist(), expected, strict=True)] == expected
+    assert all((row[2 + len(text) :] == EOS).all() for row, text in zip(rows, expected, strict=True))
+
+    lines = [model.tokenizer.decode(prompt, skip_special_tokens=False) for prompt in PROMPTS]
+    command = [binary, "generate", "-m", path, "-n", "30", "--batch", "-"]
+    result = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=True)
+    found = [json.loads(line)["tokens"] for line in result.stdout.splitlines()]
+    assert found == [text.tokens for text in model.generate(lines, max_new_tokens=30)]
+    assert any(tokens[-1] == 0 and len(tokens) < 30 for tokens in found)
 
 
 def test_beams_end_there(model: pythia_cpu.Model) -> None:

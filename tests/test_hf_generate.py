@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 import torch
 import transformers
 
-import pythia_cpu
 from pythia_cpu import hf
 from reference import TOLERANCE
 
@@ -336,18 +333,3 @@ def test_options_that_are_not_set(hf_model: hf.GPTNeoXForCausalLM) -> None:
     assert output.past_key_values is None
     with pytest.raises(AttributeError, match="CausalLMOutput has no 'last_hidden_state': it has loss, logits"):
         output.last_hidden_state  # noqa: B018
-
-
-def test_options_of_the_checkpoint(mini_checkpoint: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(mini_checkpoint, tmp_path / "checkpoint")
-    stored = {"eos_token_id": [264, 13], "pad_token_id": 3, "max_new_tokens": 17, "repetition_penalty": 1.2}
-    (folder / "generation_config.json").write_text(json.dumps({**stored, "transformers_version": "5.0.0"}))
-    ours = hf.GPTNeoXForCausalLM.from_pretrained(folder, cache_dir=tmp_path / "cache")
-    theirs = transformers.GPTNeoXForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
-    ids = torch.tensor([[817, 308], [430, 308]])
-    assert ours.generate(ids).tolist() == theirs.generate(ids).tolist()
-    assert ours.generation_config.max_new_tokens == 17
-    for text, problem in (("[]", "is a list, expected an object"), ("{", "is not JSON")):
-        (folder / "generation_config.json").write_text(text)
-        with pytest.raises(pythia_cpu.CheckpointError, match=f"generation_config.json: {problem}"):
-            hf.GPTNeoXForCausalLM.from_pretrained(folder, cache_dir=tmp_path / "cache")

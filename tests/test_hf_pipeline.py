@@ -76,5 +76,9 @@ def test_what_pipelines_refuse(hf_model: hf.GPTNeoXForCausalLM) -> None:
             hf.pipeline(**arguments)
     with pytest.raises(ValueError, match="an empty text"):
         hf.pipeline(model=hf_model)(["x", ""])
+    chat = [{"role": "user", "content": "x"}]
+    for inputs in (chat, [chat], [["x"]]):
+        with pytest.raises(ValueError, match="what is no text.*apply_chat_template"):
+            hf.pipeline(model=hf_model)(inputs)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nonsense"):
         hf.pipeline(model=hf_model, nonsense=1)("x")

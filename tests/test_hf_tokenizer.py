@@ -180,8 +180,66 @@ def test_settings_of_the_checkpoint(mini_checkpoint: Path, shipped_model: Path, 
     with pytest.raises(pythia_cpu.CheckpointError, match="is not a tokenizer's settings as JSON .it is nested"):
         hf.AutoTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(pythia_cpu.CheckpointError, match=r"tokenizer_config\.json: is not a tokenizer's settings"):
+    with pytest.raises(
+        pythia_cpu.CheckpointError, match=r"tokenizer_config\.json: is a list, expected a tokenizer's settings"
+    ):
         hf.AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "special_map"),
+    [
+        ({"eos_token": "$", "bos_token": {"content": "&", "__type": "AddedToken"}, "pad_token": None}, None),
+        ({"eos_token": None, "unk_token": None}, None),
+        ({"tokenizer_class": "PreTrainedTokenizerFast"}, None),
+        ({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "$", "sep_token": "%"}, None),
+        ({"eos_token": "$", "additional_special_tokens": ["&", {"content": "%", "__type": "AddedToken"}]}, None),
+        ({"extra_special_tokens": ["#", "$"], "mask_token": "@"}, None),
+        ({"eos_token": "$"}, {"eos_token": {"content": "&"}, "pad_token": "%", "additional_special_tokens": ["#"]}),
+        ({"eos_token": "$", "added_tokens_decoder": {}}, {"eos_token": "&"}),
+    ],
+    ids=str,
+)
+def test_special_tokens_of_the_checkpoint(
+    mini_checkpoint: Path, tmp_path: Path, config: dict[str, Any], special_map: dict[str, Any] | None
+) -> None:
+    shutil.copy(mini_checkpoint / "config.json", tmp_path)
+    stored = json.loads((mini_checkpoint / "tokenizer.json").read_text())
+    ids = {token: stored["model"]["vocab"][token] for token in "$&%#@"}
+    stored["added_tokens"] += [
+        {"id": id, "content": token, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for token, id in ids.items()
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    settings = {"tokenizer_class": "GPTNeoXTokenizer", **config}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    if special_map is not None:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(special_map))
+    ours, theirs = hf.AutoTokenizer.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    kinds = "bos", "eos", "unk", "sep", "pad", "cls", "mask"
+    for name in [f"{kind}_token{end}" for kind in kinds for end in ("", "_id")]:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for name in ("special_tokens_map", "all_special_tokens", "all_special_ids", "extra_special_tokens"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    row = [*ids.values(), 0, 1, 817]
+    assert ours.convert_ids_to_tokens(row, skip_special_tokens=True) == theirs.convert_ids_to_tokens(
+        row, skip_special_tokens=True
+    )
+
+
+def test_special_tokens_that_are_not_there(mini_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(mini_checkpoint / "config.json", tmp_path)
+    shutil.copy(mini_checkpoint / "tokenizer.json", tmp_path)
+    for name, value in (("pad_token", "[PAD]"), ("eos_token", 5), ("extra_special_tokens", ["<|im_end|>"])):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: value}))
+        with pytest.raises(ValueError, match=f"^{name} has .*, which the vocabulary does not have.* save_pretrained"):
+            hf.AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert hf.AutoTokenizer.from_pretrained(tmp_path).chat_template == "{{ messages }}"
+    with pytest.raises(ValueError, match=r"^pad_token has '\[PAD\]'"):
+        hf.AutoTokenizer.from_pretrained(tmp_path, pad_token="[PAD]")
+    assert hf.AutoTokenizer.from_pretrained(tmp_path, pad_token="$", eos_token="&").eos_token == "&"
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "cli/args.h"
 #include "cli/commands.h"
 #include "cli/generate_options.h"
 #include "cli/io.h"
+#include "cli/json_reader.h"
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
 #include "cli/shipped_model.h"
@@ -37,7 +39,25 @@ struct Run {
   const GenerateOptions& options;
   std::shared_ptr<Model> model;
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::vector<int32_t> eos_token_ids;
 };
+
+// What ends a text: of several ids in config.json the header has the first.
+std::vector<int32_t> read_eos_token_ids(const PcpuFile& file) {
+  const auto stored = file.metadata().find("config");
+  if (stored != file.metadata().end()) {
+    const JsonValue config = parse_json(stored->second);
+    const JsonValue* several = config.find("eos_token_id");
+    if (several != nullptr && several->items.size() > 1) {
+      std::vector<int32_t> ids;
+      for (const JsonValue& item : several->items)
+        ids.push_back(static_cast<int32_t>(parse_integer("config.json's eos_token_id", item.text)));
+      return ids;
+    }
+  }
+  const int32_t id = file.config().eos_token_id;
+  return id < 0 ? std::vector<int32_t>() : std::vector{id};
+}
 
 uint64_t random_seed() {
   std::random_device device;
@@ -83,7 +103,7 @@ GenerationRequest make_request(const Run& run, const std::string& prompt) {
   request.sampling = run.options.sampling;
   request.max_new_tokens = run.options.max_new_tokens;
   request.stop = run.options.stop;
-  if (!run.options.ignore_eos && eos_token_id >= 0) request.eos_token_ids = {eos_token_id};
+  if (!run.options.ignore_eos) request.eos_token_ids = run.eos_token_ids;
   request.seed = run.options.seed ? *run.options.seed : random_seed();
   request.num_logprobs = run.options.num_logprobs;
   return request;
@@ -243,8 +263,9 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
     prompt = read_prompt(place);
 
   const std::string path = chosen_model_path(options.model_path);
-  Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr};
+  Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr, {}};
   run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
+  run.eos_token_ids = read_eos_token_ids(run.model->file());
   catch_interrupt();
   return with_text_of(options.prompt_path, [&] { return lines ? Batch(run, *lines).run() : run_one(run, prompt); });
 }

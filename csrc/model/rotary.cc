@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "common/fp_environment.h"
 #include "common/exact_math.h"
+#include "common/fp_environment.h"
 
 namespace pythia {
 namespace {

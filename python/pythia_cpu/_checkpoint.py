@@ -16,7 +16,7 @@ from pythia_cpu._resolve import resolve_source
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
-from pythia_cpu._tensor_names import no_tensor
+from pythia_cpu._tensor_names import canonical_name, no_tensor
 from pythia_cpu._torch_bin import TorchFile
 
 _GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
@@ -168,9 +168,11 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             self._where[name] = file
         for path, file in self._files.items():
             for name in file.tensors:
-                if shard_names.get(name) != path.name:
-                    said = shard_names.get(name, "no file")
-                    raise CheckpointError(f"{path}: has tensor '{name}', which {index_path.name} says is in {said}")
+                said = shard_names.get(name)
+                if said == path.name or (said is None and canonical_name(name) is None):  # buffers may be left out
+                    continue
+                place = f"{index_path.name} says is in {said or 'no file'}"
+                raise CheckpointError(f"{path}: has tensor '{name}', which {place}; download both again")
 
 
 def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None = None) -> Checkpoint:

@@ -100,14 +100,12 @@ class _Reader:
         return value
 
     def token_id(self, key: str) -> int:
+        """The id, or the first of a list of ids; -1 for null and an empty list."""
         value = self.raw.get(key, _DEFAULTS[key])
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if value is None:
-            return -1
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-            raise self.fail(f"{key} is {value!r}, expected one token id or null")
-        return value
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if any(isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < 2**31 for id in ids):
+            raise self.fail(f"{key} is {value!r}, expected a token id, a list of them, or null")
+        return ids[0] if ids else -1
 
 
 def parse_config(text: str, where: str) -> NeoxConfig:

@@ -97,7 +97,7 @@ class GeneratesTexts(ABC):
             num_return_sequences: texts for each prompt: different draws, or the best of ``num_beams``, best first.
             stop: strings that end the text, wherever tokens begin and end; the text ends before them. Special tokens
                 are no part of a text: they are for ``eos_token_id``.
-            eos_token_id: the id, or ids, that end the text; None: the checkpoint's.
+            eos_token_id: the id, or ids, that end the text; None: those of the checkpoint's config.json.
             ignore_eos: do not end at ``eos_token_id``.
             seed: 0 to 2**64 - 1. The same seed gives the same text for a prompt, alone or in any batch; so equal
                 prompts in a list get equal texts, and the draws of other prompts go together: for independent ones

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pythia_cpu import _core
@@ -48,10 +48,11 @@ class Aids:
 class GeneratingModel:
     """What generation needs of a model; ``Model`` has one."""
 
-    def __init__(self, core: _core.Model, tokenizer: Tokenizer) -> None:
-        """``Model`` makes these."""
+    def __init__(self, core: _core.Model, tokenizer: Tokenizer, eos_token_ids: Sequence[int]) -> None:
+        """``Model`` makes these; ``eos_token_ids`` end texts where a call does not say."""
         self.core = core
         self.tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
         self._prefix_cache: _core.PrefixCache | None = None
         config = core.file.config
         self._vocab_size: int = config["vocab_size"]
@@ -83,7 +84,7 @@ class GeneratingModel:
         """Refuses arguments that fit no prompt."""
         arguments.num_sequences()
         arguments.check_seed()
-        request = arguments.request(self.tokenizer.eos_token_id)
+        request = arguments.request(self._eos_token_ids)
         if arguments.num_beams > 1:
             arguments.beams(request["eos_token_ids"])
         generator = self._generator(Aids())  # never run
@@ -118,7 +119,7 @@ class GeneratingModel:
     def stream(self, prompt: list[int], arguments: GenerationArguments, aids: Aids) -> TokenStream:
         """``Model.stream``."""
         generator = self._generator(aids)
-        return TokenStream(generator, prompt, arguments, self.tokenizer.eos_token_id)
+        return TokenStream(generator, prompt, arguments, self._eos_token_ids)
 
     def generate(
         self, prompts: Iterable[list[int]], arguments: GenerationArguments, aids: Aids
@@ -130,7 +131,7 @@ class GeneratingModel:
         if arguments.num_beams > 1:
             yield from self._search(prompts, arguments, count, aids)
             return
-        request, num_logprobs = arguments.request(self.tokenizer.eos_token_id), arguments.num_logprobs()
+        request, num_logprobs = arguments.request(self._eos_token_ids), arguments.num_logprobs()
         generator = self._generator(aids, count)
         coming = Coming(prompts)
         running: dict[int, tuple[_Texts, int]] = {}  # request -> texts of its prompt, which of them
@@ -182,7 +183,7 @@ class GeneratingModel:
         self, prompts: Iterable[list[int]], arguments: GenerationArguments, count: int, aids: Aids
     ) -> Iterator[tuple[int, list[Generation]]]:
         """The ``count`` best texts of a beam search for each prompt, best first."""
-        options = arguments.beams(arguments.eos_token_ids(self.tokenizer.eos_token_id))
+        options = arguments.beams(arguments.eos_token_ids(self._eos_token_ids))
         most = self._generator(aids).max_kv_bytes
         searches = beam_search(self.core, self.tokenizer, prompts, options, most)
         for index, prompt, hypotheses in searches:

@@ -170,11 +170,11 @@ class GenerationArguments:
             num_logprobs=self.num_logprobs(),
         )
 
-    def eos_token_ids(self, default: int | None) -> list[int]:
-        """The ids that end a text; ``default`` is the checkpoint's."""
+    def eos_token_ids(self, default: Sequence[int]) -> list[int]:
+        """The ids that end a text; ``default`` are the checkpoint's."""
         given = self.eos_token_id
         if given is None:
-            ids = [] if default is None else [default]
+            ids = list(default)
         elif isinstance(given, Sequence) and not isinstance(given, str):
             ids = [integer("eos_token_id", id, 0, _INT32_MAX) for id in given]
         else:
@@ -216,7 +216,7 @@ class GenerationArguments:
         """Whether ``seed`` is one for each prompt."""
         return isinstance(self.seed, list | tuple | range) or getattr(self.seed, "ndim", 0) == 1
 
-    def request(self, default_eos: int | None) -> dict[str, Any]:
+    def request(self, default_eos: Sequence[int]) -> dict[str, Any]:
         """Arguments of ``_core.Generator.add`` that all texts of a call share."""
         return {
             "sampling": self.sampling(),

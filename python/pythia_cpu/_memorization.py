@@ -238,8 +238,8 @@ class MeasuresMemorization(ABC):
                 continuation_length`` of each count.
             prefix_length: tokens that are given.
             continuation_length: tokens after them, which are compared.
-            suppress_eos: never write the end-of-text token. The Pythia paper's own script does that, through
-                ``min_length``; it matters for rows that hold the end of a document.
+            suppress_eos: never write the end-of-text token (the first, where config.json has several). The Pythia
+                paper's own script does that, through ``min_length``; it matters where rows hold the end of a document.
             progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Raises:

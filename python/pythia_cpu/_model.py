@@ -100,7 +100,8 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         ``hidden_size``, ``num_hidden_layers``, ``num_attention_heads``, ``intermediate_size``, ``vocab_size``,
         ``max_position_embeddings``, ``hidden_act``, ``use_parallel_residual``, ``tie_word_embeddings``,
         ``attention_bias``, ``rotary_pct``, ``rotary_emb_base``, ``rotary_ndims``, ``layer_norm_eps``, ``bos_token_id``
-        and ``eos_token_id`` (None where there is none) as the engine runs them, and ``pad_token_id``, if only None.
+        and ``eos_token_id`` (None where there is none; a list where there are several) as the engine runs them, and
+        ``pad_token_id``, if only None.
 
         Raises:
             FormatError: the file's copy of config.json is damaged.
@@ -118,12 +119,19 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         except ValueError as error:
             problem = f"metadata config is not the text of a config.json ({error})"
             raise FormatError(f"{self._file.path}: {problem}; convert the checkpoint again") from None
+        if isinstance(several := stored.get("eos_token_id"), list) and len(several) > 1:
+            settings["eos_token_id"] = several
         return Config({"pad_token_id": None, **stored, **settings})
 
     @property
     def _eos_token_id(self) -> int | None:
         eos: int = self._file.config["eos_token_id"]
         return None if eos < 0 else eos
+
+    @property
+    def _eos_token_ids(self) -> list[int]:
+        ids = self.config["eos_token_id"]
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
     @lazy_property
     def tokenizer(self) -> Tokenizer:
@@ -151,7 +159,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
 
     @lazy_property
     def _generation(self) -> GeneratingModel:
-        return GeneratingModel(self._core, self.tokenizer)
+        return GeneratingModel(self._core, self.tokenizer, self._eos_token_ids)
 
     @property
     def path(self) -> str:

@@ -10,6 +10,7 @@ _INSTEAD = {
     "load_in_8bit": "use weights='q8'",
     "load_in_4bit": "use weights='q4'",
     "quantization_config": "use weights='q8' or 'q4'",
+    "subfolder": "give it as revision",
     "inputs_embeds": "use model.model.run(edit={'hook_embed': ...})",
 }
 _SHOWN_CHARACTERS = 60

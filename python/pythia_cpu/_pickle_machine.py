@@ -1,7 +1,8 @@
 """Interprets the few pickle instructions that PyTorch's state dicts are written with, and nothing else.
 
-Python's own unpickler imports and calls what a file names. This one knows data, the names below and two calls: nothing
-in a file can make it import, call or set an attribute of anything else. Whatever it does not know is a CheckpointError.
+Python's own unpickler imports and calls what a file names. This one knows data, the names below and three calls:
+nothing in a file can make it import, call or set an attribute of anything else. Whatever it does not know is a
+CheckpointError.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from pythia_cpu._errors import CheckpointError
 
 # Storage classes -> dtype of their elements.
 STORAGE_DTYPES: dict[str, str] = {
-    "torch.HalfStorage": "float16",
+    "torch.DoubleStorage": "float64",
     "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
     "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
     "torch.ByteStorage": "uint8",
     "torch.BoolStorage": "bool",
 }
 _ORDERED_DICT = "collections.OrderedDict"
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
-ALLOWED_NAMES = frozenset({*STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR})
+# torch.nn.Parameter(tensor, ...): whether it is trained, hooks and attributes come after the tensor.
+_REBUILD_PARAMETER = "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"
+ALLOWED_NAMES = frozenset({*STORAGE_DTYPES, _ORDERED_DICT, _REBUILD_TENSOR, *_REBUILD_PARAMETER})
 
 # A tensor takes about 35 instructions and 150 bytes, a model of 1024 layers has 16 thousand tensors.
 _MAX_PICKLE_BYTES = 1 << 24
@@ -227,7 +235,9 @@ class _Machine:
         self._stack.append(StorageRef(STORAGE_DTYPES[kind.text], key, num_elements))
 
     def reduce(self, argument: Any) -> None:
-        """The two calls that state dicts need: an OrderedDict, which becomes a dict, and a tensor of a storage."""
+        """The calls that state dicts need: an OrderedDict, which becomes a dict, a tensor of a storage, and a
+        parameter, which becomes its tensor.
+        """
         del argument
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Name) or not isinstance(arguments, tuple):
@@ -236,6 +246,8 @@ class _Machine:
             self._stack.append({})
         elif function.text == _REBUILD_TENSOR:
             self._stack.append(self._rebuild_tensor(arguments))
+        elif function.text in _REBUILD_PARAMETER and arguments and isinstance(arguments[0], TensorRef):
+            self._stack.append(arguments[0])
         else:
             self._refuse(f"its pickle calls {function.text} with {len(arguments)} arguments")
 

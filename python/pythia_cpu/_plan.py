@@ -68,11 +68,19 @@ def plan_tensors(checkpoint: Checkpoint, config: NeoxConfig) -> list[TensorPlan]
     if misshapen:
         problems.append(f"{len(misshapen)} tensors do not fit: {_listing(misshapen)}")
     if problems:
-        advice = "compare config.json with the weights, and download both again"
-        raise CheckpointError(f"{where}: {'; '.join(problems)}; {advice}")
+        raise CheckpointError(f"{where}: {'; '.join(problems)}; {_advice(sorted(missing), sorted(extra))}")
     if tied and HEAD in sources:
         _require_equal(checkpoint, sources[EMBEDDING], sources[HEAD])
     return plans
+
+
+def _advice(missing: list[str], extra: list[str]) -> str:
+    """What to do about tensors that are missing, and others that are there."""
+    if missing and (prefix := {name.removesuffix(missing[0]) for name in extra if name.endswith("." + missing[0])}):
+        return f"the names begin with '{prefix.pop()}', which a wrapper of the model adds: save them without it"
+    if extra and not missing:
+        return "if the model is GPT-NeoX with something added, save it without that; else download config.json again"
+    return "compare config.json with the weights, and download both again"
 
 
 def stored_format(plan: TensorPlan, hidden_size: int, weights: str, embedding_format: str) -> str:

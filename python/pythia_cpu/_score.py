@@ -82,5 +82,3 @@ class Perplexity:
     def bits_per_byte(self) -> float | None:
         """Bits (not nats) of ``nll`` per byte; None for token ids."""
         return self.nll / self.num_bytes / math.log(2) if self.num_bytes else None
-
-

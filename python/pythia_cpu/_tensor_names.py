@@ -13,7 +13,8 @@ EMBEDDING, HEAD = _core.EMBEDDING_NAME, _core.HEAD_NAME
 
 # Masks and rotary tables that old checkpoints store beside the weights; they are computed, not read.
 _BUFFER = re.compile(
-    r"(gpt_neox\.)?(layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)|rotary_emb\.inv_freq)"
+    r"(gpt_neox\.)?((layers\.\d+\.attention\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)"
+    r"|layers\.\d+\.attention\.(bias|masked_bias|norm_factor))"
 )
 _WITHOUT_PREFIX = re.compile(r"(embed_in|layers|final_layer_norm)\.")
 

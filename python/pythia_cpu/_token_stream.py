@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from pythia_cpu import _core
@@ -23,7 +23,9 @@ class TokenStream(Iterator[Token]):
         draft_acceptance: as Generation.draft_acceptance; None before the last token.
     """
 
-    def __init__(self, generator: _core.Generator, prompt: list[int], arguments: GenerationArguments, eos: int | None):
+    def __init__(
+        self, generator: _core.Generator, prompt: list[int], arguments: GenerationArguments, eos: Sequence[int]
+    ):
         """``Model.stream`` makes these."""
         if arguments.num_sequences() != 1:
             raise ValueError(

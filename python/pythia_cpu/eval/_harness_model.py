@@ -117,7 +117,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         if max_length is not None:
             self.max_length = integer("max_length", max_length, 1, context_length)
         self.max_gen_toks = integer("max_gen_toks", max_gen_toks, 0)
-        bos, eos = self.model.config.bos_token_id, self.model.config.eos_token_id
+        bos, eos = self.model.config.bos_token_id, self.model.tokenizer.eos_token_id
         prefix = prefix_token_id if prefix_token_id is not None else bos if bos is not None else eos
         if prefix is None:
             raise ValueError("the checkpoint has neither bos_token_id nor eos_token_id: pass prefix_token_id")
@@ -132,8 +132,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
     @property
     def eot_token_id(self) -> int:
         """The id that ends a text."""
-        eos = self.model.config.eos_token_id
-        return self._prefix_token_id if eos is None else int(eos)
+        eos = self.model.tokenizer.eos_token_id
+        return self._prefix_token_id if eos is None else eos
 
     @property
     def prefix_token_id(self) -> int:

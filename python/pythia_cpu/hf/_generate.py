@@ -56,7 +56,26 @@ _WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "generation_kwargs": ({},),
     # Nothing to do for them.
     "synced_gpus": (False,),
+    "low_memory": (),
+    "prompt_lookup_num_tokens": (),  # proposes tokens, as a draft does
+    "max_matching_ngram_size": (),
+    "decoder_start_token_id": (),
+    "guidance_scale": (1,),
+    "penalty_alpha": (0,),
+    "begin_suppress_tokens": ([],),
 }
+# Options that would make other texts, and that pythia_cpu does not have.
+_NOT_SUPPORTED = (
+    "constraints",
+    "dola_layers",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "top_h",
+    "watermarking_config",
+)
 
 
 _OWN = (
@@ -77,6 +96,23 @@ _OWN = (
 )
 
 
+_KNOWN = frozenset({*_OWN, *FILTERS, *_SHARED, *_WITHOUT_EFFECT, *_NOT_SUPPORTED})
+
+
+def stored_options(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``generate`` in a generation_config.json or config.json, as transformers reads them there: names
+    that it does not know have no meaning, negative ids are none, and what a call returns is the call's to say.
+    """
+    outputs = "output_attentions", "output_hidden_states"
+    return {
+        name: value
+        for name, value in stored.items()
+        if name in _KNOWN
+        and name not in outputs
+        and not (name.endswith("_token_id") and isinstance(value, int) and value < 0)
+    }
+
+
 class GenerationConfig:
     """Options of ``generate`` as attributes. Those that are None or missing are not set."""
 
@@ -86,7 +122,7 @@ class GenerationConfig:
 
     def __getattr__(self, name: str) -> None:
         """None: the option is not set."""
-        if name not in {*_OWN, *FILTERS, *_SHARED, *_WITHOUT_EFFECT}:
+        if name not in _KNOWN:
             raise AttributeError(f"pythia_cpu's GenerationConfig has no {name!r}: it has the options of generate")
 
     @classmethod
@@ -94,7 +130,7 @@ class GenerationConfig:
         cls, pretrained_model_name: str | os.PathLike[str], *, revision: str | int | None = None, **options: Any
     ) -> GenerationConfig:
         """Those of a checkpoint's generation_config.json, and others. Raises as the model's ``from_pretrained``."""
-        return cls(**{**read_generation_config(pretrained_model_name, revision), **options})
+        return cls(**{**stored_options(read_generation_config(pretrained_model_name, revision) or {}), **options})
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], **options: Any) -> GenerationConfig:
@@ -250,6 +286,18 @@ def set_options(config: object) -> dict[str, Any]:
     if str(values.get("transformers_version")).startswith("4.") and values.get("max_length") == _MAX_LENGTH_4:
         values = {**values, "max_length": None}
     return {name: value for name, value in values.items() if value is not None and not name.startswith("_")}
+
+
+def default_options(config: object) -> dict[str, Any]:
+    """``set_options`` of a model's own config. Raises ValueError for one that pythia_cpu does not have."""
+    options = set_options(config)
+    for name in _NOT_SUPPORTED:
+        if name in options:
+            raise ValueError(
+                f"the model's generation_config has {name} {options[name]!r}, as its checkpoint may say, which "
+                f"pythia_cpu does not support: to write without it set model.generation_config.{name} = None"
+            )
+    return options
 
 
 def _max_new_tokens(given: dict[str, Any], width: int, context_length: int) -> int:

@@ -13,8 +13,8 @@ from pythia_cpu._source import local_source, revision_name
 _NAME = "generation_config.json"
 
 
-def read_generation_config(source: str | os.PathLike[str], revision: str | int | None) -> dict[str, Any]:
-    """What a checkpoint's generation_config.json says; nothing for a ``.pcpu`` file, which has none, and where the hub
+def read_generation_config(source: str | os.PathLike[str], revision: str | int | None) -> dict[str, Any] | None:
+    """What a checkpoint's generation_config.json says. None where there is none: of a ``.pcpu`` file, and where the hub
     cannot be reached and its client has no such file.
 
     Raises:
@@ -22,7 +22,7 @@ def read_generation_config(source: str | os.PathLike[str], revision: str | int |
     """
     folder = Path(source)
     if folder.suffix == ".pcpu" or folder.is_file():
-        return {}
+        return None
     path: Path | None
     if folder.is_dir():
         path = local_source(folder, revision_name(revision)).folder / _NAME
@@ -34,7 +34,7 @@ def read_generation_config(source: str | os.PathLike[str], revision: str | int |
         except OSError:
             path = None
     if path is None or not path.is_file():
-        return {}
+        return None
     try:
         stored = read_json(path.read_bytes())
     except ValueError as error:

@@ -18,7 +18,7 @@ from pythia_cpu._model import Config, Model
 from pythia_cpu._options import refuse_unknown
 from pythia_cpu.hf._arrays import id_rows, is_torch, to_torch
 from pythia_cpu.hf._forward import CausalLMOutput, check_positions, forward, rows_and_spans
-from pythia_cpu.hf._generate import GenerationConfig, generate, set_options
+from pythia_cpu.hf._generate import GenerationConfig, default_options, generate, set_options, stored_options
 from pythia_cpu.hf._generation_file import read_generation_config
 from pythia_cpu.hf._offline import offline
 from pythia_cpu.hf._past import PastKeyValues, as_past
@@ -73,8 +73,9 @@ class GPTNeoXForCausalLM(TorchModule):
         """
         self.model = model
         self._name_or_path = name_or_path or model.path
-        special = {name: model.config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        self.generation_config: Any = GenerationConfig(**{**special, **(generation_options or {})})
+        # Checkpoints without a generation_config.json have such options in config.json.
+        options = model.config if generation_options is None else generation_options
+        self.generation_config: Any = GenerationConfig(**stored_options(options))
         model.config.setdefault("is_encoder_decoder", False)
 
     @classmethod
@@ -293,7 +294,7 @@ class GPTNeoXForCausalLM(TorchModule):
         """
         if inputs is not None and input_ids is not None:
             raise ValueError("both inputs and input_ids are given, expected one of them: they are the same")
-        given = {**set_options(self.generation_config), **set_options(generation_config), **options}
+        given = {**default_options(self.generation_config), **set_options(generation_config), **options}
         return generate(self.model, input_ids if inputs is None else inputs, attention_mask, given)
 
     def compute_transition_scores(

@@ -75,6 +75,11 @@ class TextGenerationPipeline:
         texts: list[str] = [text_inputs] if isinstance(text_inputs, str) else list(text_inputs)
         if not texts:
             return []
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                "text_inputs holds what is no text, expected a str or a list of str: pythia_cpu has no chat templates, "
+                "so make a text of a chat first, with apply_chat_template of transformers' own tokenizer"
+            )
         if "" in texts and not prefix:
             raise ValueError(
                 "text_inputs holds an empty text, expected at least one token: use the tokenizer's eos_token"

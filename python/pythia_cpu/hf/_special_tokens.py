@@ -25,37 +25,70 @@ def _id_of(name: str) -> property:
 
 
 class SpecialTokens:
-    """``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token`` of a vocabulary, and their ids; all may be set."""
+    """``bos_token``, ``eos_token``, ``unk_token``, ``pad_token`` and others of a vocabulary, and their ids; all may be
+    set.
+    """
 
-    _NAMES = "bos_token", "eos_token", "unk_token", "pad_token"
+    NAMES = "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
+    # Of GPTNeoXTokenizer, where a checkpoint does not say, if the vocabulary has them.
+    _DEFAULTS: Mapping[str, str] = {
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
+        "pad_token": "<|padding|>",
+    }
 
     bos_token: str | None
     eos_token: str | None
     unk_token: str | None
+    sep_token: str | None
     pad_token: str | None
+    cls_token: str | None
+    mask_token: str | None
 
-    def __init__(self, ids: dict[str, int]) -> None:
-        """The vocabulary, token -> id."""
+    def __init__(
+        self, ids: dict[str, int], special_tokens: Mapping[str, str | None], extra_special_tokens: Iterable[str]
+    ) -> None:
+        """The vocabulary, token -> id; its special tokens by attribute, and those without one.
+
+        Raises:
+            ValueError: a special token that the vocabulary does not have.
+        """
         self._ids = ids
         self._tokens = {id: token for token, id in ids.items()}
+        defaults = {name: token for name, token in self._DEFAULTS.items() if token in ids}
+        for name, token in {**dict.fromkeys(self.NAMES), **defaults, **special_tokens}.items():
+            if token is not None:
+                self._require(name, token)
+            setattr(self, name, token)
+        self.extra_special_tokens = list(extra_special_tokens)
+        for token in self.extra_special_tokens:
+            self._require("extra_special_tokens", token)
 
-    bos_token_id, eos_token_id = _id_of("bos_token"), _id_of("eos_token")
-    unk_token_id, pad_token_id = _id_of("unk_token"), _id_of("pad_token")
+    def _require(self, name: str, token: object) -> None:
+        if not isinstance(token, str) or token not in self._ids:
+            raise ValueError(
+                f"{name} has {token!r}, which the vocabulary does not have, and pythia_cpu adds none to it: use a "
+                "token that tokenizer.json has, or write it there with save_pretrained of transformers' own tokenizer"
+            )
+
+    bos_token_id, eos_token_id, unk_token_id = _id_of("bos_token"), _id_of("eos_token"), _id_of("unk_token")
+    sep_token_id, pad_token_id = _id_of("sep_token"), _id_of("pad_token")
+    cls_token_id, mask_token_id = _id_of("cls_token"), _id_of("mask_token")
 
     @property
     def special_tokens_map(self) -> dict[str, str]:
         """The special tokens that are set, by attribute."""
-        return {name: token for name in self._NAMES if (token := getattr(self, name)) is not None}
+        return {name: token for name in self.NAMES if (token := getattr(self, name)) is not None}
 
     @property
     def all_special_tokens(self) -> list[str]:
-        """The special tokens that are set, each once."""
-        return list(dict.fromkeys(self.special_tokens_map.values()))
+        """The special tokens that are set, each once; then those without an attribute."""
+        return list(dict.fromkeys([*self.special_tokens_map.values(), *self.extra_special_tokens]))
 
     @property
     def all_special_ids(self) -> list[int]:
         """Their ids."""
-        return [self._ids[token] for token in self.all_special_tokens]
+        ids: list[int] = self.convert_tokens_to_ids(self.all_special_tokens)
+        return ids
 
     def add_special_tokens(self, special_tokens_dict: Mapping[str, object]) -> int:
         """Sets attributes to tokens that the vocabulary has, as in ``{"pad_token": tokenizer.eos_token}``.
@@ -67,10 +100,8 @@ class SpecialTokens:
             ValueError: another attribute, or a token that the vocabulary, and so the model, does not have.
         """
         for name, token in special_tokens_dict.items():
-            if name not in self._NAMES:
-                raise ValueError(
-                    f"{name!r} is no special token of pythia_cpu, expected one of {', '.join(self._NAMES)}"
-                )
+            if name not in self.NAMES:
+                raise ValueError(f"{name!r} is no special token of pythia_cpu, expected one of {', '.join(self.NAMES)}")
             if str(token) not in self._ids:
                 raise ValueError(
                     f"{name} is {str(token)!r}, which the vocabulary does not have, and pythia_cpu adds none to it: "

@@ -21,8 +21,6 @@ from pythia_cpu.hf._padding import NO_LIMIT, Columns, as_tensors, fill_up, lengt
 from pythia_cpu.hf._special_tokens import SpecialTokens
 from pythia_cpu.hf._tokenizer_files import read_tokenizer
 
-_END_OF_TEXT, _PADDING = "<|endoftext|>", "<|padding|>"
-
 _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "use_fast": (),
     "trust_remote_code": (),  # no code of a checkpoint ever runs
@@ -33,7 +31,6 @@ _LOADING_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "add_eos_token": (False,),
     "resume_download": (),
     "subfolder": ("",),
-    **dict.fromkeys(("bos_token", "eos_token", "unk_token"), (_END_OF_TEXT,)),
 }
 _CALL_WITHOUT_EFFECT: dict[str, tuple[object, ...]] = {
     "add_special_tokens": (),  # GPT-NeoX adds none
@@ -59,7 +56,10 @@ class GPTNeoXTokenizer(SpecialTokens):
         truncation_side: "right" or "left", where rows that are too long are cut.
         model_max_length: the most tokens of a row where ``max_length`` is not given; 10**30: there is no such limit.
         pad_token: the token that fills rows up, e.g. ``eos_token``; its id is ``pad_token_id``.
-        bos_token, eos_token, unk_token: ``<|endoftext|>``; their ids are ``bos_token_id`` and so on.
+        bos_token, eos_token, unk_token: ``<|endoftext|>``, unless the checkpoint's files say otherwise; their ids are
+            ``bos_token_id`` and so on.
+        extra_special_tokens: special tokens without an attribute.
+        chat_template: the text of the checkpoint's; None: it has none. Nothing here applies it.
     """
 
     def __init__(
@@ -68,16 +68,20 @@ class GPTNeoXTokenizer(SpecialTokens):
         *,
         padding_side: str = "right",
         truncation_side: str = "right",
-        pad_token: str | None = None,
         model_max_length: int = NO_LIMIT,
+        special_tokens: Mapping[str, str | None] | None = None,
+        extra_special_tokens: Sequence[str] = (),
+        chat_template: str | None = None,
     ) -> None:
-        """``section`` is a tokenizer section of a ``.pcpu`` file."""
+        """``section`` is a tokenizer section of a ``.pcpu`` file. Raises ValueError for special tokens that it does not
+        have.
+        """
         tokenizer = Tokenizer(section, None)
         tokenizer._tokenizer.post_processor = None  # it trims spaces from offsets, where transformers keeps them
         self._base = tokenizer
-        super().__init__(tokenizer._tokenizer.get_vocab(with_added_tokens=True))
-        self.bos_token = self.eos_token = self.unk_token = _END_OF_TEXT if _END_OF_TEXT in self._ids else None
-        self.pad_token = pad_token or (_PADDING if _PADDING in self._ids else None)
+        vocabulary = tokenizer._tokenizer.get_vocab(with_added_tokens=True)
+        super().__init__(vocabulary, special_tokens or {}, extra_special_tokens)
+        self.chat_template = chat_template
         self.padding_side = padding_side
         self.truncation_side = truncation_side
         self.model_max_length = int(model_max_length)
@@ -93,6 +97,9 @@ class GPTNeoXTokenizer(SpecialTokens):
         padding_side: str | None = None,
         truncation_side: str | None = None,
         pad_token: str | None = None,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        unk_token: str | None = None,
         model_max_length: int | None = None,
         token: str | bool | None = None,
         use_auth_token: str | bool | None = None,
@@ -107,7 +114,11 @@ class GPTNeoXTokenizer(SpecialTokens):
             local_files_only: do not ask the hub; read what was downloaded before.
             padding_side: "right" or "left"; None, here and below: as tokenizer_config.json says, else "right".
             truncation_side: "right" or "left".
-            pad_token: the token that fills rows up; else ``<|padding|>`` where the vocabulary has it.
+            pad_token: the token that fills rows up; None, also below: as the checkpoint's files say, else
+                ``<|padding|>`` where the vocabulary has it.
+            bos_token: the token that begins texts, else ``<|endoftext|>``.
+            eos_token: the token that ends texts, likewise.
+            unk_token: what stands for tokens that there are not, likewise.
             model_max_length: the most tokens of a row; else of a ``.pcpu`` file its model's context, else no limit.
             token: a user's token for the hub; None: the one that its client has stored, False: none.
             use_auth_token: the old name of token.
@@ -115,7 +126,7 @@ class GPTNeoXTokenizer(SpecialTokens):
 
         Raises:
             CheckpointError: there is no such checkpoint or revision, or its tokenizer is not a GPT-NeoX one.
-            ValueError: an option that is not supported.
+            ValueError: an option that is not supported; a special token that the vocabulary does not have.
             OSError: a file cannot be read, or the hub cannot be reached.
         """
         refuse_unknown("from_pretrained", others, _LOADING_WITHOUT_EFFECT)
@@ -125,16 +136,21 @@ class GPTNeoXTokenizer(SpecialTokens):
         given = {
             "padding_side": padding_side,
             "truncation_side": truncation_side,
-            "pad_token": pad_token,
             "model_max_length": model_max_length,
         }
-        return cls(section, **{**settings, **{name: value for name, value in given.items() if value is not None}})
+        named = {"pad_token": pad_token, "bos_token": bos_token, "eos_token": eos_token, "unk_token": unk_token}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        stored = settings.pop("special_tokens", {})
+        return cls(
+            section,
+            special_tokens={**stored, **{name: value for name, value in named.items() if value is not None}},
+            **settings,
+        )
 
     def __getattr__(self, name: str) -> Any:
         """Says where to find more."""
         raise AttributeError(f"pythia_cpu's GPTNeoXTokenizer has no {name!r}; {THEIRS}")
 
-    chat_template = None
     is_fast = True  # in transformers' sense: not written in Python
 
     @property
