@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,10 @@ METADATA_CHANGES = [
         "metadata entry 1 key is 'a', expected one that sorts after 'b'",
     ),
     (struct.pack("<I", 2) + entry(b"a", b"") + entry(b"a", b""), "metadata entry 1 key is 'a'"),
+    (
+        struct.pack("<I", 2) + entry(b"b" * 99999, b"") + entry(b"a" * 99999, b""),
+        f"metadata entry 1 key is '{'a' * 80}'..., expected one that sorts after '{'b' * 80}'...;",
+    ),
     (struct.pack("<I", 1) + entry(b"\xff", b""), "metadata entry 0 key is not UTF-8"),
     (struct.pack("<I", 1) + entry(b"k", b"\xed\xa0\x80"), "metadata entry 0 value is not UTF-8"),
     (struct.pack("<I", 1) + entry(b"k", b"\xc0\x80"), "metadata entry 0 value is not UTF-8"),
@@ -218,6 +223,18 @@ METADATA_CHANGES = [
 @pytest.mark.parametrize(("section", "pattern"), METADATA_CHANGES, ids=lambda v: str(v)[-30:])
 def test_metadata(refuses: Callable[..., None], tiny: bytes, section: bytes, pattern: str) -> None:
     refuses(replace_metadata(parse(tiny), section), pattern)
+
+
+def test_metadata_that_would_move_a_cursor(binary: Path, tmp_path: Path, shipped_model: Path) -> None:
+    path = tmp_path / "m.pcpu"
+    path.write_bytes(
+        replace_metadata(
+            parse(shipped_model.read_bytes()),
+            struct.pack("<I", 1) + entry(b"source", b"a\x1b[2J\nweights q4\x7f \xc3\xa9"),
+        )
+    )
+    found = subprocess.run([binary, "info", path], capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    assert "source" in found and found.count("a\\x1b[2J\\x0aweights q4\\x7f é\n") == 1
 
 
 def test_metadata_of_every_size_of_character(tmp_path: Path, tiny: bytes) -> None:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -16,7 +17,7 @@ import tokenizer_texts as texts
 from checkpoints import MINI_PYTHIA
 from pythia_cpu._core import Tokenizer
 from pythia_cpu._errors import CheckpointError, FormatError
-from pythia_cpu._tokenizer_export import compile_tokenizer
+from pythia_cpu._tokenizer_export import _pack, compile_tokenizer
 
 Json = dict[str, Any]
 ORIGINAL_BYTES = (MINI_PYTHIA / "tokenizer.json").read_bytes()
@@ -232,6 +233,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "added token without a flag": (changed(added_tokens=[{"id": 0, "content": "<|endoftext|>"}]), "special is None"),
     "added token empty": (with_added({"content": ""}), r"added_tokens\[4\] is empty"),
     "added token twice": (with_added({"content": "<s>"}, {"content": "<s>"}), "a second time"),
+    "added token too long": (with_added({"content": "日" * 341 + "ab"}), r"added_tokens\[4\] is 1025 bytes long"),
     "added token single_word": (with_added({"content": "<s>", "single_word": True}), "single_word"),
     "added token not in NFC": (with_added({"content": "e\u0301"}), r"added_tokens\[4\].content"),
     "added token's id not next": (with_added({"content": "<s>", "id": 5000}), r"added_tokens\[4\].id is 5000"),
@@ -327,6 +329,33 @@ def test_added_content_in_no_encoding_is_damage() -> None:
     section = compile_tokenizer(ORIGINAL_BYTES)
     with pytest.raises(FormatError, match=r"added_tokens\[0\] is not UTF-8"):
         Tokenizer(section.replace(b"<|endoftext|><|padding|>", b"\xff|endoftext|><|padding|>"))
+
+
+def test_added_contents_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "日" * 341 + "a"
+    tokenizer = Tokenizer(compile_tokenizer(with_added({"content": content})))
+    assert tokenizer.encode(f"x{content}x") == [*tokenizer.encode("x"), 4096, *tokenizer.encode("x")]
+    monkeypatch.setattr("pythia_cpu._tokenizer_export._MAX_ADDED_TOKEN_BYTES", 2000)
+    section = compile_tokenizer(with_added({"content": content + "b"}))
+    with pytest.raises(FormatError, match=r"added_tokens\[4\] size is 1025, expected at most 1024"):
+        Tokenizer(section)
+
+
+@pytest.mark.parametrize("count", [1024, 1025])
+def test_merges_that_collide(count: int) -> None:
+    """Merges of empty tokens, all of whose pairs have the same place in a table of 4,096: see csrc/text/bpe.h."""
+    left, right = np.meshgrid(np.arange(3000, dtype=np.uint64), np.arange(3000, dtype=np.uint64), indexing="ij")
+    pairs = (left << np.uint64(32) | right) * np.uint64(0x9E3779B97F4A7C15)
+    same_place = np.argwhere((pairs >> np.uint64(32) & np.uint64(4095)) == 77)[:1040]
+    merges = [(int(a), int(b), 5) for a, b in same_place[:count]]
+    merges += [(int(a), int(a), 5) for a in range(2999, 0, -1)][: 1040 - count]
+    empty: dict[str, Any] = {"byte_token_ids": [-1] * 256, "tokens": [b""] * 3000, "added": [], "tokenizer_json": b"{}"}
+    section = _pack(normalizer=0, flags=0, merges=merges, **empty)
+    if count == 1024:
+        assert Tokenizer(section).encode("abc") == []
+        return
+    with pytest.raises(FormatError, match=r"merges\[1024\] collides with 1024 others, expected those of a vocabulary"):
+        Tokenizer(section)
 
 
 def test_merge_given_twice_is_damage() -> None:

@@ -97,6 +97,20 @@ std::string grouped(uint64_t number) {
   return digits;
 }
 
+// Anything may be in a file, also what moves a terminal's cursor: control characters become \xNN.
+std::string visible(std::string_view text) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string shown;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f)
+      shown += c;
+    else
+      shown.append("\\x").append({kHex[byte >> 4], kHex[byte & 15]});
+  }
+  return shown;
+}
+
 std::string to_text(const PcpuFile& file, int32_t tokenizer_size) {
   const Config& c = file.config();
   std::string text;
@@ -118,7 +132,8 @@ std::string to_text(const PcpuFile& file, int32_t tokenizer_size) {
   line("vocabulary", std::to_string(c.vocab_size) + " outputs, " + std::to_string(tokenizer_size) + " tokens" +
                          (c.eos_token_id < 0 ? "" : ", end of text " + std::to_string(c.eos_token_id)));
   for (const char* key : kProvenanceKeys)
-    if (const auto it = file.metadata().find(key); it != file.metadata().end()) line(with_spaces(it->first), it->second);
+    if (const auto it = file.metadata().find(key); it != file.metadata().end())
+      line(with_spaces(it->first), visible(it->second));
   const uint64_t fingerprint = file.header().fingerprint;
   line("fingerprint", fingerprint == 0 ? "none" : hexadecimal(fingerprint) + " (of the logits; see pythia-cpu verify)");
   return text;

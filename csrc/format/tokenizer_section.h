@@ -21,6 +21,7 @@ namespace pythia {
 inline constexpr std::array<uint8_t, 8> kTokenizerMagic = {'P', 'C', 'P', 'U', 'T', 'O', 'K', 0};
 inline constexpr uint32_t kTokenizerVersion = 1;
 inline constexpr uint32_t kMaxTokens = uint32_t{1} << 24;  // num_tokens, num_merges and num_added_tokens
+inline constexpr uint32_t kMaxAddedTokenBytes = 1024;      // finding them takes the text's length times the longest
 inline constexpr uint64_t kTokenizerAlignment = 8;
 
 enum class Normalizer : uint32_t {

@@ -37,9 +37,11 @@ class JoinedThreads {
 
 constexpr const char* kDamaged = "; the file is damaged: copy or convert it again";
 
-// Printable form of bytes that may be anything.
+// Printable form of bytes that may be anything, and any number of them.
 std::string quoted(std::string_view bytes) {
   static constexpr char kHex[] = "0123456789abcdef";
+  const std::string_view end = bytes.size() > kTensorNameBytes ? "'..." : "'";
+  bytes = bytes.substr(0, kTensorNameBytes);
   std::string text = "'";
   for (const char c : bytes) {
     const auto byte = static_cast<unsigned char>(c);
@@ -51,7 +53,7 @@ std::string quoted(std::string_view bytes) {
       text += kHex[byte & 15];
     }
   }
-  return text + "'";
+  return text.append(end);
 }
 
 std::string hex(uint64_t value) {

@@ -25,11 +25,14 @@ Bpe::Bpe(const TokenizerTables& tables) : tables_(tables) {
   for (uint32_t rank = 0; rank < merges.size(); ++rank) {
     const MergeRecord merge = merges[rank];
     const uint64_t pair = uint64_t{merge.left} << 32 | merge.right;
+    const auto fail = [rank](const std::string& problem) {
+      throw FormatError("[tokenizer] merges[" + std::to_string(rank) + "] " + problem +
+                        "; the file is damaged, convert the checkpoint again");
+    };
     std::size_t i = hash(pair) & mask_;
-    for (; slots_[i].rank != kNoRank; i = (i + 1) & mask_) {
-      if (slots_[i].pair == pair)
-        throw FormatError("[tokenizer] merges[" + std::to_string(rank) + "] repeats merges[" + std::to_string(slots_[i].rank) +
-                          "], expected distinct pairs; the file is damaged, convert the checkpoint again");
+    for (std::size_t step = 1; slots_[i].rank != kNoRank; ++step, i = (i + 1) & mask_) {
+      if (slots_[i].pair == pair) fail("repeats merges[" + std::to_string(slots_[i].rank) + "], expected distinct pairs");
+      if (step == kMostSteps) fail("collides with " + std::to_string(step) + " others, expected those of a vocabulary");
     }
     slots_[i] = {pair, rank, merge.merged};
   }

@@ -12,7 +12,7 @@ namespace pythia {
 // Ranks of all merges behind one hash table. Immutable.
 class Bpe {
  public:
-  // `tables` must outlive the object. Throws FormatError for a pair with two ranks.
+  // `tables` must outlive the object. Throws FormatError for a pair with two ranks, and for pairs of which thousands collide.
   explicit Bpe(const TokenizerTables& tables);
 
   // Appends the ids of one piece (`tokenizers`, Word::merge_all). Bytes without a token are dropped, as the reference does
@@ -21,6 +21,9 @@ class Bpe {
 
  private:
   static constexpr uint32_t kNoRank = UINT32_MAX;
+  // A pair is less than so many slots from its own; vocabularies need fewer than forty. Without a limit a made-up file could
+  // have a search go through all of them.
+  static constexpr std::size_t kMostSteps = 1024;
   struct Slot {
     uint64_t pair = UINT64_MAX;  // left << 32 | right
     uint32_t rank = kNoRank;
@@ -34,10 +37,12 @@ class Bpe {
   static std::size_t hash(uint64_t pair) { return static_cast<std::size_t>((pair * 0x9E3779B97F4A7C15u) >> 32); }
   Merge find(int32_t left, int32_t right) const {
     const uint64_t pair = static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
-    for (std::size_t i = hash(pair) & mask_;; i = (i + 1) & mask_) {
+    std::size_t i = hash(pair) & mask_;
+    for (std::size_t step = 0; step < kMostSteps; ++step, i = (i + 1) & mask_) {
       if (slots_[i].pair == pair) return {slots_[i].rank, slots_[i].merged};
-      if (slots_[i].rank == kNoRank) return {};
+      if (slots_[i].rank == kNoRank) break;
     }
+    return {};
   }
   void encode_short(std::string_view piece, std::vector<int32_t>& ids) const;
   void encode_long(std::string_view piece, std::vector<int32_t>& ids) const;

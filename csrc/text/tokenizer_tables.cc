@@ -131,6 +131,7 @@ void TokenizerTables::check_added_tokens() const {
     expect_at_most(field + ".flags", token.flags, kAllFlags);
     if (token.content_end <= end) fail(field + ".content_end", std::to_string(token.content_end), "more than the one before");
     expect_at_most(field + ".content_end", token.content_end, header_.added_contents_size);
+    expect_at_most(field + " size", token.content_end - end, kMaxAddedTokenBytes);
     if (utf8::valid_prefix(added_content(i)) != token.content_end - end) fail(field, "not UTF-8", "UTF-8");
     end = token.content_end;
   }

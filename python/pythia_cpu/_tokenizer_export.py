@@ -23,6 +23,7 @@ _MAGIC = b"PCPUTOK\0"
 _VERSION = 1
 _HEADER = struct.Struct("<8sIIQIIIIIIQQQ56x")
 _MAX_TOKENS = 1 << 24
+_MAX_ADDED_TOKEN_BYTES = 1024
 _ADD_PREFIX_SPACE = 1
 _SPECIAL, _NORMALIZED, _LSTRIP, _RSTRIP = 1, 2, 4, 8
 _MODEL_KEYS = {
@@ -336,6 +337,8 @@ def _read_added_tokens(tokens: Any, vocab: Mapping[str, int], *, use_nfc: bool) 
             )
         if not content or content in contents:
             _refuse(place, "empty" if not content else f"{content!r} a second time", "distinct added tokens")
+        if len(encoded) > _MAX_ADDED_TOKEN_BYTES:
+            _refuse(place, f"{len(encoded)} bytes long", f"added tokens of at most {_MAX_ADDED_TOKEN_BYTES}")
         if token["single_word"]:
             _refuse(f"{place}.single_word", "true", "added tokens that match anywhere")
         if use_nfc and token["normalized"] and nfc.normalize_str(content) != content:

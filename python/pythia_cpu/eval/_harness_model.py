@@ -74,7 +74,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             max_length: tokens of a window; None: the model's context.
             max_gen_toks: tokens that a generated text has at most, where a task does not say.
             prefix_token_id: what stands for an empty context; None: the checkpoint's bos_token_id, else eos_token_id.
-                (HFLM asks the tokenizer for both; for Pythia they are the same.)
+                (HFLM asks the tokenizer for both; for Pythia they are the same, for finetuned models they need not be.)
             add_bos_token: begin every text with the checkpoint's bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
                 evaluation that was interrupted resumes. (``simple_evaluate``'s own ``use_cache`` keeps
