@@ -64,10 +64,7 @@ def successor_model(folder: Path, shape: str, known: float) -> Path:
     head[...] = 0
     head[successors(vocab_size, known)] = tensors["gpt_neox.embed_in.weight"] / np.float16(np.sqrt(hidden))
     scratch = folder / f"{path.stem}.checkpoint"
-    write_checkpoint(scratch, tensors=tensors, tokenizer=False, **sizes)
-    tokenizer = folder / f"pythia-{shape}" / "tokenizer.json"
-    if tokenizer.exists():
-        shutil.copyfile(tokenizer, scratch / "tokenizer.json")
+    write_checkpoint(scratch, tensors=tensors, **sizes)
     del tensors
     pythia_cpu.convert(scratch, path, weights="q8", progress=False)
     shutil.rmtree(scratch)

@@ -79,6 +79,10 @@ class GenerationRequest:
         do_sample, temperature = bool(kwargs.pop("do_sample")), float(kwargs.pop("temperature", 0.0))
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": do_sample}
         options["stop"] = [string for string in until if string]
+        if owner.eot_token_id not in (
+            ends := owner.model._eos_token_ids
+        ):  # among until, but no text has special tokens
+            options["eos_token_id"] = [*ends, owner.eot_token_id]
         for name in _SAMPLING & kwargs.keys():
             if kwargs[name] is not None:
                 options[name] = kwargs[name]

@@ -23,9 +23,11 @@ from pythia_cpu._edits import Edits
 from pythia_cpu._identity import model_key
 from pythia_cpu._load import shipped_model
 from pythia_cpu._score_run import IdsRequest
+from pythia_cpu._source import revision_name
 from pythia_cpu.eval._generation import GenerationRequest
 from pythia_cpu.eval._model_arguments import refuse_unsupported
 from pythia_cpu.eval._result_cache import ResultCache
+from pythia_cpu.hf._tokenizer_files import special_ids
 
 _logger = logging.getLogger(__name__)
 
@@ -73,9 +75,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             cache_dir: as in ``load``: where converted checkpoints are kept.
             max_length: tokens of a window; None: the model's context.
             max_gen_toks: tokens that a generated text has at most, where a task does not say.
-            prefix_token_id: what stands for an empty context; None: the checkpoint's bos_token_id, else eos_token_id.
-                (HFLM asks the tokenizer for both; for Pythia they are the same, for finetuned models they need not be.)
-            add_bos_token: begin every text with the checkpoint's bos_token_id.
+            prefix_token_id: what stands for an empty context; None: the tokenizer's bos_token_id, else eos_token_id.
+                Where it has none, and of a ``.pcpu`` file or a Model, whose tokenizer does not tell, config.json's.
+            add_bos_token: begin every text with that bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
                 evaluation that was interrupted resumes. (``simple_evaluate``'s own ``use_cache`` keeps
                 results by request alone: its file serves one model, and is refused for any other.)
@@ -117,7 +119,13 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         if max_length is not None:
             self.max_length = integer("max_length", max_length, 1, context_length)
         self.max_gen_toks = integer("max_gen_toks", max_gen_toks, 0)
-        bos, eos = self.model.config.bos_token_id, self.model.tokenizer.eos_token_id
+        bos: int | None = None
+        eos: int | None = None
+        if not isinstance(pretrained, pythia_cpu.Model):
+            bos, eos = special_ids(pretrained, revision_name(revision))
+        if bos is None and eos is None:
+            bos, eos = self.model.config.bos_token_id, self.model.tokenizer.eos_token_id
+        self._eos_token_id = eos
         prefix = prefix_token_id if prefix_token_id is not None else bos if bos is not None else eos
         if prefix is None:
             raise ValueError("the checkpoint has neither bos_token_id nor eos_token_id: pass prefix_token_id")
@@ -125,15 +133,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         add_bos = add_bos_token == 1 if add_bos_token in (0, 1) else boolean("add_bos_token", add_bos_token)
         if add_bos and bos is None:
             raise ValueError("add_bos_token is True, but the checkpoint has no bos_token_id: leave it out")
-        self._first_tokens = [bos] if add_bos else []
+        self._first_tokens = [bos] if add_bos and bos is not None else []
         self._seed = integer("seed", seed, 0)
         self._cache = None if result_cache is None else ResultCache(result_cache, model_key(self._scoring.core.file))
 
     @property
     def eot_token_id(self) -> int:
         """The id that ends a text."""
-        eos = self.model.tokenizer.eos_token_id
-        return self._prefix_token_id if eos is None else eos
+        return self._prefix_token_id if self._eos_token_id is None else self._eos_token_id
 
     @property
     def prefix_token_id(self) -> int:

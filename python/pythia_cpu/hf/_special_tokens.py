@@ -31,7 +31,7 @@ class SpecialTokens:
 
     NAMES = "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
     # Of GPTNeoXTokenizer, where a checkpoint does not say, if the vocabulary has them.
-    _DEFAULTS: Mapping[str, str] = {
+    DEFAULTS: Mapping[str, str] = {
         **dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
         "pad_token": "<|padding|>",
     }
@@ -54,7 +54,7 @@ class SpecialTokens:
         """
         self._ids = ids
         self._tokens = {id: token for token, id in ids.items()}
-        defaults = {name: token for name, token in self._DEFAULTS.items() if token in ids}
+        defaults = {name: token for name, token in self.DEFAULTS.items() if token in ids}
         for name, token in {**dict.fromkeys(self.NAMES), **defaults, **special_tokens}.items():
             if token is not None:
                 self._require(name, token)

@@ -12,6 +12,7 @@ from pythia_cpu._errors import CheckpointError
 from pythia_cpu._json import read_json
 from pythia_cpu._load import load
 from pythia_cpu._source import local_source
+from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu._tokenizer_export import compile_tokenizer
 from pythia_cpu.hf._special_tokens import SpecialTokens
 
@@ -28,7 +29,7 @@ def read_tokenizer(source: str | os.PathLike[str], revision: str | None) -> tupl
     """
     path = Path(source)
     find: Callable[[str], Path | None]
-    if path.suffix == ".pcpu" or path.is_file():
+    if _is_file(path):
         file = load(path, revision=revision)._file
         return file.tokenizer, {"model_max_length": file.config["max_position_embeddings"]}
     if path.is_dir():
@@ -44,6 +45,22 @@ def read_tokenizer(source: str | os.PathLike[str], revision: str | None) -> tupl
     except FileNotFoundError:
         raise CheckpointError(f"{path}: is missing; a checkpoint's tokenizer is in its tokenizer.json") from None
     return section, _settings(find)
+
+
+def _is_file(source: str | os.PathLike[str]) -> bool:
+    return Path(source).suffix == ".pcpu" or Path(source).is_file()
+
+
+def special_ids(source: str | os.PathLike[str], revision: str | None) -> tuple[int | None, int | None]:
+    """``bos_token_id`` and ``eos_token_id`` of a checkpoint's tokenizer, which need not be those of its config.json;
+    None where there is none, and both of a ``.pcpu`` file, which does not tell. Raises as ``read_tokenizer``.
+    """
+    if _is_file(source):
+        return None, None
+    section, settings = read_tokenizer(source, revision)
+    ids = Tokenizer(section, None)._tokenizer.get_vocab(with_added_tokens=True)
+    named = {**SpecialTokens.DEFAULTS, **settings["special_tokens"]}
+    return ids.get(named["bos_token"]), ids.get(named["eos_token"])
 
 
 def _settings(find: Callable[[str], Path | None]) -> dict[str, Any]:
