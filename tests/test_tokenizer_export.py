@@ -30,6 +30,8 @@ TEMPLATE = {
     "special_tokens": {},
 }
 
+LAST = max(ORIGINAL["model"]["vocab"], key=ORIGINAL["model"]["vocab"].__getitem__)
+FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
 MASK, RAW = {"content": "<mask>"}, {"content": "<raw>", "normalized": False}
 ADDING = TEMPLATE | {"single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, *TEMPLATE["single"]]}
 
@@ -43,7 +45,7 @@ def changed_model(**options: Any) -> bytes:
 
 
 def with_added(*tokens: Json) -> bytes:
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    plain = dict.fromkeys(FLAGS, False) | {"normalized": True}
     added = [plain | {"id": 4096 + i} | token for i, token in enumerate(tokens)]
     return changed(added_tokens=ORIGINAL["added_tokens"] + added)
 
@@ -185,7 +187,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "post-processor Bert": (changed(post_processor={"type": "BertProcessing"}), "post_processor is BertProcessing"),
     "template with tokens": (
         changed(post_processor=ADDING),
-        "post_processor is a template that adds tokens",
+        "post_processor is a template that adds tokens.* name the copy with tokenizer=, and put such tokens",
     ),
     "template with tokens in a sequence": (
         changed(post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, ADDING]}),
@@ -238,6 +240,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "added token not in NFC": (with_added({"content": "e\u0301"}), r"added_tokens\[4\].content"),
     "added token's id not next": (with_added({"content": "<s>", "id": 5000}), r"added_tokens\[4\].id is 5000"),
     "added token's id not the vocabulary's": (with_added({"content": "the"}), r"added_tokens\[4\].id is 4096"),
+    "added token in a vocabulary with holes": (
+        changed(model=ORIGINAL["model"] | {"vocab": ORIGINAL["model"]["vocab"] | {LAST: 4096}}, added_tokens=[
+            dict.fromkeys(FLAGS, False) | {"content": "<s>", "id": 4096}
+        ]), f"added_tokens.0..id is 4096, which is the id of {LAST!r} too",
+    ),
     "added token a lone surrogate": (with_added({"content": "\udc00"}), "lone surrogate"),
 }  # fmt: skip
 

@@ -48,10 +48,12 @@ def _alphabet() -> dict[str, int]:
 _BYTE_OF = _alphabet()
 
 
-def _refuse(component: str, found: str, expected: str) -> NoReturn:
+_ADVICE = "use a GPT-NeoX tokenizer, or convert a checkpoint that has one"
+
+
+def _refuse(component: str, found: str, expected: str, advice: str = _ADVICE) -> NoReturn:
     raise CheckpointError(
-        f"[tokenizer.json] {component} is {found}, but this engine reproduces only {expected} exactly; "
-        "use a GPT-NeoX tokenizer, or convert a checkpoint that has one"
+        f"[tokenizer.json] {component} is {found}, but this engine reproduces only {expected} exactly; {advice}"
     )
 
 
@@ -224,7 +226,13 @@ def _check_post_processor(component: Any) -> None:
     )
     sequence = single[0]["Sequence"] if is_plain else None
     if not isinstance(sequence, dict) or sequence.get("id") != "A":
-        _refuse("post_processor", "a template that adds tokens", "a template that adds no token")
+        _refuse(
+            "post_processor",
+            "a template that adds tokens",
+            "a template that adds no token",
+            "take post_processor out of a copy of the file, name the copy with tokenizer=, and put such tokens into "
+            "prompts yourself",
+        )
 
 
 def _check_decoder(component: Any) -> None:
@@ -347,7 +355,9 @@ def _read_added_tokens(tokens: Any, vocab: Mapping[str, int], *, use_nfc: bool) 
         # The reference ignores the id in the file: it takes the vocabulary's, or else the next free one.
         expected_id = vocab.get(content, next_id)
         next_id += content not in vocab
-        if token.get("id") != expected_id or token_of.get(expected_id, content) != content:
+        if (owner := token_of.get(expected_id, content)) != content:
+            _refuse(f"{place}.id", f"{expected_id}, which is the id of {owner!r} too", "distinct ids")
+        if token.get("id") != expected_id:
             _refuse(
                 f"{place}.id",
                 f"{token.get('id')!r} where the reference assigns {expected_id}",
