@@ -30,7 +30,8 @@ TEMPLATE = {
     "special_tokens": {},
 }
 
-LAST = max(ORIGINAL["model"]["vocab"], key=ORIGINAL["model"]["vocab"].__getitem__)
+VOCAB = ORIGINAL["model"]["vocab"]
+LAST = max(VOCAB, key=VOCAB.__getitem__)
 FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
 MASK, RAW = {"content": "<mask>"}, {"content": "<raw>", "normalized": False}
 ADDING = TEMPLATE | {"single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, *TEMPLATE["single"]]}
@@ -241,9 +242,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "added token's id not next": (with_added({"content": "<s>", "id": 5000}), r"added_tokens\[4\].id is 5000"),
     "added token's id not the vocabulary's": (with_added({"content": "the"}), r"added_tokens\[4\].id is 4096"),
     "added token in a vocabulary with holes": (
-        changed(model=ORIGINAL["model"] | {"vocab": ORIGINAL["model"]["vocab"] | {LAST: 4096}}, added_tokens=[
-            dict.fromkeys(FLAGS, False) | {"content": "<s>", "id": 4096}
-        ]), f"added_tokens.0..id is 4096, which is the id of {LAST!r} too",
+        changed(model=ORIGINAL["model"] | {"vocab": VOCAB | {LAST: len(VOCAB)}}, added_tokens=[
+            dict.fromkeys(FLAGS, False) | {"content": "<s>", "id": len(VOCAB)}
+        ]), rf"added_tokens\[0\].id is {len(VOCAB)}, which is the id of {LAST!r} too",
     ),
     "added token a lone surrogate": (with_added({"content": "\udc00"}), "lone surrogate"),
 }  # fmt: skip
