@@ -237,6 +237,17 @@ def test_metadata_that_would_move_a_cursor(binary: Path, tmp_path: Path, shipped
     assert "source" in found and found.count("a\\x1b[2J\\x0aweights q4\\x7f é\n") == 1
 
 
+@pytest.mark.parametrize("config", ["[]", "3", "{", '{"eos_token_id": [0, "x"]}'])
+def test_a_damaged_config(binary: Path, tmp_path: Path, shipped_model: Path, config: str) -> None:
+    path = tmp_path / "m.pcpu"
+    metadata = struct.pack("<I", 1) + entry(b"config", config.encode())
+    path.write_bytes(replace_metadata(parse(shipped_model.read_bytes()), metadata))
+    found = subprocess.run([binary, "generate", "-m", path, "x"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.startswith(f"pythia-cpu: {path}: metadata config is not the text of a config.json (")
+    assert found.stderr.endswith("); convert the checkpoint again\n") and found.stderr.count("\n") == 1
+
+
 def test_metadata_of_every_size_of_character(tmp_path: Path, tiny: bytes) -> None:
     text = "a\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
     path = tmp_path / "unicode.pcpu"

@@ -18,6 +18,7 @@
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
 #include "cli/shipped_model.h"
+#include "common/errors.h"
 #include "generate/generator.h"
 #include "generate/stop_strings.h"
 #include "model/model.h"
@@ -42,21 +43,23 @@ struct Run {
   std::vector<int32_t> eos_token_ids;
 };
 
-// What ends a text: of several ids in config.json the header has the first.
+// What ends a text: of several ids in config.json the header has the first. Throws FormatError for metadata that is none.
 std::vector<int32_t> read_eos_token_ids(const PcpuFile& file) {
-  const auto stored = file.metadata().find("config");
-  if (stored != file.metadata().end()) {
-    const JsonValue config = parse_json(stored->second);
-    const JsonValue* several = config.find("eos_token_id");
-    if (several != nullptr && several->items.size() > 1) {
-      std::vector<int32_t> ids;
-      for (const JsonValue& item : several->items)
-        ids.push_back(static_cast<int32_t>(parse_integer("config.json's eos_token_id", item.text)));
-      return ids;
+  std::vector<int32_t> ids;
+  if (const auto stored = file.metadata().find("config"); stored != file.metadata().end()) {
+    try {
+      const JsonValue config = parse_json(stored->second);
+      if (config.kind != JsonValue::Kind::kObject) throw std::invalid_argument("expected an object in { }");
+      if (const JsonValue* several = config.find("eos_token_id"))
+        for (const JsonValue& item : several->items)
+          ids.push_back(static_cast<int32_t>(parse_integer("eos_token_id", item.text)));
+    } catch (const std::exception& error) {
+      throw FormatError(file.path() + ": metadata config is not the text of a config.json (" + error.what() +
+                        "); convert the checkpoint again");
     }
   }
-  const int32_t id = file.config().eos_token_id;
-  return id < 0 ? std::vector<int32_t>() : std::vector{id};
+  if (const int32_t id = file.config().eos_token_id; ids.empty() && id >= 0) ids = {id};
+  return ids;
 }
 
 uint64_t random_seed() {

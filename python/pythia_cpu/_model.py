@@ -106,12 +106,19 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         Raises:
             FormatError: the file's copy of config.json is damaged.
         """
-        settings = dict(self._file.config)
+        stored, settings = self._stored_config, dict(self._file.config)
         settings["hidden_act"] = _core.ACTIVATIONS[settings["hidden_act"]]
         head_dim = settings["hidden_size"] // settings["num_attention_heads"]
         settings["rotary_pct"] = settings["rotary_ndims"] / head_dim
         for name in ("bos_token_id", "eos_token_id"):
             settings[name] = None if settings[name] < 0 else settings[name]
+        if len(several := self._eos_token_ids) > 1:
+            settings["eos_token_id"] = several
+        return Config({"pad_token_id": None, **stored, **settings})
+
+    @lazy_property
+    def _stored_config(self) -> dict[str, Any]:
+        """What the checkpoint's config.json says. Raises FormatError: the file's copy is damaged."""
         try:
             stored = read_json(self._file.metadata.get("config", "{}"))
             if not isinstance(stored, dict):
@@ -119,9 +126,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         except ValueError as error:
             problem = f"metadata config is not the text of a config.json ({error})"
             raise FormatError(f"{self._file.path}: {problem}; convert the checkpoint again") from None
-        if isinstance(several := stored.get("eos_token_id"), list) and len(several) > 1:
-            settings["eos_token_id"] = several
-        return Config({"pad_token_id": None, **stored, **settings})
+        return stored
 
     @property
     def _eos_token_id(self) -> int | None:
@@ -130,8 +135,11 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
 
     @property
     def _eos_token_ids(self) -> list[int]:
-        ids = self.config["eos_token_id"]
-        return ids if isinstance(ids, list) else [] if ids is None else [ids]
+        """What ends a text: of several ids in config.json the file's header has the first."""
+        several = self._stored_config.get("eos_token_id")
+        if isinstance(several, list) and several:
+            return list(several)
+        return [] if self._eos_token_id is None else [self._eos_token_id]
 
     @lazy_property
     def tokenizer(self) -> Tokenizer:

@@ -79,9 +79,8 @@ class GenerationRequest:
         do_sample, temperature = bool(kwargs.pop("do_sample")), float(kwargs.pop("temperature", 0.0))
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": do_sample}
         options["stop"] = [string for string in until if string]
-        if owner.eot_token_id not in (
-            ends := owner.model._eos_token_ids
-        ):  # among until, but no text has special tokens
+        ends = owner.model._eos_token_ids
+        if owner.eot_token_id not in ends:  # its text is one of until's, but texts here have no special tokens
             options["eos_token_id"] = [*ends, owner.eot_token_id]
         for name in _SAMPLING & kwargs.keys():
             if kwargs[name] is not None:
