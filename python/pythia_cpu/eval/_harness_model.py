@@ -76,7 +76,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
             max_length: tokens of a window; None: the model's context.
             max_gen_toks: tokens that a generated text has at most, where a task does not say.
             prefix_token_id: what stands for an empty context; None: the tokenizer's bos_token_id, else eos_token_id.
-                Where it has none, and of a ``.pcpu`` file or a Model, whose tokenizer does not tell, config.json's.
+                Where it has none, of a ``.pcpu`` file or a Model, whose tokenizer does not tell, and of a converted
+                checkpoint whose files are not here, config.json's.
             add_bos_token: begin every text with that bos_token_id.
             result_cache: a file to keep results in, by checkpoint and weight format; made if it is missing. An
                 evaluation that was interrupted resumes. (``simple_evaluate``'s own ``use_cache`` keeps

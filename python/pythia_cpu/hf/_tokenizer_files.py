@@ -53,11 +53,18 @@ def _is_file(source: str | os.PathLike[str]) -> bool:
 
 def special_ids(source: str | os.PathLike[str], revision: str | None) -> tuple[int | None, int | None]:
     """``bos_token_id`` and ``eos_token_id`` of a checkpoint's tokenizer, which need not be those of its config.json;
-    None where there is none, and both of a ``.pcpu`` file, which does not tell. Raises as ``read_tokenizer``.
+    None where there is none; both of a ``.pcpu`` file, which does not tell, and where the hub cannot be reached and its
+    client has no such files (a converted checkpoint may be all that is kept). Raises CheckpointError as
+    ``read_tokenizer``.
     """
     if _is_file(source):
         return None, None
-    section, settings = read_tokenizer(source, revision)
+    try:
+        section, settings = read_tokenizer(source, revision)
+    except OSError:
+        if Path(source).is_dir():
+            raise
+        return None, None
     ids = Tokenizer(section, None)._tokenizer.get_vocab(with_added_tokens=True)
     named = {**SpecialTokens.DEFAULTS, **settings["special_tokens"]}
     return ids.get(named["bos_token"]), ids.get(named["eos_token"])
