@@ -99,14 +99,10 @@ std::string grouped(uint64_t number) {
 
 // Anything may be in a file, also what moves a terminal's cursor: control characters become \xNN.
 std::string visible(std::string_view text) {
-  static constexpr char kHex[] = "0123456789abcdef";
   std::string shown;
   for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f)
-      shown += c;
-    else
-      shown.append("\\x").append({kHex[byte >> 4], kHex[byte & 15]});
+    const uint8_t byte[] = {static_cast<uint8_t>(c)};
+    shown += byte[0] < 0x20 || byte[0] == 0x7f ? "\\x" + hexadecimal(byte) : std::string(1, c);
   }
   return shown;
 }

@@ -27,7 +27,7 @@ from pythia_cpu._source import revision_name
 from pythia_cpu.eval._generation import GenerationRequest
 from pythia_cpu.eval._model_arguments import refuse_unsupported
 from pythia_cpu.eval._result_cache import ResultCache
-from pythia_cpu.hf._tokenizer_files import special_ids
+from pythia_cpu.hf._tokenizer_files import special_tokens
 
 _logger = logging.getLogger(__name__)
 
@@ -120,10 +120,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         if max_length is not None:
             self.max_length = integer("max_length", max_length, 1, context_length)
         self.max_gen_toks = integer("max_gen_toks", max_gen_toks, 0)
-        bos: int | None = None
-        eos: int | None = None
-        if not isinstance(pretrained, pythia_cpu.Model):
-            bos, eos = special_ids(pretrained, revision_name(revision))
+        tokens = {} if isinstance(pretrained, pythia_cpu.Model) else special_tokens(pretrained, revision_name(revision))
+        ids = self.model.tokenizer._tokenizer.get_vocab(with_added_tokens=True) if tokens else {}
+        bos, eos = (ids.get(tokens.get(name) or "") for name in ("bos_token", "eos_token"))
         if bos is None and eos is None:
             bos, eos = self.model.config.bos_token_id, self.model.tokenizer.eos_token_id
         self._eos_token_id = eos

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from pythia_cpu._errors import CheckpointError
 from pythia_cpu._json import read_json
 from pythia_cpu._load import load
 from pythia_cpu._source import local_source
-from pythia_cpu._tokenizer import Tokenizer
 from pythia_cpu._tokenizer_export import compile_tokenizer
 from pythia_cpu.hf._special_tokens import SpecialTokens
 
@@ -27,19 +26,11 @@ def read_tokenizer(source: str | os.PathLike[str], revision: str | None) -> tupl
         ValueError: a revision of a ``.pcpu`` file.
         OSError: a file cannot be read, or the hub cannot be reached.
     """
-    path = Path(source)
-    find: Callable[[str], Path | None]
-    if _is_file(path):
-        file = load(path, revision=revision)._file
+    if _is_file(source):
+        file = load(source, revision=revision)._file
         return file.tokenizer, {"model_max_length": file.config["max_position_embeddings"]}
-    if path.is_dir():
-        folder = local_source(path, revision).folder
-        path, find = folder / "tokenizer.json", folder.joinpath
-    else:
-        from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
-
-        found = _hub.resolve(_hub.repo_id_of(source), revision)
-        path, find = _hub.tokenizer_file(found), partial(_hub.optional_file, found)
+    tokenizer_file, find = _files(source, revision)
+    path = tokenizer_file()
     try:
         section = compile_tokenizer(path.read_bytes())
     except FileNotFoundError:
@@ -51,23 +42,33 @@ def _is_file(source: str | os.PathLike[str]) -> bool:
     return Path(source).suffix == ".pcpu" or Path(source).is_file()
 
 
-def special_ids(source: str | os.PathLike[str], revision: str | None) -> tuple[int | None, int | None]:
-    """``bos_token_id`` and ``eos_token_id`` of a checkpoint's tokenizer, which need not be those of its config.json;
-    None where there is none; both of a ``.pcpu`` file, which does not tell, and where the hub cannot be reached and its
-    client has no such files (a converted checkpoint may be all that is kept). Raises CheckpointError as
-    ``read_tokenizer``.
+def _files(
+    source: str | os.PathLike[str], revision: str | None
+) -> tuple[Callable[[], Path], Callable[[str], Path | None]]:
+    """Of a folder or a hub id: where tokenizer.json is, and where other files are by name, if they are there."""
+    if Path(source).is_dir():
+        folder = local_source(Path(source), revision).folder
+        return lambda: folder / "tokenizer.json", folder.joinpath
+    from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
+
+    found = _hub.resolve(_hub.repo_id_of(source), revision)
+    return partial(_hub.tokenizer_file, found), partial(_hub.optional_file, found)
+
+
+def special_tokens(source: str | os.PathLike[str], revision: str | None) -> Mapping[str, str | None]:
+    """The special tokens of a checkpoint's tokenizer by attribute, which need not be those of its config.json. Nothing
+    of a ``.pcpu`` file, which does not tell, and where the hub cannot be reached and its client has no such files (a
+    converted checkpoint may be all that is kept). Raises CheckpointError as ``read_tokenizer``.
     """
     if _is_file(source):
-        return None, None
+        return {}
     try:
-        section, settings = read_tokenizer(source, revision)
+        settings = _settings(_files(source, revision)[1])
     except OSError:
         if Path(source).is_dir():
             raise
-        return None, None
-    ids = Tokenizer(section, None)._tokenizer.get_vocab(with_added_tokens=True)
-    named = {**SpecialTokens.DEFAULTS, **settings["special_tokens"]}
-    return ids.get(named["bos_token"]), ids.get(named["eos_token"])
+        return {}
+    return {**SpecialTokens.DEFAULTS, **settings["special_tokens"]}
 
 
 def _settings(find: Callable[[str], Path | None]) -> dict[str, Any]:
