@@ -235,6 +235,11 @@ def test_special_tokens_that_are_not_there(mini_checkpoint: Path, tmp_path: Path
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: value}))
         with pytest.raises(ValueError, match=f"^{name} has .*, which the vocabulary does not have.* save_pretrained"):
             hf.AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"additional_special_tokens": 3}')
+    with pytest.raises(pythia_cpu.CheckpointError, match="extra_special_tokens is 3, expected a list of tokens"):
+        hf.AutoTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": null, "extra_special_tokens": null}')
+    assert hf.AutoTokenizer.from_pretrained(tmp_path).eos_token == "<|endoftext|>"
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
     assert hf.AutoTokenizer.from_pretrained(tmp_path).chat_template == "{{ messages }}"
     with pytest.raises(ValueError, match=r"^pad_token has '\[PAD\]'"):

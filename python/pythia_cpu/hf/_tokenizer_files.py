@@ -81,9 +81,12 @@ def _settings(find: Callable[[str], Path | None]) -> dict[str, Any]:
     if isinstance(stored.get("chat_template"), str):
         found["chat_template"] = stored["chat_template"]
     # Other classes have no special tokens but those that are named.
-    unset = {} if "GPTNeoX" in stored.get("tokenizer_class", "GPTNeoX") else dict.fromkeys(SpecialTokens.NAMES)
+    is_neox = "GPTNeoX" in str(stored.get("tokenizer_class") or "GPTNeoX")
+    unset = {} if is_neox else dict.fromkeys(SpecialTokens.NAMES)
     named = {name: _token(stored[name]) for name in SpecialTokens.NAMES if name in stored}
-    extra = stored.get("extra_special_tokens", stored.get("additional_special_tokens")) or ()
+    extra = stored.get("extra_special_tokens", stored.get("additional_special_tokens")) or []
+    if not isinstance(extra, list | dict):
+        raise CheckpointError(f"{find(_CONFIG)}: extra_special_tokens is {extra!r}, expected a list of tokens")
     found["special_tokens"] = {**unset, **named}
     found["extra_special_tokens"] = [_token(token) for token in (extra.values() if isinstance(extra, dict) else extra)]
     return found
