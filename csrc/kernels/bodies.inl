@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 #include "kernels/matmul.inl"
 #include "kernels/peak.inl"
+#include "kernels/quantize.inl"
 #include "kernels/rows.inl"
 #include "kernels/sampling.inl"
 #include "kernels/scoring.inl"

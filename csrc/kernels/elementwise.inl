@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "quant/float4.h"
 
 namespace pythia {
 namespace {
@@ -14,9 +15,8 @@ inline constexpr float kErfcPoly[] = {1.1511045e+00f, 4.592195e-01f,  5.2443508e
 inline constexpr float kTanhPoly[] = {-3.3333284e-01f, 1.3331491e-01f, -5.3743497e-02f, 2.0650586e-02f, -5.7170447e-03f};
 inline constexpr float kLogPoly[] = {3.3333313e-01f,  -2.500001e-01f, 2.0002119e-01f,  -1.6667996e-01f, 1.4219551e-01f,
                                      -1.2405592e-01f, 1.1888178e-01f, -1.1675639e-01f, 6.746592e-02f};
-inline constexpr float kTanhSplit = 0.625f;           // tanh: odd polynomial below, 1 - 2 / (exp(2x) + 1) above
-inline constexpr float kErfcEnd = 13.2f;              // erfc(t / sqrt 2) is below 2^-126 from there on
-inline constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer, half to even
+inline constexpr float kTanhSplit = 0.625f;  // tanh: odd polynomial below, 1 - 2 / (exp(2x) + 1) above
+inline constexpr float kErfcEnd = 13.2f;     // erfc(t / sqrt 2) is below 2^-126 from there on
 
 // Horner's rule, one fused multiply-add a coefficient.
 template <int kCount>

@@ -65,7 +65,7 @@ __attribute__((noinline)) void quant_last_panel(const MatmulArgs& args, const Qu
 // So many rows and groups at a time that the rows' codes stay in a second-level cache over all panels; and of these groups, so
 // many that a tile's panels stay in a first-level cache of 32 KiB over all rows, while the sums rest side by side: rows of y
 // may be far apart, in few of a cache's sets.
-inline constexpr int64_t kBlockRows = 33 * kQuantRows;
+inline constexpr int64_t kBlockRows = 66 * kQuantRows;
 inline constexpr int64_t kBlockGroups = 132;
 inline constexpr int64_t kTileGroups = 36 / kQuantPanels;
 static_assert(kBlockGroups % kQuantBlockGroups == 0 && kTileGroups % kQuantBlockGroups == 0);

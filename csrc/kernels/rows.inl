@@ -1,7 +1,6 @@
-// Operations on one row: LayerNorm, rotary embedding, addition, widening, quantization. Included through bodies.inl.
+// Operations on one row: LayerNorm, rotary embedding, addition, widening. Included through bodies.inl.
 #pragma once
 
-#include "kernels/codes.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/kernels.h"
 
@@ -64,24 +63,6 @@ void to_float_kernel(WeightFormat format, const void* source, int64_t n, float* 
     uint16_t last[kLanes] = {};
     __builtin_memcpy(last, halves + i, static_cast<size_t>(n - i) * sizeof(uint16_t));
     store_n(y + i, widen(last), n - i);
-  }
-}
-
-// The group's largest magnitude maps to 127. Groups are padded with zeros to kQuantGroup.
-void quantize_row_kernel(const float* x, int64_t n, std::byte* groups) noexcept {
-  static_assert(kQuantGroup == 2 * kLanes);
-  for (int64_t i = 0; i < n; i += kQuantGroup, groups += quantized_group_bytes(kCodeLayout)) {
-    const int64_t left = n - i;
-    const Vec a = load_n(x + i, left), b = left > kLanes ? load_n(x + i + kLanes, left - kLanes) : zero();
-    const CodeScale scale = code_scale(largest_of(max_i(magnitudes(a), magnitudes(b))), 127.0f);
-    const IVec ia = to_codes(a, scale), ib = to_codes(b, scale);
-    store_codes(groups, ia);
-    store_codes(groups + kLanes * code_size_bytes(kCodeLayout), ib);
-    const struct {
-      float scale;
-      int32_t offset;
-    } last = {scale.scale, kDotBase - 128 * reduce_add_i(ia + ib)};
-    __builtin_memcpy(groups + scale_offset_bytes(kCodeLayout), &last, sizeof last);
   }
 }
 

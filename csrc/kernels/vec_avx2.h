@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/float4.h"
+
 namespace pythia {
 namespace {
 
@@ -105,6 +107,21 @@ inline int32_t reduce_add_i(IVec a) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+
+template <class F>
+inline Int4 reduce_four(const IVec (&a)[4], F f) {
+  const auto together = [&](__m256i p, __m256i q) { return f(_mm256_unpacklo_epi32(p, q), _mm256_unpackhi_epi32(p, q)); };
+  const __m256i ab = together(f(a[0].lo, a[0].hi), f(a[1].lo, a[1].hi)),
+                cd = together(f(a[2].lo, a[2].hi), f(a[3].lo, a[3].hi));
+  const __m256i all = f(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+  return __builtin_bit_cast(Int4, _mm256_castsi256_si128(f(all, _mm256_permute4x64_epi64(all, 0x4e))));
+}
+inline Int4 reduce_max_i(const IVec (&a)[4]) {
+  return reduce_four(a, [](__m256i p, __m256i q) { return _mm256_max_epi32(p, q); });
+}
+inline Int4 reduce_add_i(const IVec (&a)[4]) {
+  return reduce_four(a, [](__m256i p, __m256i q) { return _mm256_add_epi32(p, q); });
 }
 
 inline Vec load_f16(const void* p) {

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/float4.h"
+
 namespace pythia {
 namespace {
 
@@ -80,6 +82,22 @@ inline float reduce_max(Vec a) {
 inline IVec max_i(IVec a, IVec b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline int32_t reduce_max_i(IVec a) { return _mm512_reduce_max_epi32(a.v); }
 inline int32_t reduce_add_i(IVec a) { return _mm512_reduce_add_epi32(a.v); }
+template <class F>
+inline Int4 reduce_four(const IVec (&a)[4], F f) {
+  const auto together = [f](IVec p, IVec q) {
+    return f(IVec{_mm512_unpacklo_epi32(p.v, q.v)}, IVec{_mm512_unpackhi_epi32(p.v, q.v)}).v;
+  };
+  const __m512i ab = together(a[0], a[1]), cd = together(a[2], a[3]);
+  const IVec all = f(IVec{_mm512_unpacklo_epi64(ab, cd)}, IVec{_mm512_unpackhi_epi64(ab, cd)});
+  const IVec half = f(all, IVec{_mm512_shuffle_i64x2(all.v, all.v, 0x4e)});
+  return __builtin_bit_cast(Int4, _mm512_castsi512_si128(f(half, IVec{_mm512_shuffle_i64x2(half.v, half.v, 0xb1)}).v));
+}
+inline Int4 reduce_max_i(const IVec (&a)[4]) {
+  return reduce_four(a, [](IVec p, IVec q) { return max_i(p, q); });
+}
+inline Int4 reduce_add_i(const IVec (&a)[4]) {
+  return reduce_four(a, [](IVec p, IVec q) { return p + q; });
+}
 
 inline Vec load_f16(const void* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))}; }
 inline Vec load_bf16(const void* p) {

@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quant/float4.h"
+
 namespace pythia {
 namespace {
 
@@ -154,6 +156,12 @@ inline IVec max_i(IVec x, IVec y) {
 }
 inline int32_t reduce_max_i(IVec x) { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d))); }
 inline int32_t reduce_add_i(IVec x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
+inline Int4 reduce_max_i(const IVec (&x)[4]) {
+  return Int4{reduce_max_i(x[0]), reduce_max_i(x[1]), reduce_max_i(x[2]), reduce_max_i(x[3])};
+}
+inline Int4 reduce_add_i(const IVec (&x)[4]) {
+  return Int4{reduce_add_i(x[0]), reduce_add_i(x[1]), reduce_add_i(x[2]), reduce_add_i(x[3])};
+}
 
 inline Vec load_f16(const void* p) {
   const auto* bytes = static_cast<const uint8_t*>(p);

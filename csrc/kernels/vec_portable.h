@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "kernels/fma_exact.h"
+#include "quant/float4.h"
 #include "quant/half.h"
 
 namespace pythia {
@@ -170,6 +171,13 @@ inline int32_t reduce_add_i(IVec a) {
   uint32_t sum = 0;
   for (int32_t x : a.v) sum += static_cast<uint32_t>(x);
   return static_cast<int32_t>(sum);
+}
+// Of four vectors at once.
+inline Int4 reduce_max_i(const IVec (&x)[4]) {
+  return Int4{reduce_max_i(x[0]), reduce_max_i(x[1]), reduce_max_i(x[2]), reduce_max_i(x[3])};
+}
+inline Int4 reduce_add_i(const IVec (&x)[4]) {
+  return Int4{reduce_add_i(x[0]), reduce_add_i(x[1]), reduce_add_i(x[2]), reduce_add_i(x[3])};
 }
 
 inline Vec load_f16(const void* p) {

@@ -36,7 +36,7 @@ struct GreedyChoice {
 
 // Rows of logits that one task computes at a time: whole register tiles for most kernels, and few enough that a chunk of them
 // stays in the second-level cache.
-inline constexpr int64_t kScoreRows = 96;
+inline constexpr int64_t kScoreRows = 128;
 
 // Buffers of a scoring pass, allocated once for the largest and used again.
 class ScoreWorkspace {
