@@ -9,6 +9,7 @@ print(model.generate("Once upon a time", max_new_tokens=64).text)
 from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from pythia_cpu._cache import CachedFile, list_cache, remove_cached
 from pythia_cpu._checkpoint import open_checkpoint
@@ -33,11 +34,16 @@ from pythia_cpu._tokenizer import Tokenizer
 _SUBMODULES = ("eval", "hf")  # imported when they are first named: they need more than the rest
 
 
-def __getattr__(name: str) -> _ModuleType:
-    """Imports a submodule that is first named now."""
-    if name in _SUBMODULES:
-        return _import_module(f"pythia_cpu.{name}")
-    raise AttributeError(f"module 'pythia_cpu' has no attribute {name!r}")
+if _TYPE_CHECKING:
+    from pythia_cpu import eval as eval
+    from pythia_cpu import hf as hf
+else:
+
+    def __getattr__(name: str) -> _ModuleType:
+        """Imports a submodule that is first named now."""
+        if name in _SUBMODULES:
+            return _import_module(f"pythia_cpu.{name}")
+        raise AttributeError(f"module 'pythia_cpu' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 TokenIds: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 Prompt: TypeAlias = str | TokenIds
 Texts: TypeAlias = list[str] | tuple[str, ...] | npt.NDArray[np.str_ | np.object_]
-Prompts: TypeAlias = Texts | Sequence[TokenIds] | list[Prompt]
+Prompts: TypeAlias = Sequence[Prompt] | npt.NDArray[np.str_ | np.object_]
 
 _INT64_MAX = 2**63 - 1
 _TEXT_KINDS = "UTO"  # of NumPy's dtypes: str of one width, str, and objects
@@ -43,6 +43,8 @@ def integer(name: str, value: object, low: int, high: int = _INT64_MAX) -> int:
 
 def number(name: str, value: object) -> float:
     """A real number; its range is the core's to check."""
+    if getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic):  # as integer() takes these
+        value = numpy_array(name, value)[()]
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise ValueError(f"{name} is {value!r} of type {type(value).__name__}, expected a number")
     try:
@@ -91,7 +93,8 @@ def numpy_array(name: str, value: object, *, copy: bool = False) -> npt.NDArray[
             f"{name} is an array with masked values, expected numbers: leave those out, as .compressed() does"
         )
     try:
-        return np.array(value) if copy else np.asarray(value)
+        array = np.asarray(value)  # first: np.array would warn of tensors
+        return np.array(array) if copy else array
     except (TypeError, ValueError, RuntimeError) as error:  # torch's, of tensors with gradients or on other devices
         raise ValueError(f"{name} is no array that numpy can read ({error})") from None
 
@@ -117,6 +120,11 @@ def refuse_table(name: str, value: object, rows: str) -> None:
         raise ValueError(
             f"{name} is of type {type(value).__name__}, expected texts or token ids: pass one column, or {rows}"
         )
+
+
+def unwrapped(value: Any) -> Any:
+    """A scalar of pyarrow as what it holds; anything else as it is."""
+    return value.as_py() if hasattr(value, "as_py") else value
 
 
 def is_batch(name: str, value: object, *, what: str = f"a str, {SEQUENCES}") -> bool:

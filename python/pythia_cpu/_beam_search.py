@@ -26,6 +26,7 @@ _DECIMAL = Context(prec=40)
 _MAX_ROWS = 64  # beams that run together: weights are read once for all of them
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+IntArray: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,6 @@ class _Search:
         logprobs = _core.log_softmax(logits)
         if len(logprobs) < len(self._beams):
             logprobs = np.repeat(logprobs, len(self._beams), axis=0)
-        unchanged = logprobs.copy() if self._options.num_logprobs >= 0 else logprobs
         for row, beam in zip(logprobs, self._beams, strict=True):
             self._apply_penalties(row, beam.tokens)
         logprobs += self._scores[:, None]
@@ -113,7 +113,7 @@ class _Search:
                 "they ban tokens"
             )
         beams, ids = np.divmod(best, logprobs.shape[1])
-        candidates = [self._extended(int(beam), int(id), unchanged) for beam, id in zip(beams, ids, strict=True)]
+        candidates = self._extended(beams, ids, logits)
         length = len(candidates[0].tokens)
         at_limit = length == self._max_tokens
         ends = np.array([at_limit or self._ends(candidate) for candidate in candidates])
@@ -153,14 +153,26 @@ class _Search:
             row[id] -= np.float32(times) * np.float32(options.frequency_penalty)
             row[id] -= np.float32(options.presence_penalty)
 
-    def _extended(self, parent: int, id: int, logprobs: FloatArray) -> _Beam:
-        """A beam with one token more."""
-        beam, count = self._beams[parent], self._options.num_logprobs
+    def _extended(self, parents: IntArray, ids: IntArray, logits: FloatArray) -> list[_Beam]:
+        """Beams with one token more each. What is reported of tokens has the bits of ``Model.score``."""
+        beams, count = [self._beams[parent] for parent in parents], self._options.num_logprobs
         if count < 0:
-            return _Beam([*beam.tokens, id])
-        row = logprobs[parent]
-        top = [(int(i), float(row[i])) for i in _core.largest(row, count)] if count else []
-        return _Beam([*beam.tokens, id], [*beam.logprobs, row[id]], [*beam.top, top])
+            return [_Beam([*beam.tokens, id]) for beam, id in zip(beams, ids.tolist(), strict=True)]
+        rows = parents if len(logits) > 1 else np.zeros_like(parents)  # a prompt's beams have one row at first
+        found = self._logprobs(logits, rows, ids)
+        tops = {row: self._top(logits, row) if count else [] for row in set(rows.tolist())}
+        return [
+            _Beam([*beam.tokens, id], [*beam.logprobs, logprob], [*beam.top, tops[row]])
+            for beam, row, id, logprob in zip(beams, rows.tolist(), ids.tolist(), found, strict=True)
+        ]
+
+    def _top(self, logits: FloatArray, row: int) -> TopLogprobs:
+        ids = _core.largest(logits[row], self._options.num_logprobs)
+        return list(zip(ids.tolist(), self._logprobs(logits, np.full_like(ids, row), ids).tolist(), strict=True))
+
+    def _logprobs(self, logits: FloatArray, rows: IntArray, ids: IntArray) -> FloatArray:
+        logprobs: FloatArray = _core.score_rows(logits[rows], ids.astype(np.int32), threads=self._model.threads)[0]
+        return logprobs
 
     def _ends(self, beam: _Beam) -> bool:
         if beam.tokens[-1] in self._options.eos_token_ids:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._resolve import resolve_source
+from pythia_cpu._results import ByIdentity
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
@@ -22,7 +23,7 @@ from pythia_cpu._torch_bin import TorchFile
 _GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
 
 
-class Checkpoint(Mapping[str, npt.NDArray[Any]]):
+class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
     """A checkpoint's tensors by their stored names; an array is read from the file when it is asked for.
 
     bfloat16 tensors come as float32 arrays of the same values. Use it in a ``with`` statement, or ``close()`` it.
@@ -36,7 +37,7 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
             OSError: a file cannot be read.
         """
         self.source = source
-        self.folder = source.folder
+        self.folder: Path = source.folder
         self._files: dict[Path, TensorFile] = {}
         self._where: dict[str, TensorFile] = {}
         try:
@@ -97,6 +98,10 @@ class Checkpoint(Mapping[str, npt.NDArray[Any]]):
     ) -> None:
         """Closes it."""
         self.close()
+
+    def __copy__(self) -> Checkpoint:
+        """One with files of its own, which closing this one leaves open."""
+        return Checkpoint(self.source)
 
     def __repr__(self) -> str:
         """Its name, and how many tensors it has."""

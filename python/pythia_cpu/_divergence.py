@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from pythia_cpu._passes import passes_of
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._results import Result
 from pythia_cpu._scoring_model import ScoringModel
-
-if TYPE_CHECKING:
-    from pythia_cpu._model import Model
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,15 +83,15 @@ class ComparesModels(ABC):
         """The model's parts that scoring uses."""
 
     @overload
-    def divergence(
-        self, other: Model, text: Prompt, *, context_length: int | None = None, progress: bool = True
+    def divergence(  # type: ignore[overload-overlap]  # a str is a sequence of them
+        self, other: ComparesModels, text: Prompt, *, context_length: int | None = None, progress: bool = True
     ) -> Divergence: ...
     @overload
     def divergence(
-        self, other: Model, text: Prompts, *, context_length: int | None = None, progress: bool = True
+        self, other: ComparesModels, text: Prompts, *, context_length: int | None = None, progress: bool = True
     ) -> list[Divergence]: ...
     def divergence(
-        self, other: Model, text: Prompt | Prompts, *, context_length: int | None = None, progress: bool = True
+        self, other: ComparesModels, text: Prompt | Prompts, *, context_length: int | None = None, progress: bool = True
     ) -> Divergence | list[Divergence]:
         """KL divergence of another model's predictions from this one's, position by position: between checkpoints,
         between seeds, between weight formats. Ctrl-C ends it within a pass of 512 tokens.

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from pythia_cpu._arguments import unwrapped
+
 
 def members(item: object, name: str) -> dict[Any, Any]:
     """An input's members; a bare one is called ``name``. Those that are None or NaN, as tables write what is missing,
     are not there.
     """
-    if hasattr(item, "as_py"):  # of pyarrow
-        item = item.as_py()
+    item = unwrapped(item)
     if not isinstance(item, Mapping):
         return {name: item}
     return {key: value for key, value in item.items() if value is not None and not _is_nan(value)}

@@ -11,7 +11,7 @@ from pythia_cpu._arguments import Prompt, Prompts, boolean, is_batch, iterator, 
 from pythia_cpu._edits import Edits, EditsOfEach, refuse_list_of_edits
 from pythia_cpu._generating_model import Aids, GeneratingModel
 from pythia_cpu._generation import Generation
-from pythia_cpu._generation_arguments import GenerationArguments, TextOptions
+from pythia_cpu._generation_arguments import GenerationArguments, StreamOptions, TextOptions
 from pythia_cpu._generation_file import generate_to_file
 from pythia_cpu._prefix_cache import PrefixCache
 from pythia_cpu._progress import ProgressBar
@@ -19,6 +19,14 @@ from pythia_cpu._token_stream import TokenStream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+else:
+
+    class Unpack:
+        """Python 3.10 has none, and those who ask for the types of methods need a name."""
+
+        def __class_getitem__(cls, options: type) -> Any:
+            """The type of one of the options, as far as it is known."""
+            return Any
 
 
 class _EachOptions(TextOptions, total=False):
@@ -47,7 +55,7 @@ class GeneratesTexts(ABC):
         self, prompt: Prompt, *, num_return_sequences: Literal[1] = 1, **options: Unpack[_CallOptions]
     ) -> Generation: ...
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of them
         self, prompt: Prompt, *, num_return_sequences: int, **options: Unpack[_CallOptions]
     ) -> list[Generation]: ...
     @overload
@@ -76,8 +84,8 @@ class GeneratesTexts(ABC):
                 together.
             max_new_tokens: the most tokens to write.
             do_sample: draw tokens; otherwise the most likely one is taken (the lowest id of equals), and
-                ``temperature``, ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are checked but have no
-                effect, but for a warning, as in transformers.
+                ``temperature``, ``top_k``, ``top_p``, ``min_p`` and ``typical_p`` are checked but have no effect, but
+                for a warning, as in transformers, and ``seed`` has none at all.
             temperature: scores are divided by it; above 0, without ``do_sample`` also 0.
             top_k: keep the k most likely tokens and all that tie with the last of them; 0: off.
             top_p: keep the fewest most likely tokens that have this probability together; above 0 to 1; 1: off.
@@ -128,8 +136,7 @@ class GeneratesTexts(ABC):
             ValueError: an argument out of its range, or a prompt that is empty, too long or has ids that are not the
                 model's.
         """
-        others = ("draft", "edit", "max_kv_bytes", "progress")
-        options = GenerationArguments.of("Model.generate", arguments, others)
+        options = GenerationArguments.of(self.generate, arguments)
         model = self._generating()
         batch = is_batch("prompt", prompt)
         prompts = (
@@ -189,7 +196,7 @@ class GeneratesTexts(ABC):
         Raises:
             ValueError: as ``generate``, at once; for a bad prompt when all before it are done.
         """
-        model, options = self._generating(), GenerationArguments.of("generate_each", arguments)
+        model, options = self._generating(), GenerationArguments.of(self.generate_each, arguments)
         refuse_table("prompts", prompts, ".to_numpy()")
         several = iterator("prompts", prompts, "an iterable of prompts: pass [prompt], or use generate")
         alone = options.num_sequences() == 1
@@ -238,7 +245,7 @@ class GeneratesTexts(ABC):
                 another model, of other prompts or options, or that another process writes.
             OSError: the file cannot be written.
         """
-        options = GenerationArguments.of("generate_to_file", arguments, ("draft", "max_kv_bytes", "progress"))
+        options = GenerationArguments.of(self.generate_to_file, arguments)
         model = self._generating()
         model.check(options)
         aids = self._aids(options, draft, None, max_kv_bytes)
@@ -272,7 +279,7 @@ class GeneratesTexts(ABC):
         *,
         draft: GeneratesTexts | None = None,
         edit: Edits | None = None,
-        **arguments: Unpack[TextOptions],
+        **arguments: Unpack[StreamOptions],
     ) -> TokenStream:
         """Writes on from one prompt, token by token.
 
@@ -296,7 +303,7 @@ class GeneratesTexts(ABC):
                 "prompt is a list of prompts, but a stream writes one text: pass one prompt, or use generate"
             )
         refuse_list_of_edits(edit)
-        model, options = self._generating(), GenerationArguments.of("stream", arguments)
+        model, options = self._generating(), GenerationArguments.of(self.stream, arguments)
         stream = model.stream(model.prompt("prompt", prompt), options, self._aids(options, draft, edit))
         options.warn_of_unused()
         return stream

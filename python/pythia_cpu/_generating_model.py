@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import integer, sequence_ids
+from pythia_cpu._arguments import integer, sequence_ids, unwrapped
 from pythia_cpu._beam_search import beam_search
 from pythia_cpu._coming import Coming
 from pythia_cpu._edits import Activation, Editor, Edits, EditsOfEach
@@ -75,7 +75,12 @@ class GeneratingModel:
 
     def prompt(self, name: str, prompt: object) -> list[int]:
         """A prompt's token ids, checked."""
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        ids = unwrapped(prompt)
+        if isinstance(ids, str):
+            try:
+                ids = self.tokenizer.encode(ids)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         what = "a str or a list of token ids"
         checked: list[int] = sequence_ids(name, ids, self._vocab_size, self._context_length, what=what).tolist()
         return checked
@@ -85,8 +90,7 @@ class GeneratingModel:
         arguments.num_sequences()
         arguments.check_seed()
         request = arguments.request(self._eos_token_ids)
-        if arguments.num_beams > 1:
-            arguments.beams(request["eos_token_ids"])
+        arguments.beams(request["eos_token_ids"])
         generator = self._generator(Aids())  # never run
         generator.add([0], **request, seed=0, num_logprobs=arguments.num_logprobs())
 

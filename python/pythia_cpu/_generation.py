@@ -16,7 +16,8 @@ TopLogprobs: TypeAlias = list[tuple[int, float]]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Generation(Result):
-    """One generated text.
+    """One generated text. Two are equal where texts, tokens, prompts, reasons and seeds are: log-probabilities, which
+    not every call asks for, are not compared.
 
     Attributes:
         text: what was written after the prompt: without the end-of-text token, and ending before a stop string.
@@ -47,8 +48,8 @@ class Generation(Result):
     beam_score: float | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
-class Token:
+@dataclass(frozen=True, eq=False, repr=False)
+class Token(Result):
     """One token of a stream.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import secrets
 import warnings
@@ -21,12 +22,17 @@ _MOST_SEED = 2**64 - 1
 _SEED_BITS = 53  # of a random seed: a whole number for every reader of JSON
 _INT32_MAX = 2**31 - 1
 _MOST_BEAMS, _MOST_SEQUENCES = 1 << 12, 1 << 20  # more are a slip, and would take all memory before they fail
+# Names that others give to arguments.
+_MEANT = {
+    "max_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "stop_strings": "stop",
+    "n": "num_return_sequences",
+}
 _MAX_LENGTH_PENALTY = 10  # powers of a context's length stay in float32's range
 
 
-class TextOptions(TypedDict, total=False):
-    """The types of ``GenerationArguments`` but ``num_return_sequences``, for type checkers."""
-
+class _OneTextOptions(TypedDict, total=False):
     max_new_tokens: int
     do_sample: bool
     temperature: float
@@ -39,14 +45,25 @@ class TextOptions(TypedDict, total=False):
     frequency_penalty: float
     no_repeat_ngram_size: int
     logit_bias: Mapping[int, float] | None
-    num_beams: int
-    length_penalty: float
-    early_stopping: bool | Literal["never"]
     stop: str | Sequence[str] | None
     eos_token_id: int | Sequence[int] | None
     ignore_eos: bool
-    seed: int | Sequence[int] | None
     logprobs: int | None
+
+
+class StreamOptions(_OneTextOptions, total=False):
+    """The types of ``GenerationArguments`` that a stream takes, for type checkers."""
+
+    seed: int | None
+
+
+class TextOptions(_OneTextOptions, total=False):
+    """The types of ``GenerationArguments`` but ``num_return_sequences``, for type checkers."""
+
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    seed: int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -97,23 +114,34 @@ class GenerationArguments:
         return decorate
 
     @classmethod
-    def of(cls, method: str, arguments: Mapping[str, Any], others: Sequence[str] = ()) -> GenerationArguments:
-        """The keyword arguments of a method. Raises TypeError, as a call does, for one that it does not have; the
-        message names those that it has, and ``others``.
+    def of(cls, method: Callable[..., Any], arguments: Mapping[str, Any]) -> GenerationArguments:
+        """The keyword arguments of a method that is ``spelled_out``. Raises TypeError, as a call does, for one that it
+        does not have; the message names those that it has.
         """
         names = [field.name for field in fields(cls)]
         for name in arguments:
             if name not in names:
-                known = ", ".join([*names, *others])
-                raise TypeError(f"{method}() got an unexpected keyword argument {name!r}; it has {known}")
+                known = [
+                    one.name for one in inspect.signature(method).parameters.values() if one.kind is one.KEYWORD_ONLY
+                ]
+                meant = _MEANT.get(name) or next(iter(difflib.get_close_matches(name.lower(), known, n=1)), None)
+                advice = f"perhaps {meant} is meant; " if meant in known else ""
+                raise TypeError(
+                    f"{method.__qualname__}() got an unexpected keyword argument {name!r}; {advice}it has "
+                    f"{', '.join(known)}"
+                )
         return cls(**arguments)
 
     def warn_of_unused(self) -> None:
-        """Warns the caller of a method's caller where options of draws are set and nothing is drawn."""
+        """Warns the caller of a method's caller where options of draws or beams are set and there are none."""
         greedy = {"temperature": (1, 0), "top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
         unused = [name for name, off in greedy.items() if getattr(self, name) not in off]
         if unused and not self.do_sample:
             warnings.warn(f"{' and '.join(unused)} without do_sample=True: nothing is drawn", UserWarning, stacklevel=3)
+        of_beams = {"length_penalty": 1, "early_stopping": False}
+        unused = [name for name, off in of_beams.items() if getattr(self, name) != off]
+        if unused and self.num_beams == 1:
+            warnings.warn(f"{' and '.join(unused)} without num_beams: there are no beams", UserWarning, stacklevel=3)
 
     def sampling(self) -> _core.SamplingOptions:
         """The core's options; ranges are checked there, when a request is added."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator, refuse_table, token_ids
+from pythia_cpu._arguments import TokenIds, boolean, integer, is_batch, iterator, refuse_table, token_ids, unwrapped
 from pythia_cpu._file_inputs import identity_of, members
 from pythia_cpu._identity import model_key
 from pythia_cpu._passes import PASS_TOKENS
@@ -131,8 +131,7 @@ class MemorizationScorer:
 
     def _row(self, number: int, row: Any) -> npt.NDArray[np.int32]:
         need = self._prefix + self._length
-        if hasattr(row, "as_py"):  # of pyarrow
-            row = row.as_py()
+        row = unwrapped(row)
         if isinstance(row, Mapping):
             raise ValueError(
                 f"rows[{number}] is of type {type(row).__name__}, expected token ids: pass that member of it"

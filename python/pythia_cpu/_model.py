@@ -52,6 +52,10 @@ class Config(dict[str, Any]):
         """The hyperparameters too."""
         return [*super().__dir__(), *self]
 
+    def copy(self) -> Config:
+        """Another one with the same items."""
+        return Config(self)
+
     def to_dict(self) -> dict[str, Any]:
         """A dict of its own."""
         return dict(self)
@@ -146,7 +150,7 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         """The checkpoint's tokenizer."""
         return Tokenizer(self._file.tokenizer, self._eos_token_id)
 
-    @lazy_property
+    @property
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
         in), ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not

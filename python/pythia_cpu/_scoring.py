@@ -22,7 +22,7 @@ class ScoresTexts(ABC):
         """The model's parts that scoring uses."""
 
     @overload
-    def score(
+    def score(  # type: ignore[overload-overlap]  # a str is a sequence of them
         self, text: Prompt, continuation: Prompt | None = None, *, edit: Edits | None = None, progress: bool = True
     ) -> Score: ...
     @overload
@@ -72,7 +72,7 @@ class ScoresTexts(ABC):
         return self._scoring().edited(edit).score(text, continuation, progress=progress)
 
     @overload
-    def perplexity(
+    def perplexity(  # type: ignore[overload-overlap]  # a str is a sequence of them
         self,
         text: Prompt,
         *,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pythia_cpu import _core
-from pythia_cpu._arguments import Prompt, Prompts, integer, is_batch, token_ids
+from pythia_cpu._arguments import Prompt, Prompts, integer, is_batch, token_ids, unwrapped
 from pythia_cpu._edits import Editor, refuse_list_of_edits
 from pythia_cpu._score import Perplexity, Score
 from pythia_cpu._score_run import IdsRequest, ScoreRequest, TargetScores, run_edited, run_requests
@@ -169,6 +169,7 @@ class ScoringModel:
 
     def ids(self, name: str, text: object) -> list[int]:
         """Token ids of a text, perhaps none."""
+        text = unwrapped(text)
         if isinstance(text, str):
             return self._encode(name, text)
         ids: list[int] = token_ids(name, text, self.vocab_size, what="a str or a list of token ids").tolist()

@@ -67,6 +67,8 @@ class FileBytes:
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly ``size`` bytes from ``offset``; OSError if the file ends before, cut off since it was opened."""
+        if self._fd < 0:
+            raise ValueError(f"{self.path}: is closed: open the checkpoint again")
         pieces, missing = [], size
         while missing:
             piece = os.pread(self._fd, min(missing, 1 << 30), offset + size - missing)

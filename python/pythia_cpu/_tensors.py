@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from pythia_cpu import _core
+from pythia_cpu._results import ByIdentity
 from pythia_cpu._tensor_names import no_tensor
 
 
-class Tensors(Mapping[str, npt.NDArray[np.float32]]):
+class Tensors(ByIdentity, Mapping[str, npt.NDArray[np.float32]]):
     """A model's weights by their names in the checkpoint; ``Model.tensors`` is one.
 
     An array is read from the file, and dequantized, each time it is asked for: it is the caller's own, and changing it
@@ -46,6 +48,10 @@ class Tensors(Mapping[str, npt.NDArray[np.float32]]):
     def __len__(self) -> int:
         """How many there are."""
         return len(self._names)
+
+    def __reduce__(self) -> NoReturn:
+        """Says that it cannot be pickled or copied."""
+        raise TypeError("a model's tensors cannot be pickled or copied: dict(model.tensors) has all of them in memory")
 
     def __repr__(self) -> str:
         """The file and how many tensors it has."""

@@ -44,8 +44,8 @@ class TokenStream(Iterator[Token]):
         self._tokens: deque[Token] = deque()
         self._generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
         self._has_top = num_logprobs > 0
-        self.prompt_tokens = list(prompt)
-        self.seed = seed if arguments.do_sample else None
+        self.prompt_tokens: list[int] = list(prompt)
+        self.seed: int | None = seed if arguments.do_sample else None
         self.finish_reason: FinishReason | None = None
         self.draft_acceptance: float | None = None
         self._finish_reason: FinishReason | None = None  # once it is known

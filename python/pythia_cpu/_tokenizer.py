@@ -61,13 +61,17 @@ class Tokenizer:
         encoding = self._tokenizer.encode(_checked(text), add_special_tokens=False)
         return np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: int | Iterable[int], skip_special_tokens: bool = True) -> str:
         """Text of token ids, one or several; bytes that are not UTF-8 become U+FFFD, ids without a token give no text,
         nor do special ones such as ``<|endoftext|>``, unless ``skip_special_tokens`` is False.
 
         Raises:
             ValueError: something other than ids from 0 to 2**32 - 1.
         """
+        if isinstance(ids, bytes | bytearray | set | frozenset):
+            raise ValueError(
+                f"ids are of type {type(ids).__name__}, expected token ids in their order: a list of whole numbers"
+            )
         given = np.asarray(ids).tolist() if hasattr(ids, "__array__") else ids  # of torch.Tensor, too
         values = [given] if isinstance(given, int) else list(iterator("ids", given, "token ids"))
         plain = set(map(type, values)) <= {int} and (not values or (min(values) >= 0 and max(values) < 2**32))

@@ -12,9 +12,9 @@ lm_eval.simple_evaluate(model="pythia-cpu", model_args=arguments, tasks=["lambad
 try:
     from pythia_cpu.eval._harness_model import HarnessModel
     from pythia_cpu.eval._result_cache import ResultCache
-except ImportError as error:
+except ImportError as _error:
     from pythia_cpu._harness import missing_harness
 
-    raise ImportError(f"pythia_cpu.eval {missing_harness(error)}") from error
+    raise ImportError(f"pythia_cpu.eval {missing_harness(_error)}") from _error
 
 __all__ = ["HarnessModel", "ResultCache"]

@@ -101,7 +101,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 f".pcpu file; the small model inside the package is {shipped_model()}"
             )
         if isinstance(pretrained, pythia_cpu.Model):
-            self.model = pretrained
+            self.model: pythia_cpu.Model = pretrained
             for name, value in {"revision": revision, "threads": threads, "cache_dir": cache_dir}.items():
                 if value is not None:
                     raise ValueError(f"{name} is {value!r}, but the model is loaded already: leave it out")
@@ -116,10 +116,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         self._edit = edit
         self._scoring = self.model._scoring().edited(edit)
         context_length = self.model.context_length
-        self.max_length = context_length
+        self.max_length: int = context_length
         if max_length is not None:
             self.max_length = integer("max_length", max_length, 1, context_length)
-        self.max_gen_toks = integer("max_gen_toks", max_gen_toks, 0)
+        self.max_gen_toks: int = integer("max_gen_toks", max_gen_toks, 0)
         tokens = {} if isinstance(pretrained, pythia_cpu.Model) else special_tokens(pretrained, revision_name(revision))
         ids = self.model.tokenizer._tokenizer.get_vocab(with_added_tokens=True) if tokens else {}
         bos, eos = (ids.get(tokens.get(name) or "") for name in ("bos_token", "eos_token"))

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import threading
+from pathlib import Path
 from typing import Any
 
 from pythia_cpu._arguments import file_path
@@ -30,7 +31,7 @@ class ResultCache:
             OSError: the folder cannot be made.
             ValueError: ``path`` is no path, or the file is no such cache.
         """
-        self.path = file_path("the cache of results", path)
+        self.path: Path = file_path("the cache of results", path)
         self._model_key = model_key
         self._rows: dict[str, str] = {}  # stored and not yet written
         self._lock = threading.Lock()  # for one connection in several threads

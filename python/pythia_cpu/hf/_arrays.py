@@ -38,7 +38,7 @@ def to_lists(value: Any) -> Any:
 
 def id_rows(name: str, value: object, *, floats: bool = False) -> npt.NDArray[np.int64]:
     """Whole numbers ``[batch, length]`` of a list, array or tensor on the CPU; one row may come without its batch. With
-    ``floats`` they may be stored as such.
+    ``floats`` they may be stored as such, or as truth values.
 
     Raises:
         ValueError: anything else, rows of different lengths included.
@@ -51,7 +51,7 @@ def id_rows(name: str, value: object, *, floats: bool = False) -> npt.NDArray[np
         ) from None
     if floats and rows.dtype.kind == "f" and (rows == np.floor(rows)).all() and np.isfinite(rows).all():
         rows = rows.astype(np.int64)
-    if rows.dtype.kind not in "iub" or rows.ndim not in (1, 2) or rows.size == 0:
+    if rows.dtype.kind not in ("iub" if floats else "iu") or rows.ndim not in (1, 2) or rows.size == 0:
         raise ValueError(
             f"{name} is an array of {rows.dtype} with shape {list(rows.shape)}, expected whole numbers [batch, length]"
         )

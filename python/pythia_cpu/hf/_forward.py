@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pythia_cpu import _core, _passes
 from pythia_cpu._arguments import sequence_ids
 from pythia_cpu._model import Model
+from pythia_cpu._results import ByIdentity
 from pythia_cpu._session import Session, append_each
 from pythia_cpu.hf._arrays import id_rows
 
@@ -22,7 +23,7 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-class ModelOutput(Mapping[str, Any]):
+class ModelOutput(ByIdentity, Mapping[str, Any]):
     """The fields of a dataclass by name and by place; those that are None are not there, as in transformers."""
 
     def __getattr__(self, name: str) -> Any:

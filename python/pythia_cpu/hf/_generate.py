@@ -149,7 +149,9 @@ class GenerationConfig:
         """Whether the same options are set to the same values."""
         return isinstance(other, GenerationConfig) and vars(self) == vars(other)
 
-    __hash__ = None  # type: ignore[assignment]  # it may be changed
+    def __hash__(self) -> int:
+        """Of the names of the options."""
+        return hash(frozenset(vars(self)))
 
     def __repr__(self) -> str:
         """The options."""
@@ -340,7 +342,7 @@ def _engine_options(given: dict[str, Any], banned: dict[int, float]) -> dict[str
     if engine["do_sample"]:  # otherwise they change nothing, whatever they are
         engine |= filters
     engine |= {name: given.pop(name) for name in _SHARED if name in given}
-    refuse_unknown("generate", given, _WITHOUT_EFFECT)
+    refuse_unknown("generate", given, _WITHOUT_EFFECT, _KNOWN)
     return {name: value for name, value in engine.items() if value is not None}
 
 

@@ -35,7 +35,9 @@ class TextGenerationPipeline:
 
     def __init__(self, model: GPTNeoXForCausalLM, tokenizer: GPTNeoXTokenizer, **options: Any) -> None:
         """``options`` are those of calls, which each call may change."""
-        self.model, self.tokenizer, self._options = model, tokenizer, options
+        self.model: GPTNeoXForCausalLM = model
+        self.tokenizer: GPTNeoXTokenizer = tokenizer
+        self._options = options
 
     def __call__(self, text_inputs: str | Sequence[str], **options: Any) -> list[Any]:
         """Goes on with a text or several, drawing tokens at a temperature of 0.7 unless ``do_sample=False``.

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 from pythia_cpu.hf._arrays import to_lists
 
 
-def _id_of(name: str) -> property:
+class _IdOf:
     """The id of the token that the attribute ``name`` holds, None where it is None; may be set."""
 
-    def get(self: SpecialTokens) -> Any:
-        token = getattr(self, name)
-        return None if token is None else self.convert_tokens_to_ids(token)
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"The id of ``{name}``; None where there is none."
 
-    def put(self: SpecialTokens, id: int | None) -> None:
-        token = None if id is None else self.convert_ids_to_tokens(id)
+    @overload
+    def __get__(self, tokens: None, owner: type) -> _IdOf: ...
+    @overload
+    def __get__(self, tokens: SpecialTokens, owner: type) -> int | None: ...
+    def __get__(self, tokens: SpecialTokens | None, owner: type) -> _IdOf | int | None:
+        if tokens is None:
+            return self
+        token = getattr(tokens, self._name)
+        id: int | None = None if token is None else tokens.convert_tokens_to_ids(token)
+        return id
+
+    def __set__(self, tokens: SpecialTokens, id: int | None) -> None:
+        token = None if id is None else tokens.convert_ids_to_tokens(id)
         if id is not None and token is None:
-            raise ValueError(f"{name}_id is {id!r}, expected an id of this tokenizer, 0 to {len(self) - 1}, or None")
-        setattr(self, name, token)
-
-    return property(get, put, doc=f"The id of ``{name}``; None where there is none.")
+            expected = f"an id of this tokenizer, 0 to {len(tokens) - 1}, or None"
+            raise ValueError(f"{self._name}_id is {id!r}, expected {expected}")
+        setattr(tokens, self._name, token)
 
 
 class SpecialTokens:
@@ -59,7 +69,7 @@ class SpecialTokens:
             if token is not None:
                 self._require(name, token)
             setattr(self, name, token)
-        self.extra_special_tokens = list(extra_special_tokens)
+        self.extra_special_tokens: list[str] = list(extra_special_tokens)
         for token in self.extra_special_tokens:
             self._require("extra_special_tokens", token)
 
@@ -70,9 +80,13 @@ class SpecialTokens:
                 "token that tokenizer.json has, or write it there with save_pretrained of transformers' own tokenizer"
             )
 
-    bos_token_id, eos_token_id, unk_token_id = _id_of("bos_token"), _id_of("eos_token"), _id_of("unk_token")
-    sep_token_id, pad_token_id = _id_of("sep_token"), _id_of("pad_token")
-    cls_token_id, mask_token_id = _id_of("cls_token"), _id_of("mask_token")
+    bos_token_id: _IdOf = _IdOf("bos_token")
+    eos_token_id: _IdOf = _IdOf("eos_token")
+    unk_token_id: _IdOf = _IdOf("unk_token")
+    sep_token_id: _IdOf = _IdOf("sep_token")
+    pad_token_id: _IdOf = _IdOf("pad_token")
+    cls_token_id: _IdOf = _IdOf("cls_token")
+    mask_token_id: _IdOf = _IdOf("mask_token")
 
     @property
     def special_tokens_map(self) -> dict[str, str]:

@@ -84,7 +84,7 @@ class GPTNeoXTokenizer(SpecialTokens):
         self.chat_template = chat_template
         self.padding_side = padding_side
         self.truncation_side = truncation_side
-        self.model_max_length = int(model_max_length)
+        self.model_max_length: int = int(model_max_length)
 
     @classmethod
     def from_pretrained(
