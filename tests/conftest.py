@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ import pytest
 
 import pythia_cpu
 from checkpoints import MINI_PYTHIA, write_checkpoint
+from hub_runs import Run, runner
+from hub_server import Hub, running_hub
 from pythia_cpu import hf
 from reference import Reference
 
@@ -119,3 +121,16 @@ def own_datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     folder = str(tmp_path_factory.getbasetemp() / "datasets-cache")
     monkeypatch.setenv("HF_DATASETS_CACHE", folder)  # of child processes
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub on this machine."""
+    with running_hub() as server:
+        yield server
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Run:
+    """run(code, **environment) runs Python as a user of that hub, whose cache is empty at first."""
+    return runner(hub, tmp_path)

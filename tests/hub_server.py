@@ -5,26 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
+
+Trouble: TypeAlias = int | str | tuple[int, dict[str, str]]
+SILENCE_S = 20.0
 
 
 @dataclass
 class Hub:
     """Repositories of the server: id -> revision name -> commit, and commit -> file name -> bytes.
 
-    ``trouble`` maps a path's end to what its next requests meet: status codes, or "cut" for a connection that closes
-    half-way, "page" for what a network shows that asks to log in. ``log`` has every request as (method, path, status).
+    ``trouble`` maps a path's end, perhaps after a method other than GET and a space, to what its next requests meet:
+    status codes, "cut" for a connection that closes half-way, "page" for what a network shows that asks to log in,
+    "silent" for no answer, or a status with headers. ``log`` has every request as (method, path, status).
     """
 
     url: str = ""
     storage_url: str = ""  # where large files are: another host than the hub's
     revisions: dict[str, dict[str, str]] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    trouble: dict[str, list[int | str]] = field(default_factory=dict)
+    trouble: dict[str, list[Trouble]] = field(default_factory=dict)
+    etags: dict[str, str] = field(default_factory=dict)  # file name -> what the hub says instead of its hash
     log: list[tuple[str, str, int]] = field(default_factory=list)
 
     def add(self, repo_id: str, revision: str, files: dict[str, bytes]) -> str:
@@ -80,9 +87,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         cut = False
-        for end, troubles in self.hub.trouble.items():
-            if path.endswith(end) and troubles and self.command == "GET":
+        for key, troubles in self.hub.trouble.items():
+            method, _, end = key.rpartition(" ")
+            if path.endswith(end) and troubles and self.command == (method or "GET"):
                 trouble = troubles.pop(0)
+                if trouble == "silent":
+                    self.hub.log.append((self.command, self.path, 0))
+                    time.sleep(SILENCE_S)
+                    self.close_connection = True
+                    return None
+                if isinstance(trouble, tuple):
+                    return self._send(trouble[0], **trouble[1])
                 if trouble == "page":
                     return self._send(200, b"<html>Log in</html>", Content_Type="text/html")
                 if trouble != "cut":
@@ -103,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         # As the hub does for large files: a redirect to another place, which knows nothing of commits.
         headers = {
             "X_Repo_Commit": commit,
-            "X_Linked_Etag": f'"{hashlib.sha256(files[name]).hexdigest()}"',
+            "X_Linked_Etag": f'"{self.hub.etags.get(name) or hashlib.sha256(files[name]).hexdigest()}"',
             "X_Linked_Size": str(len(files[name])),
             "Location": f"{self.hub.storage_url}/blob/{commit}/{name}",
         }

@@ -4,65 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from huggingface_hub import errors
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from checkpoints import neox_config, random_tensors, write_checkpoint, write_safetensors
-from hub_server import Hub, running_hub
-from pythia_cpu import CheckpointError, _core, convert
+from hub_runs import CONVERT, REPO, SMALL, Run, checkpoint_files, converted, refused
+from hub_server import Hub
+from pythia_cpu import CheckpointError, convert
 from pythia_cpu._convert import CONVERTER_VERSION
-from pythia_cpu._hub import Revision, _patiently, _progress_bars, _remember, nearest_revisions, repo_id_of
+from pythia_cpu._hub import Revision, _progress_bars, _remember, nearest_revisions, repo_id_of
 from pythia_cpu._provenance import provenance
-
-SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50}
-REPO = "EleutherAI/pythia-14m"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with running_hub() as server:
-        yield server
-
-
-def checkpoint_files(folder: Path, seed: int = 0) -> dict[str, bytes]:
-    write_checkpoint(folder, seed=seed, **SMALL)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def run(hub: Hub, tmp_path: Path) -> Run:
-    """run(code, **environment) runs Python with a hub client of its own, whose cache is empty at first."""
-
-    def run_code(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        env |= {"PYTHIA_CPU_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1", **environment}
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-
-    return run_code
-
-
-CONVERT = "import sys; from pythia_cpu._cli_convert import main; sys.exit(main(sys.argv[1:]))"
-
-
-def converted(run: Run, output: Path, source: str, *options: str, **environment: str) -> _core.PcpuFile:
-    done = run(CONVERT, source, "-o", str(output), *options, **environment)
-    assert done.returncode == 0, done.stderr
-    return _core.PcpuFile.open(str(output))
 
 
 def test_a_revision_is_read_at_its_commit(hub: Hub, run: Run, tmp_path: Path) -> None:
@@ -146,14 +99,6 @@ def test_a_cut_connection_is_resumed(hub: Hub, run: Run, tmp_path: Path) -> None
     assert 206 in {status for _, path, status in hub.log if path.endswith("model.safetensors")}, hub.log
 
 
-def refused(run: Run, tmp_path: Path, *arguments: str, **environment: str) -> str:
-    done = run(CONVERT, *arguments, "-o", str(tmp_path / "m.pcpu"), **environment)
-    assert done.returncode == 1, (done.stdout, done.stderr)
-    assert done.stderr.startswith("pythia-convert: ") and done.stderr.count("\n") == 1, done.stderr
-    assert not (tmp_path / "m.pcpu").exists()
-    return done.stderr
-
-
 def test_what_the_hub_does_not_have(hub: Hub, run: Run, tmp_path: Path) -> None:
     files = checkpoint_files(tmp_path / "c")
     for step in (0, 1, 512, 1000, 2000, 3000, 143000):
@@ -181,7 +126,7 @@ def test_revisions(hub: Hub, run: Run, tmp_path: Path) -> None:
     assert run(REVISIONS, "pythia-14m").stdout == "step0 step2 step512 step1000 step143000\n"
     hub.add("a/b", "main", {})
     assert run(REVISIONS, "a/b").stdout == "\n"
-    assert "a/c: is not a model on the hub" in run(REVISIONS, "a/c").stderr
+    assert "a/c: is neither a folder nor a model on the hub" in run(REVISIONS, "a/c").stderr
     assert "OSError: a/b: the hub cannot be reached, and only it" in run(REVISIONS, "a/b", HF_HUB_OFFLINE="1").stderr
     local = REVISIONS.replace(")))", "), local_files_only=True))").replace(
         "argv[1])", "argv[1], local_files_only=True)"
@@ -325,43 +270,6 @@ def test_nearest_revisions() -> None:
     assert nearest_revisions("step2100", names) == ["step4", "step1000", "step2000", "step3000"]
     assert nearest_revisions("step9", ["main"]) == ["main"]
     assert nearest_revisions("step9", []) == []
-
-
-def http_error(status: int, **headers: str) -> Exception:
-    """As the client makes it with any of the HTTP libraries beneath it."""
-    error = errors.HfHubHTTPError.__new__(errors.HfHubHTTPError)
-    error.response = SimpleNamespace(status_code=status, headers=headers)  # type: ignore[assignment]
-    return error
-
-
-@pytest.mark.parametrize(
-    ("error", "waits_s"),
-    [
-        (errors.OfflineModeIsEnabled("offline"), []),
-        (errors.LocalEntryNotFoundError("not in the cache"), []),
-        (http_error(404), []),
-        (http_error(401), []),
-        (ConnectionError("cut"), [0.5, 1.0]),
-        (http_error(500), [0.5, 1.0, 2.0, 4.0, 8.0]),
-        (http_error(429), [0.5, 1.0, 2.0, 4.0, 8.0]),
-        (http_error(429, **{"Retry-After": "7"}), [7.0] * 5),
-        (http_error(503, **{"Retry-After": "3600"}), [60.0] * 5),
-        (http_error(503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), [0.5, 1.0, 2.0, 4.0, 8.0]),
-    ],
-    ids=repr,
-)
-def test_how_long_the_hub_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, waits_s: list[float]
-) -> None:
-    waited_s: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited_s.append)
-
-    def call() -> None:
-        raise error
-
-    with pytest.raises(type(error)):
-        _patiently(call)
-    assert waited_s == waits_s
 
 
 def test_what_a_revision_was_is_noted_in_its_place_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ class CachedFile:
 def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """``cache_dir``, else the variable PYTHIA_CPU_CACHE, else ``pythia-cpu`` in the user's cache folder."""
     if cache_dir is not None:
-        return file_path("cache_dir", cache_dir)
+        return file_path("cache_dir", cache_dir).expanduser()
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     if chosen := os.environ.get("XDG_CACHE_HOME"):
         return Path(chosen) / "pythia-cpu"
     try:
@@ -105,7 +105,9 @@ def cached_conversion(
         raise
     entry = _Entry(cache_dir, repo_id, resolved.commit, weights)
     if not entry.path.exists():
-        _convert_once(entry, _hub.download(resolved, progress=progress), progress)
+        with _locked(entry.lock_path):
+            pass  # a cache that cannot be written to is known before the download
+        _convert_once(entry, _hub.download(resolved, progress=progress, verify=True), progress)
     if last != entry.path:
         _link(last, entry.path.name)
     return entry.path
@@ -176,13 +178,17 @@ def remove_cached(
         raise ValueError(f"weights is {weights!r}, expected one of {', '.join(_core.WEIGHT_FORMATS)}, or None for all")
     wanted = revision_name(revision)
     folder, start = _place_in_cache(file_path("source", source), source, cache_dir)
+    links: dict[str, list[str]] = {}  # file -> names of those that point to it
+    for link in folder.glob(f"*{_SUFFIX}"):
+        if link.is_symlink():
+            links.setdefault(link.resolve().name, []).append(link.name)
     removed = [
         cached
         for cached in list_cache(cache_dir)
         if cached.path.parent == folder
         and cached.path.name.startswith(start)
         and (weights is None or cached.path.stem.endswith(f"-{weights}"))
-        and (wanted is None or _is_revision(cached, wanted))
+        and (wanted is None or _is_revision(cached, wanted, links))
     ]
     for cached in removed:
         cached.path.unlink(missing_ok=True)
@@ -215,12 +221,14 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _is_revision(cached: CachedFile, wanted: str) -> bool:
+def _is_revision(cached: CachedFile, wanted: str, links: dict[str, list[str]]) -> bool:
+    """Whether a conversion goes by this name; it is opened only if it has no names but its own: that takes time."""
     if cached.path.name.startswith(f"{wanted}-"):
         return True
-    links = cached.path.parent.glob(f"{_as_file_name(wanted)}-v*{_SUFFIX}")
-    if any(link.is_symlink() and link.resolve() == cached.path.resolve() for link in links):
-        return True
+    commit = cached.path.name.partition("-v")[0]
+    revisions = [name for name in links.get(cached.path.name, []) if not name.startswith(commit)]
+    if revisions:
+        return any(name.startswith(f"{_as_file_name(wanted)}-v") for name in revisions)
     facts = cached.provenance()
     return facts is not None and wanted == (facts["revision"] or "main")
 
@@ -315,9 +323,21 @@ def _convert_once(entry: _Entry, source: Source, progress: bool) -> Path:
             kept = entry.path_for(report.weights)
             working.replace(kept)
             if kept != entry.path:  # "auto" points to the format it came to
-                working.symlink_to(kept.name)
+                try:
+                    working.symlink_to(kept.name)
+                except OSError:  # some file systems have no links
+                    working = kept
                 working.replace(entry.path)
     return entry.path
+
+
+def remove_damaged(path: Path) -> None:
+    """Removes a file of the cache that cannot be read, so that it is converted again, unless somebody has done so."""
+    with contextlib.suppress(FileNotFoundError), _locked(_lock_path(path)):
+        try:
+            _core.PcpuFile.open(str(path))
+        except FormatError:
+            path.resolve().unlink()
 
 
 def _link(path: Path, target: str) -> None:

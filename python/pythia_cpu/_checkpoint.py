@@ -143,6 +143,8 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
         found = ", ".join(sorted(entry.name for entry in os.scandir(self.folder))[:20]) or "nothing"
         steps = local_revisions(self.folder)
         advice = f"; for one of its checkpoints pass revision, such as revision={steps[-1]!r}" if steps else ""
+        if self.source.name.startswith("pythia-"):  # a folder goes before a hub id
+            advice += f"; for the model on the hub pass 'EleutherAI/{self.source.name}'"
         raise CheckpointError(
             f"{self.folder}: holds no weights: found {found}; expected {', '.join(LAYOUT_FILES)}{advice}"
         )

@@ -115,7 +115,7 @@ def convert(
     check_weights(weights)
     output_file(output)
     _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
-    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress)
+    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress, verify=True)
     found.refuse_overwriting(output)
     with Checkpoint(found) as checkpoint:
         text = None if fidelity_text is None else Path(fidelity_text)

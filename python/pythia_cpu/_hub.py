@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import json
+import hashlib
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub import errors
@@ -23,26 +24,22 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported at
 
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._hub_access import hub_access
+from pythia_cpu._hub_calls import HTTP_ERRORS, cause_of, explained, is_refusal, patiently, status_of
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._source import Source, sorted_steps
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_READ_BYTES = 1 << 20
 _STEP = re.compile(r"step(\d+)")
-_NUM_TRIES = 6
-_NUM_TRIES_WITHOUT_ANSWER = 3
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
 _NUM_NEAREST = 4
-# What the client raises when the hub does not answer as it should: OSErrors, and those of the HTTP library beneath it.
-_HTTP_ERRORS: tuple[type[BaseException], ...] = (
-    OSError,
-    errors.HfHubHTTPError.__bases__[0],
-    json.JSONDecodeError,  # a network that answers for the hub, with a page to log in
-)
+_SILENCE_S = 300.0  # so long a hub that did not answer is not asked again for what was seen before
+_SMALL_BYTES = 1 << 24  # files that are looked at whenever they are asked for, and not only before a conversion
+_DOWNLOAD_ERRORS: tuple[type[BaseException], ...] = (ValueError, *HTTP_ERRORS)  # of force_download without the hub
 
-_Result = TypeVar("_Result")
+_silent_since_s = -math.inf  # on time.monotonic's clock
 
 
 @dataclass(frozen=True)
@@ -86,23 +83,44 @@ def resolve(repo_id: str, revision: str | None) -> Revision:
     wanted = revision or "main"
     if _COMMIT.fullmatch(wanted):
         return Revision(repo_id, revision, wanted)
+    seen = _last_seen_commit(repo_id, wanted)
     try:
-        commit = _patiently(lambda: _api().model_info(repo_id, revision=wanted).sha)
+        commit = _commit_now(repo_id, wanted, tries=1 if seen else 3)
     except errors.RevisionNotFoundError:
         raise CheckpointError(_unknown_revision(repo_id, wanted)) from None
-    except errors.GatedRepoError:
-        raise CheckpointError(f"{repo_id}: asks for an agreement; accept it on the hub and log in") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{repo_id}: is neither a folder nor a model on the hub; check its name") from None
-    except _HTTP_ERRORS as error:
-        seen = _last_seen_commit(repo_id, wanted)
-        if seen is None:
-            problem = f"is no folder here, the hub cannot be reached, and its cache {_cache_folder()} does not have it"
-            raise OSError(f"{repo_id} at {wanted}: {problem} ({error})") from None
+    except HTTP_ERRORS as error:
+        unknown = f"and its cache {_cache_folder()} does not have it"
+        problem = f" at {wanted}: is no folder here, the hub cannot be reached, {unknown}"
+        if seen is None or is_refusal(error):
+            raise explained(repo_id, error, problem) from None
+        if not isinstance(error, errors.OfflineModeIsEnabled):
+            warnings.warn(
+                f"{repo_id} at {wanted}: the hub cannot be reached ({error}); using commit {seen}, seen earlier",
+                UserWarning,
+                stacklevel=2,
+            )
         return Revision(repo_id, revision, seen)
     if commit is None:
         raise CheckpointError(f"{repo_id} at {wanted}: the hub gives no commit for it")
     return Revision(repo_id, revision, commit)
+
+
+def _commit_now(repo_id: str, wanted: str, *, tries: int) -> str | None:
+    """Of a hub that is silent each try takes the client's timeout, so one that was silent just now is not asked."""
+    global _silent_since_s
+    if tries == 1 and time.monotonic() - _silent_since_s < _SILENCE_S:
+        raise TimeoutError("it did not answer just now")
+    timeout_s = huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT
+    try:
+        commit = patiently(
+            lambda: _api().model_info(repo_id, revision=wanted, timeout=timeout_s).sha, tries_without_answer=tries
+        )
+    except HTTP_ERRORS as error:
+        if status_of(error) is None and not isinstance(error, errors.OfflineModeIsEnabled):
+            _silent_since_s = time.monotonic()
+        raise
+    _silent_since_s = -math.inf
+    return commit
 
 
 def _api() -> huggingface_hub.HfApi:
@@ -114,37 +132,39 @@ def _cache_folder() -> str:
     return hub_access().cache_dir or huggingface_hub.constants.HF_HUB_CACHE
 
 
-def download(revision: Revision, *, progress: bool = False) -> Source:
-    """Brings config, tokenizer and one layout of weights to the client's cache; what is there is not fetched again.
+def download(revision: Revision, *, progress: bool = False, verify: bool = False) -> Source:
+    """Brings config, tokenizer and one layout of weights to the client's cache; what is there is not fetched again,
+    unless ``verify`` finds that weights are not those whose hash the hub gave.
 
     Raises:
-        CheckpointError: a file is missing from the revision.
+        CheckpointError: a file is missing from the revision, or comes damaged.
         OSError: the hub cannot be reached, and a file is not in the cache.
     """
     with _progress_bars(progress):
         folder = _file(revision, "config.json").parent
-        _remember(revision)
         tokenizer_path, tokenizer_revision = _tokenizer(revision)
+        weights_file = _weights(revision, verify=verify)
+        _remember(revision)
         return Source(
             name=revision.repo_id,
             folder=folder,
             revision=revision.name,
             commit=revision.commit,
-            weights_file=_weights(revision),
+            weights_file=weights_file,
             tokenizer_path=tokenizer_path,
             tokenizer_revision=tokenizer_revision,
         )
 
 
-def _weights(revision: Revision) -> str:
+def _weights(revision: Revision, *, verify: bool) -> str:
     """Downloads the first layout that the revision has, and returns the file that shows it."""
     for name in LAYOUT_FILES:
-        path = optional_file(revision, name)
+        path = optional_file(revision, name, verify=verify)
         if path is None:
             continue
         if name.endswith(".index.json"):
             for shard in sorted(set(read_index(path).values())):
-                _file(revision, shard)
+                _file(revision, shard, verify=verify)
         return name
     raise _lacks(revision, f"weights; expected one of {', '.join(LAYOUT_FILES)}", LAYOUT_FILES)
 
@@ -173,8 +193,8 @@ def tokenizer_file(revision: Revision) -> Path:
     return of_main or _file(revision, "tokenizer.json")
 
 
-def _file(revision: Revision, name: str) -> Path:
-    path = optional_file(revision, name)
+def _file(revision: Revision, name: str, *, verify: bool = False) -> Path:
+    path = optional_file(revision, name, verify=verify)
     if path is None:
         raise _lacks(revision, name, (name,))
     return path
@@ -188,29 +208,71 @@ def _lacks(revision: Revision, what: str, names: tuple[str, ...]) -> Exception:
     return CheckpointError(f"{where}: has no {what}")
 
 
-def optional_file(revision: Revision, name: str) -> Path | None:
-    """A file of the revision in the client's cache, downloaded if need be; None if the revision has none."""
+def optional_file(revision: Revision, name: str, *, verify: bool = False) -> Path | None:
+    """A file of the revision in the client's cache, downloaded if need be; None if the revision has none. A small file,
+    with ``verify`` any, that is not what the hub said is downloaded once more.
+    """
+    if _known_missing(revision, name):
+        return None
+    path = _downloaded(revision, name)
+    if path is None or not (verify or path.stat().st_size <= _SMALL_BYTES) or is_whole(path):
+        return path
+    again = _downloaded(revision, name, again=True)
+    if again is None:
+        raise CheckpointError(f"{path}: is damaged, and offline it cannot be downloaded again")
+    if not is_whole(again):
+        raise CheckpointError(f"{path}: is not what the hub says it is, also when it is downloaded again; try later")
+    return again
+
+
+def _downloaded(revision: Revision, name: str, *, again: bool = False) -> Path | None:
+    where = hub_access()
     try:
-        where = hub_access()
         return Path(
-            _patiently(
+            patiently(
                 lambda: huggingface_hub.hf_hub_download(
-                    revision.repo_id, name, revision=revision.commit, cache_dir=where.cache_dir, token=where.token
+                    revision.repo_id,
+                    name,
+                    revision=revision.commit,
+                    cache_dir=where.cache_dir,
+                    token=where.token,
+                    force_download=again,
                 )
             )
         )
     except errors.LocalEntryNotFoundError as error:
         # Offline, a file that is not in the cache may or may not be in the revision.
-        if _known_missing(revision, name) or errors.OfflineModeIsEnabled.__name__ in repr(error.__cause__):
+        cause = cause_of(error)
+        if isinstance(cause, errors.OfflineModeIsEnabled) or errors.OfflineModeIsEnabled.__name__ in repr(cause):
             return None
-        where_not = f"{name} is not in {_cache_folder()}, and the hub cannot be reached"
-        raise OSError(f"{revision.repo_id}: {where_not}") from None
+        problem = f": {name} is not in {_cache_folder()}, and the hub cannot be reached"
+        raise explained(revision.repo_id, cause, problem) from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{revision.repo_id}: has no commit {revision.commit}") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{revision.repo_id}: is not a model on the hub; check its name") from None
     except errors.EntryNotFoundError:
         return None
+    except _DOWNLOAD_ERRORS as failure:
+        if again and huggingface_hub.constants.HF_HUB_OFFLINE:
+            return None
+        cause = failure.__cause__ or failure if isinstance(failure, ValueError) else failure
+        raise explained(revision.repo_id, cause, f": {name} cannot be brought to {_cache_folder()}") from None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file has the hash that the client's cache names it by, if it does so: the SHA-256 of a large file,
+    git's SHA-1 of a small one.
+    """
+    stored = path.resolve()
+    if _SHA256.fullmatch(stored.name):
+        digest = hashlib.sha256()
+    elif _COMMIT.fullmatch(stored.name):
+        digest = hashlib.sha1(b"blob %d\0" % stored.stat().st_size, usedforsecurity=False)
+    else:
+        return True
+    with stored.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest() == stored.name
 
 
 def _known_missing(revision: Revision, name: str) -> bool:
@@ -218,26 +280,6 @@ def _known_missing(revision: Revision, name: str) -> bool:
         revision.repo_id, name, cache_dir=hub_access().cache_dir, revision=revision.commit
     )
     return cached is not None and not isinstance(cached, str)
-
-
-def _patiently(call: Callable[[], _Result]) -> _Result:
-    """Calls again after 429, 5xx and cut connections, waiting as the hub asks or twice as long each time."""
-    wait_s = _FIRST_WAIT_S
-    for tries in range(1, _NUM_TRIES + 1):
-        try:
-            return call()
-        except (errors.OfflineModeIsEnabled, errors.EntryNotFoundError):
-            raise
-        except _HTTP_ERRORS as error:
-            response = getattr(error, "response", None)
-            status = getattr(response, "status_code", None)
-            passing = status is None or status == 429 or status >= 500
-            if not passing or tries == (_NUM_TRIES_WITHOUT_ANSWER if status is None else _NUM_TRIES):
-                raise
-            asked = str(response.headers.get("Retry-After", "")) if response is not None else ""
-            time.sleep(min(float(asked) if asked.isdecimal() else wait_s, _LONGEST_WAIT_S))
-            wait_s *= 2
-    raise AssertionError("the last try returns or raises")
 
 
 def _ref_path(repo_id: str, revision: str) -> Path:
@@ -275,16 +317,13 @@ def step_revisions(repo_id: str) -> list[str]:
         OSError: the hub cannot be reached.
     """
     try:
-        refs = _patiently(lambda: _api().list_repo_refs(repo_id))
-    except errors.GatedRepoError:
-        raise CheckpointError(f"{repo_id}: asks for an agreement; accept it on the hub and log in") from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{repo_id}: is not a model on the hub; check its name") from None
-    except _HTTP_ERRORS as error:
-        problem = "the hub cannot be reached, and only it knows all revisions"
-        raise OSError(
-            f"{repo_id}: {problem}; local_files_only=True names those that are known here ({error})"
-        ) from None
+        _commit_now(repo_id, "main", tries=3)  # list_repo_refs takes no timeout, and a hub may be silent
+        refs = patiently(lambda: _api().list_repo_refs(repo_id))
+    except HTTP_ERRORS as error:
+        problem = (
+            ": the hub cannot be reached, and only it knows all revisions; local_files_only=True names those known here"
+        )
+        raise explained(repo_id, error, problem) from None
     return sorted_steps(ref.name for ref in refs.branches)
 
 
@@ -297,9 +336,9 @@ def known_revisions(repo_id: str) -> list[str]:
 def _unknown_revision(repo_id: str, wanted: str) -> str:
     """The message for a revision that is not there, with those most like it."""
     try:
-        refs = _patiently(lambda: _api().list_repo_refs(repo_id))
+        refs = patiently(lambda: _api().list_repo_refs(repo_id))
         names = [ref.name for ref in (*refs.branches, *refs.tags)]
-    except _HTTP_ERRORS:
+    except HTTP_ERRORS:
         names = []
     nearest = nearest_revisions(wanted, names)
     return f"{repo_id}: has no revision '{wanted}'; the nearest are {', '.join(nearest) or 'not known'}"

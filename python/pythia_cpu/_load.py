@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pythia_cpu._arguments import file_path
 from pythia_cpu._convert import check_weights
-from pythia_cpu._errors import CheckpointError
+from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._model import Model
 from pythia_cpu._source import revision_name
 
@@ -49,12 +49,15 @@ def load(
     check_weights(weights)
     path = shipped_model() if source is None else file_path("source", source)
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
-        from pythia_cpu._cache import cached_conversion
+        from pythia_cpu._cache import cached_conversion, remove_damaged
 
         converted = functools.partial(cached_conversion, source, revision, weights, cache_dir, progress, tokenizer)
         try:
             model = Model(converted(), threads=threads)
         except FileNotFoundError:  # removed by another process in the meantime
+            model = Model(converted(), threads=threads)
+        except FormatError:  # damaged, by a disk or whoever writes there
+            remove_damaged(converted())
             model = Model(converted(), threads=threads)
         return model if path.is_dir() else model._with_revision(revision_name(revision))
     if path.suffix in (".safetensors", ".bin", ".json") and path.is_file():

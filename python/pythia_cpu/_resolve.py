@@ -15,8 +15,10 @@ def resolve_source(
     *,
     tokenizer: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    verify: bool = False,
 ) -> Source:
-    """Finds a checkpoint: a folder on this machine, else a model on the Hugging Face hub, which is downloaded.
+    """Finds a checkpoint: a folder on this machine, else a model on the Hugging Face hub, which is downloaded;
+    ``verify``: weights in the client's cache too are hashed, and fetched again where they are not what the hub said.
 
     Raises:
         CheckpointError: there is no such folder or model, or it has no such revision.
@@ -29,4 +31,4 @@ def resolve_source(
     from pythia_cpu import _hub  # imports an HTTP client, which local folders do not need
 
     repo_id = _hub.repo_id_of(source)
-    return _hub.download(_hub.resolve(repo_id, name), progress=progress)
+    return _hub.download(_hub.resolve(repo_id, name), progress=progress, verify=verify)

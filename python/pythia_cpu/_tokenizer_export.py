@@ -8,6 +8,7 @@ options of a call, which transformers resets on every call, and have no part in 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class _AddedToken:
     flags: int
 
 
+@functools.lru_cache(maxsize=1)  # the checkpoints of a run share theirs
 def compile_tokenizer(tokenizer_json: bytes) -> bytes:
     """Compile a Hugging Face ``tokenizer.json`` into a tokenizer section; the same input gives the same bytes.
 
