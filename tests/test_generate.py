@@ -174,7 +174,7 @@ def test_logprobs_are_the_log_softmax_of_the_logits(model: pythia_cpu.Model) -> 
 @pytest.mark.parametrize("weights", ["f32", "q8"])
 @pytest.mark.parametrize(
     "options",
-    [{}, SAMPLING, {**SAMPLING, "repetition_penalty": 1.4}, {"edit": {"hook_embed": lambda x: None}}],
+    [{}, SAMPLING, {**SAMPLING, "repetition_penalty": 1.4}, {"num_beams": 3}, {"edit": {"hook_embed": lambda x: None}}],
     ids=str,
 )
 def test_logprobs_are_those_of_scoring_the_text(mini_checkpoint: Path, weights: str, options: dict[str, Any]) -> None:

@@ -106,6 +106,7 @@ def test_what_the_hub_does_not_have(hub: Hub, run: Run, tmp_path: Path) -> None:
     hub.add(REPO, "main", files)
     message = refused(run, tmp_path, REPO, "--revision", "step1500")
     assert "has no revision 'step1500'; the nearest are step1, step512, step1000, step2000" in message
+    assert "; a commit has 40 digits, in lower case" in refused(run, tmp_path, REPO, "--revision", "A" * 40)
     assert "the nearest are main" in refused(run, tmp_path, REPO, "--revision", "mian")
     assert "neither a folder nor a model on the hub" in refused(run, tmp_path, "EleutherAI/pythia-15m")
     assert "is not a folder, and not a hub id such as" in refused(run, tmp_path, "no/such/folder")

@@ -17,6 +17,7 @@
 #include "cli/json_reader.h"
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
+#include "cli/model_tokenizer.h"
 #include "cli/shipped_model.h"
 #include "common/errors.h"
 #include "generate/generator.h"
@@ -267,7 +268,7 @@ int run_generate(const Command& command, std::span<const std::string_view> argum
 
   const std::string path = chosen_model_path(options.model_path);
   Run run{options, Model::open(path, static_cast<int>(options.threads)), nullptr, {}};
-  run.tokenizer = std::make_shared<const Tokenizer>(run.model->file().tokenizer());
+  run.tokenizer = open_tokenizer(run.model->file());
   run.eos_token_ids = read_eos_token_ids(run.model->file());
   catch_interrupt();
   return with_text_of(options.prompt_path, [&] { return lines ? Batch(run, *lines).run() : run_one(run, prompt); });

@@ -8,10 +8,10 @@
 #include "cli/hexadecimal.h"
 #include "cli/io.h"
 #include "cli/json_writer.h"
+#include "cli/model_tokenizer.h"
 #include "cli/shipped_model.h"
 #include "common/cpu_count.h"
 #include "format/reader.h"
-#include "text/tokenizer.h"
 
 namespace pythia::cli {
 namespace {
@@ -149,7 +149,7 @@ int run_info(const Command& command, std::span<const std::string_view> arguments
   take_model_argument(parse(arguments, table), model_path);
 
   const auto file = PcpuFile::open(chosen_model_path(model_path), available_physical_cores());
-  const int32_t tokenizer_size = Tokenizer(file->tokenizer()).vocab_size();
+  const int32_t tokenizer_size = open_tokenizer(*file)->vocab_size();
   write_output(json ? to_json(*file, tokenizer_size) : to_text(*file, tokenizer_size));
   return 0;
 }

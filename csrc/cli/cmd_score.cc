@@ -10,6 +10,7 @@
 #include "cli/io.h"
 #include "cli/json_writer.h"
 #include "cli/line_reader.h"
+#include "cli/model_tokenizer.h"
 #include "cli/progress.h"
 #include "cli/score_lines.h"
 #include "cli/score_result.h"
@@ -135,7 +136,8 @@ int run_score(const Command& command, std::span<const std::string_view> argument
   has_lines ? void(lines.emplace(path)) : void(text = read_text(path));
   const auto model = Model::open(chosen_model_path(options.model_path), static_cast<int>(options.threads));
   check_windows(options, model->config());
-  const Tokenizer tokenizer(model->file().tokenizer());
+  const auto its_tokenizer = open_tokenizer(model->file());
+  const Tokenizer& tokenizer = *its_tokenizer;
   catch_interrupt();
   if (has_lines) {
     const auto windows = [&](std::span<const int32_t> ids) { return make_windows(options, model->config(), ids); };

@@ -5,10 +5,10 @@
 #include "cli/commands.h"
 #include "cli/io.h"
 #include "cli/json_writer.h"
+#include "cli/model_tokenizer.h"
 #include "cli/shipped_model.h"
 #include "common/cpu_count.h"
 #include "format/reader.h"
-#include "text/tokenizer.h"
 
 namespace pythia::cli {
 namespace {
@@ -38,8 +38,8 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
 
   const std::string text = rest.empty() ? read_text(text_path) : rest[0] == "-" ? read_text("-") : std::string(rest[0]);
   const auto file = PcpuFile::open(chosen_model_path(model_path), available_physical_cores());
-  const Tokenizer tokenizer(file->tokenizer());
-  const std::vector<int32_t> ids = with_text_of(text_path, [&] { return tokenizer.encode(text); });
+  const auto tokenizer = open_tokenizer(*file);
+  const std::vector<int32_t> ids = with_text_of(text_path, [&] { return tokenizer->encode(text); });
   if (!json) {
     std::string lines;
     for (const int32_t id : ids) lines += std::to_string(id) + "\n";
@@ -50,7 +50,7 @@ int run_tokenize(const Command& command, std::span<const std::string_view> argum
   writer.begin_object().key("tokens").begin_array();
   for (const int32_t id : ids) writer.number(id);
   writer.end_array().key("pieces").begin_array();
-  for (const int32_t id : ids) writer.string(tokenizer.token_bytes(id));
+  for (const int32_t id : ids) writer.string(tokenizer->token_bytes(id));
   writer.end_array().end_object();
   write_output(writer.text() + "\n");
   return 0;

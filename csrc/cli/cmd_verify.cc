@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/hexadecimal.h"
 #include "cli/io.h"
+#include "cli/model_tokenizer.h"
 #include "cli/shipped_model.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
@@ -24,6 +25,7 @@ constexpr std::string_view kDescription =
 // Throws what is wrong with a file.
 std::string verify(const std::string& path, int threads) {
   const auto model = Model::open(path, threads);
+  open_tokenizer(model->file());
   const uint64_t stored = model->file().header().fingerprint;
   if (stored == 0) throw std::runtime_error(path + ": no fingerprint is stored; convert the checkpoint again");
   const uint64_t computed = logits_fingerprint(*model);

@@ -73,10 +73,12 @@ std::vector<Option> generate_option_table(GenerateOptions& o) {
       {"--logit-bias", 0, "ID:X", "add X to the score of token ID (-inf bans it); may be given\nseveral times",
        [&s](std::string_view value) { s.logit_bias.push_back(parse_bias(value)); }},
       flag("--echo", 0, "print the prompt before the text", o.echo),
-      flag("--json", 0, "print one JSON object at the end: text, tokens, finish_reason, seed", o.json),
-      flag("--batch", 0, "the input has one prompt a line; print a JSON object a line, in order", o.batch),
+      flag("--json", 0,
+           "print one JSON object at the end: prompt, text, prompt_tokens, tokens,\nfinish_reason and, of drawn texts, seed",
+           o.json),
+      flag("--batch", 0, "the input has one prompt a line; print such an object a line, in\norder, with its index", o.batch),
       integer_option("--logprobs", 0, "N",
-                     "with --json or --batch: log-probabilities of the tokens, and of\nthe N best in each place", 0,
+                     "with --json or --batch: logprobs of the tokens, and top_logprobs, of\nthe N best in each place", 0,
                      std::numeric_limits<int32_t>::max(), o.num_logprobs),
   };
   return table;

@@ -189,8 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--list",
         action="store_true",
-        help="list the converted checkpoints that pythia_cpu.load keeps, in ~/.cache/pythia-cpu or where "
-        "PYTHIA_CPU_CACHE says",
+        help="list the converted checkpoints that pythia_cpu.load keeps, in ~/.cache/pythia-cpu "
+        "(pythia-cpu in XDG_CACHE_HOME) or where PYTHIA_CPU_CACHE says",
     )
     parser.add_argument("--clear", action="store_true", help="remove all of them")
     parser.add_argument(

@@ -21,8 +21,8 @@ another.
 
 --use_cache FILE keeps results in FILE by checkpoint and weight format, so that one file serves many checkpoints and an
 interrupted evaluation resumes. With --config FILE.yaml, model_args of the command line are added to those
-of the file and replace those of the same name. `pythia-eval run --help` lists all arguments, `pythia-eval ls tasks` the
-tasks.
+of the file and replace those of the same name. `pythia-eval run --help` lists all arguments, in the harness's own
+words (whose default model, hf, is not the one here), `pythia-eval ls tasks` the tasks.
 """
 
 

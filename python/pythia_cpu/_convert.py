@@ -100,7 +100,7 @@ def convert(
             exactly.
         tokenizer: of a local folder: the ``tokenizer.json`` to use, or a folder that has it, such as another checkpoint
             of the run. None: the folder's own.
-        progress: show a bar on standard error if that is a terminal.
+        progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
         fidelity: measure what q8 or q4 weights cost, for the report: each tensor's relative error, and both models'
             predictions on a bundled text. For the latter the checkpoint is converted without loss too, to a temporary
             file beside the output; not if that would take more than 4 GiB.

@@ -109,7 +109,10 @@ class Editor:
 def refuse_list_of_edits(edit: object) -> None:
     """Where there is one text."""
     if isinstance(edit, list | tuple):
-        raise ValueError("edit is a list, which goes with a list of texts: pass functions by name, {name: function}")
+        raise ValueError(
+            "edit is a list, which goes with a list of texts in run, generate and generate_each: pass functions by "
+            "name, {name: function}"
+        )
 
 
 def matching(pattern: object, names: list[str]) -> list[str]:

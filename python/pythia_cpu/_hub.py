@@ -31,6 +31,7 @@ from pythia_cpu._source import Source, sorted_steps
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_LIKE_A_COMMIT = re.compile(r"[0-9a-fA-F]{6,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _READ_BYTES = 1 << 20
 _STEP = re.compile(r"step(\d+)")
@@ -341,7 +342,8 @@ def _unknown_revision(repo_id: str, wanted: str) -> str:
     except HTTP_ERRORS:
         names = []
     nearest = nearest_revisions(wanted, names)
-    return f"{repo_id}: has no revision '{wanted}'; the nearest are {', '.join(nearest) or 'not known'}"
+    of_commits = "; a commit has 40 digits, in lower case" if _LIKE_A_COMMIT.fullmatch(wanted) else ""
+    return f"{repo_id}: has no revision '{wanted}'; the nearest are {', '.join(nearest) or 'not known'}{of_commits}"
 
 
 def nearest_revisions(wanted: str, names: list[str]) -> list[str]:

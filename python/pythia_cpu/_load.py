@@ -38,7 +38,7 @@ def load(
             where HF_HOME says.
         tokenizer: of a local folder: the ``tokenizer.json`` to use, or a folder that has it, such as another checkpoint
             of the run. None: the folder's own.
-        progress: show a bar on standard error, if that is a terminal, while a checkpoint is converted.
+        progress: show a bar on standard error, in a terminal or notebook, while a checkpoint is brought and converted.
 
     Raises:
         FormatError: a damaged or foreign ``.pcpu`` file.

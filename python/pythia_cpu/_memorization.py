@@ -283,7 +283,7 @@ class MeasuresMemorization(ABC):
             prefix_length: as in ``memorization``.
             continuation_length: as in ``memorization``.
             suppress_eos: as in ``memorization``.
-            progress: show a bar on standard error, if that is a terminal.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Returns:
             how many records were added.

@@ -147,13 +147,18 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
 
     @lazy_property
     def tokenizer(self) -> Tokenizer:
-        """The checkpoint's tokenizer."""
-        return Tokenizer(self._file.tokenizer, self._eos_token_id)
+        """The checkpoint's tokenizer. Raises FormatError: the file's copy is damaged."""
+        try:
+            return Tokenizer(self._file.tokenizer, self._eos_token_id)
+        except FormatError as error:
+            problem = str(error).removeprefix("[tokenizer] ")
+            raise FormatError(f"{self._file.path}: its tokenizer: {problem}") from None
 
     @property
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
-        in), ``tensors`` (name -> sha256 of the checkpoint's tensor) and ``converter_version``; None where it is not
+        in), ``tensors`` (name -> sha256 of the checkpoint's tensor), ``converter_version``, ``tokenizer_sha256`` and
+        ``tokenizer_revision`` (the one that the tokenizer came from, where it is another); None where it is not
         known. ``revision`` is what ``load`` was given, "main" being None.
         """
         facts = provenance(self._file)

@@ -83,7 +83,7 @@ def add_records(
         lines: makes the records of inputs; what it yields at once is written at once.
         total: how many inputs there are, None if nobody knows.
         unit: of the bar: what an input is, after a space.
-        progress: show a bar on standard error, if that is a terminal.
+        progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
     Returns:
         how many records were added.

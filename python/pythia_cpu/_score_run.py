@@ -37,7 +37,7 @@ def run_requests(
     Args:
         core: the model.
         requests: what to score.
-        progress: show a bar on standard error, if that is a terminal and the run takes longer than a second.
+        progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the pass in which it came.

@@ -163,7 +163,7 @@ class ScoresTexts(ABC):
             per_token: write the arrays.
             context_length: as in ``perplexity``.
             stride: as in ``perplexity``.
-            progress: show a bar on standard error, if that is a terminal.
+            progress: show a bar on standard error, in a terminal or notebook, if it takes longer than a second.
 
         Returns:
             how many records were added.

@@ -40,9 +40,9 @@ class TokenStream(Iterator[Token]):
         seed = arguments.draw_seed()
         num_logprobs = max(arguments.num_logprobs(), 0)
         self._lock = ProcessLock("this stream")
-        self._generator = generator
+        self._generator: _core.Generator | None = generator
         self._tokens: deque[Token] = deque()
-        self._generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
+        generator.add(prompt, **arguments.request(eos), seed=seed, num_logprobs=num_logprobs)
         self._has_top = num_logprobs > 0
         self.prompt_tokens: list[int] = list(prompt)
         self.seed: int | None = seed if arguments.do_sample else None
@@ -54,8 +54,8 @@ class TokenStream(Iterator[Token]):
     def __next__(self) -> Token:
         """The next token, one run of the model later."""
         with self._lock:
-            while not self._tokens and not self._generator.done:
-                for _, id, text, logprob, top, finish_reason, proposed, accepted in self._step():
+            while not self._tokens and self._generator is not None and not self._generator.done:
+                for _, id, text, logprob, top, finish_reason, proposed, accepted in self._step(self._generator):
                     self._finish_reason = finish_reason
                     self._draft_acceptance = accepted / proposed if proposed else None
                     if id >= 0:
@@ -67,9 +67,16 @@ class TokenStream(Iterator[Token]):
                 raise StopIteration
             return token
 
-    def _step(self) -> list[tuple[Any, ...]]:
+    def close(self) -> None:
+        """Ends it where it is, and gives back the memory of keys and values. Doing so again is fine."""
+        with self._lock:
+            self._tokens.clear()
+            self._generator = None
+
+    @staticmethod
+    def _step(generator: _core.Generator) -> list[tuple[Any, ...]]:
         try:
-            return self._generator.step()
+            return generator.step()
         except StopIteration as error:  # of an edit: it would end the stream
             raise RuntimeError("an edit raised StopIteration") from error
 

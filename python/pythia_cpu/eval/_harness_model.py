@@ -69,8 +69,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 the small model inside the package.
             revision: as in ``load``.
             weights: as in ``load``; None: as dtype says.
-            dtype: HFLM's way to name the stored weights: None, "auto" and float32 keep every value of the checkpoint
-                exactly; float16 and bfloat16 round to these. Calculations are in float32 always.
+            dtype: HFLM's way to name the stored weights: None, "auto" and float32 keep every value of the checkpoint,
+                or of the ``.pcpu`` file, exactly; float16 and bfloat16 round to these. Calculations are in float32
+                always.
             threads: as in ``load``.
             cache_dir: as in ``load``: where converted checkpoints are kept.
             max_length: tokens of a window; None: the model's context.

@@ -102,8 +102,8 @@ class GPTNeoXForCausalLM(TorchModule):
             revision: branch, tag, commit, or a training step as an int.
             cache_dir: where downloads and converted checkpoints are kept; None: where HF_HOME says, and where
                 ``pythia_cpu.load`` keeps them.
-            dtype: of the stored weights: None, "auto" or float32 keep every value of the checkpoint exactly; float16
-                and bfloat16 round to these. Calculations are in float32 always.
+            dtype: of the stored weights: None, "auto" or float32 keep every value of the checkpoint, or of the
+                ``.pcpu`` file, exactly; float16 and bfloat16 round to these. Calculations are in float32 always.
             torch_dtype: the old name of dtype.
             weights: as in ``pythia_cpu.load``, instead of dtype: "q8" and "q4" too.
             threads: threads of a forward pass; None means the physical cores this process may use.
@@ -283,7 +283,8 @@ class GPTNeoXForCausalLM(TorchModule):
                 temperature, top_p, min_p, typical_p, repetition_penalty, no_repeat_ngram_size, seed, num_beams,
                     length_penalty, early_stopping: as in ``pythia_cpu.Model.generate``. Without ``seed``, that is drawn
                     from torch's generator if ``inputs`` is a torch tensor: torch.manual_seed makes texts repeatable,
-                    though not those of transformers. Rows draw apart: row i has seed + i.
+                    though not those of transformers. Prompts draw apart: prompt i has seed + i, for all its
+                    ``num_return_sequences``.
                 Others of transformers are accepted where they change nothing.
 
         Returns:
