@@ -128,25 +128,34 @@ def test_a_connection_that_always_breaks_is_an_oserror(monkeypatch: pytest.Monke
         optional_file(Revision(REPO, None, "a" * 40), "config.json")
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_damaged_download_is_fetched_again(hub: Hub, run: Run, tmp_path: Path, name: str) -> None:
+def blob_of(tmp_path: Path, commit: str, name: str) -> Path:
+    """Where the client keeps the bytes of a file."""
+    return (tmp_path / "hf/hub/models--EleutherAI--pythia-14m/snapshots" / commit / name).resolve()
+
+
+def test_damaged_downloads_are_fetched_again(hub: Hub, run: Run, tmp_path: Path) -> None:
     commit = hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
     converted(run, tmp_path / "first.pcpu", REPO)
-    blob = (tmp_path / "hf/hub/models--EleutherAI--pythia-14m/snapshots" / commit / name).resolve()
-    damaged = bytearray(blob.read_bytes())
-    damaged[-1] ^= 1  # of the same size
-    for content in (bytes(damaged), b""):
-        blob.write_bytes(content)
-        offline = refused(run, tmp_path, REPO, HF_HUB_OFFLINE="1")
-        assert "is damaged, and offline it cannot be downloaded again" in offline
+    names = ["config.json", "tokenizer.json", "model.safetensors"]
+    for damage in (lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[: len(data) // 2]):
+        for name in names:
+            blob = blob_of(tmp_path, commit, name)
+            blob.write_bytes(damage(blob.read_bytes()))
         hub.log.clear()
         converted(run, tmp_path / "again.pcpu", REPO)
-        assert hub.downloads() == [name]
+        assert hub.downloads() == names
         assert (tmp_path / "again.pcpu").read_bytes() == (tmp_path / "first.pcpu").read_bytes()
-    blob.write_bytes(bytes(damaged))
-    hub.commits[commit][name] = bytes(damaged)
-    hub.etags[name] = blob.name
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_files_that_stay_damaged(hub: Hub, run: Run, tmp_path: Path, name: str) -> None:
+    commit = hub.add(REPO, "main", checkpoint_files(tmp_path / "c"))
+    hub.etags[name] = "0" * 64
     assert "is not what the hub says it is, also when it is downloaded again" in refused(run, tmp_path, REPO)
+    assert hub.downloads().count(name) == 2
+    offline = refused(run, tmp_path, REPO, "--revision", commit, HF_HUB_OFFLINE="1")
+    assert "is damaged, and offline it cannot be downloaded again" in offline
+    assert blob_of(tmp_path, commit, name).name == "0" * 64
 
 
 def test_what_a_commit_lacks_is_asked_once(hub: Hub, run: Run, tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_a_damaged_conversion_is_made_again(hub: Hub, run: Run, tmp_path: Path) 
     assert run(LOAD, REPO, "main").returncode == 0
     (path,) = (path for path in (tmp_path / "cache").glob("*/*.pcpu") if not path.is_symlink())
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"no model" * 99):
+    for damaged in (whole[: len(whole) // 2], b"no model" * 99):
         path.write_bytes(damaged)
         done = run(LOAD, REPO, "main")
         assert done.returncode == 0, done.stderr
