@@ -123,7 +123,10 @@ def test_slips(model: pythia_cpu.Model, mini_checkpoint: Path) -> None:
         model.generate(["Once", None])  # type: ignore[list-item]
     with pytest.raises(pythia_cpu.CheckpointError, match="is converted already, expected the checkpoint that it was"):
         pythia_cpu.convert(model.path, "out.pcpu")
-    with pytest.raises(TypeError, match=r"^Model\.generate\(\) got an .* 'max_tokens'; it has max_new_.*, progress$"):
+    with pytest.raises(
+        TypeError,
+        match=r"^Model\.generate\(\) got an .* 'max_tokens'; perhaps max_new_tokens is meant; it has max_.*, progress$",
+    ):
         model.generate("Once", max_tokens=3)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="a prefix cache cannot be pickled"), model.prefix_cache(1 << 20) as cache:
         pickle.dumps(cache)
