@@ -151,6 +151,14 @@ Scorer::Part Scorer::take(const Lane& lane, int64_t max_rows) const {
 }
 
 std::vector<std::size_t> Scorer::step() {
+  if (failed_) throw std::invalid_argument("[score] an earlier step failed, and this run cannot go on: make a new one");
+  failed_ = true;  // until the step ends: caches may be ahead of the lanes
+  std::vector<std::size_t> finished = run_pass();
+  failed_ = false;
+  return finished;
+}
+
+std::vector<std::size_t> Scorer::run_pass() {
   // Lanes that run have their turn first: they end, and others take their memory. The last part is cut to fill the pass.
   std::vector<Part> parts;
   int64_t rows = 0;

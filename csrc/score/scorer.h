@@ -32,7 +32,8 @@ class Scorer {
 
   bool done() const { return lanes_.empty() && next_ == order_.size(); }
 
-  // One pass of the model; does nothing once done. Returns the requests that ended; those without targets are in none.
+  // One pass of the model; does nothing once done. Returns the requests that ended; those without targets are in none. Throws
+  // std::invalid_argument after a step that threw.
   std::vector<std::size_t> step();
 
   // How far it is: inputs run or found in a cache, of those of all requests.
@@ -53,6 +54,7 @@ class Scorer {
   std::unique_ptr<KvCache> take_cache(int64_t capacity);
   void finish_request(Lane& lane);
   Part take(const Lane& lane, int64_t max_rows) const;
+  std::vector<std::size_t> run_pass();
 
   std::shared_ptr<Model> model_;
   std::vector<ScoreRequest> requests_;
@@ -64,6 +66,7 @@ class Scorer {
   std::vector<std::unique_ptr<KvCache>> spare_;  // of lanes that ended: memory that the system has cleared already
   std::vector<std::vector<TokenScore>> scores_;
   int64_t inputs_ = 0, inputs_done_ = 0;
+  bool failed_ = false;
 };
 
 }  // namespace pythia
