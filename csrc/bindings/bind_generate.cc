@@ -114,11 +114,12 @@ py::array_t<float> log_softmax(const Logits& logits) {
   float* out = logprobs.mutable_data();
   const WithoutGil unlocked;
   const FpEnvironment fp_environment;
-  RowLogprobs of_row(select_kernels());
+  const KernelTable& kernels = select_kernels();
+  RowLogprobs of_row(kernels);
   std::vector<float> maxima;
   for (size_t row = 0; row < num_rows; ++row, in += vocab_size, out += vocab_size) {
     const std::span<const float> scores(in, vocab_size);
-    const float largest = block_maxima(select_kernels(), scores, maxima);
+    const float largest = block_maxima(kernels, scores, maxima);
     const auto place = std::find(scores.begin(), scores.end(), largest) - scores.begin();  // none: all are NaN
     of_row.reset(scores, static_cast<int32_t>(place < std::ssize(scores) ? place : 0));
     for (size_t id = 0; id < vocab_size; ++id) out[id] = of_row.of(static_cast<int32_t>(id));

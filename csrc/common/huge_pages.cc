@@ -21,6 +21,9 @@ bool system_has_huge_pages() {
   std::ifstream enabled(folder + "enabled"), size(folder + "hpage_pmd_size");
   std::string choices;
   std::size_t size_bytes = 0;  // more where small pages have 16 or 64 KB
+  // Where no memory is promised that is not there, a move may fail after its target is gone.
+  std::ifstream overcommit("/proc/sys/vm/overcommit_memory");
+  if (int mode = 0; overcommit >> mode && mode == 2) return false;
   return std::getline(enabled, choices) && choices.find("[never]") == std::string::npos && size >> size_bytes &&
          size_bytes == kHugePageBytes;
 #else

@@ -78,7 +78,8 @@ void Team::wait_for_all() noexcept {
   const uint32_t phase = phase_++;
   if (shared_.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
     shared_.arrived.store(0, std::memory_order_relaxed);
-    shared_.phase.store(phase_, std::memory_order_release);
+    // Sequentially consistent: notify_all looks for waiters first, and must not do so before the store.
+    shared_.phase.store(phase_, std::memory_order_seq_cst);
     shared_.phase.notify_all();
   } else {
     wait_while_equal(shared_.phase, phase);

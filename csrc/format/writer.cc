@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "common/errors.h"
@@ -68,6 +69,7 @@ struct PcpuWriter::Impl {
   std::string path;
   std::string temporary_path;
   int fd = -1;
+  const pid_t owner = ::getpid();
   uint64_t position = 0;  // bytes written so far
   FileHeader header;
   bool tied = false;
@@ -81,10 +83,11 @@ struct PcpuWriter::Impl {
 
   ~Impl() { discard(); }
 
+  // A process that was forked from the writer's leaves the file alone.
   void discard() noexcept {
     if (fd >= 0) ::close(fd);
     fd = -1;
-    if (!temporary_path.empty()) ::unlink(temporary_path.c_str());
+    if (!temporary_path.empty() && ::getpid() == owner) ::unlink(temporary_path.c_str());
     temporary_path.clear();
   }
 
@@ -125,7 +128,7 @@ struct PcpuWriter::Impl {
       const bool is_taken = ::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
       struct stat status = {};
       is_there = !is_taken && (::fstat(fd, &status) != 0 || status.st_nlink > 0);  // unless another writer took it for left
-      if (!is_there) ::close(fd);
+      if (!is_there) ::close(std::exchange(fd, -1));
     }
   }
 
@@ -148,7 +151,12 @@ struct PcpuWriter::Impl {
     while (size_bytes > 0) {
       const ssize_t written = ::write(fd, bytes, std::min<uint64_t>(size_bytes, uint64_t{1} << 30));
       if (written < 0 && errno == EINTR) continue;
-      if (written < 0) throw_errno(path);
+      if (written < 0) {  // a part of it may be there
+        const int error = errno;
+        discard();
+        errno = error;
+        throw_errno(path);
+      }
       bytes += written;
       size_bytes -= static_cast<uint64_t>(written);
       position += static_cast<uint64_t>(written);

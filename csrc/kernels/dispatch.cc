@@ -1,9 +1,9 @@
 #include "kernels/dispatch.h"
 
 #include <cstdlib>
+#include <iterator>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "kernels/tables.h"
 
@@ -68,13 +68,18 @@ constexpr Candidate kCandidates[] = {
 }  // namespace
 
 std::span<const KernelTable* const> supported_kernels() {
-  static const std::vector<const KernelTable*> tables = [] {
-    std::vector<const KernelTable*> found;
+  // Nothing that is destroyed when the process ends: other threads may still run then.
+  struct Tables {
+    const KernelTable* first[std::size(kCandidates)] = {};
+    std::size_t count = 0;
+  };
+  static const Tables tables = [] {
+    Tables found;
     for (const Candidate& candidate : kCandidates)
-      if (candidate.supported()) found.push_back(candidate.table);
+      if (candidate.supported()) found.first[found.count++] = candidate.table;
     return found;
   }();
-  return tables;
+  return {tables.first, tables.count};
 }
 
 const KernelTable& select_kernels(std::string_view name) {

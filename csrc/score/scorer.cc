@@ -145,7 +145,7 @@ void Scorer::finish_request(Lane& lane) {
 
 Scorer::Part Scorer::take(const Lane& lane, int64_t max_rows) const {
   const std::size_t request = order_[lane.request];
-  const int64_t begin = lane.cache->length(), end = std::min(num_request_inputs(request), begin + max_rows);
+  const int64_t begin = lane.cache->length(), end = begin + std::min(num_request_inputs(request) - begin, max_rows);
   const int64_t first = requests_[request].first_target - 1;  // the first input that a target follows
   return {request, begin, end, std::max<int64_t>(0, end - std::max(begin, first))};
 }
