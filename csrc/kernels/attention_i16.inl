@@ -18,20 +18,14 @@ inline float score_code_limit(int64_t head_dim) {
   return limit < 32767.0 ? static_cast<float>(static_cast<int32_t>(limit)) : 32767.0f;
 }
 
-// Calls f(r, d, codes) for each sixteen of n elements of rows x(0) to x(kRows - 1), lanes beyond n zero, and returns the scales
-// of the rows' codes.
-template <int kRows, class Rows, class F>
-inline Float4 encode_rows(Rows x, int64_t n, Float4 limits, F f) {
-  IVec top[kEncodedAtOnce];
-  each<kEncodedAtOnce>([&](int r) { top[r] = set1_i(0); });
-  for (int64_t d = 0; d < n; d += kLanes)
-    each<kRows>([&](int r) { top[r] = max_i(magnitudes(load_n(x(r) + d, n - d)), top[r]); });
-  const CodeScales scales = code_scales(reduce_max_i(top), limits);
-  Vec inverse[kRows];
-  each<kRows>([&](int r) { inverse[r] = set1(scales.inverse[r]); });
-  for (int64_t d = 0; d < n; d += kLanes)
-    each<kRows>([&](int r) { f(r, d, to_codes_or_zero(load_n(x(r) + d, n - d), inverse[r])); });
-  return scales.scale;
+// Calls f(d, codes) for each sixteen of a row's n elements, lanes beyond n zero, and returns the codes' scale.
+template <class F>
+inline float encode_row(const float* x, int64_t n, float limit, F f) {
+  IVec top = set1_i(0);
+  for (int64_t d = 0; d < n; d += kLanes) top = max_i(magnitudes(load_n(x + d, n - d)), top);
+  const CodeScale scale = code_scale(largest_of(top), limit);
+  for (int64_t d = 0; d < n; d += kLanes) f(d, to_codes(load_n(x + d, n - d), scale));
+  return scale.scale;
 }
 
 // Where a tile's pairs lie: pair k of panel p in the lanes at data + p * panel_stride + k * step, in bytes.
@@ -76,21 +70,17 @@ class I16Attention {
   I16Attention(const AttentionArgs& args, int16_t* query_codes) : args_(args), query_codes_(query_codes) {}
 
   void take_queries(const float* queries, int64_t rows) {
-    const Float4 limits = Float4{} + score_code_limit(args_.head_dim);
-    const int64_t stride = args_.queries_stride, after = args_.queries + args_.num_queries * stride - queries;
-    for (int64_t row = 0; row < rows; row += kEncodedAtOnce)
-      with_constant<kEncodedAtOnce>(rows - row, [&](auto count) {
-        // Rows lie apart, where no hardware expects them.
-        for (int64_t r = row; r < row + count(); ++r)
-          if (const int64_t next = (r + kRowsAhead) * stride; next < after)
-            for (int64_t d = 0; d < args_.head_dim; d += kLanes) __builtin_prefetch(queries + next + d);
-        const float* x = queries + row * stride;
-        int16_t* codes = query_codes_ + row * query_stride_;
-        const Float4 scales =
-            encode_rows<count()>([=](int r) { return x + r * stride; }, args_.head_dim, limits,
-                                 [=, this](int r, int64_t d, IVec c) { store_i16(codes + r * query_stride_ + d, c); });
-        for (int r = 0; r < count(); ++r) factors_[row + r] = args_.scale * scales[r];
-      });
+    const float limit = score_code_limit(args_.head_dim);
+    const float* const end = args_.queries + args_.num_queries * args_.queries_stride;
+    for (int64_t r = 0; r < rows; ++r) {
+      // Rows lie apart, where no hardware expects them.
+      if (const float* next = queries + (r + kRowsAhead) * args_.queries_stride; next < end)
+        for (int64_t d = 0; d < args_.head_dim; d += kLanes) __builtin_prefetch(next + d);
+      int16_t* codes = query_codes_ + r * query_stride_;
+      const float scale = encode_row(queries + r * args_.queries_stride, args_.head_dim, limit,
+                                     [codes](int64_t d, IVec c) { store_i16(codes + d, c); });
+      factors_[r] = args_.scale * scale;
+    }
   }
   float factor(int64_t row) const { return factors_[row]; }
 
@@ -122,12 +112,11 @@ class I16Attention {
       store(scores + i, product);
       top = max_i(magnitudes(product), top);
     });
-    const CodeScales scale = code_scales(Int4{reduce_max_i(top)}, Float4{} + static_cast<float>(kValueCodeLimit));
-    const Vec inverse = set1(scale.inverse[0]);
-    weight_scales_[row] = __builtin_isnan(factors_[row]) ? factors_[row] : scale.scale[0];
+    const CodeScale scale = code_scale(largest_of(top), kValueCodeLimit);
+    weight_scales_[row] = __builtin_isnan(factors_[row]) ? factors_[row] : scale.scale;
     auto* codes = reinterpret_cast<int16_t*>(scores);  // behind what is read
     int64_t i = 0;
-    for (; i < visible; i += kLanes) store_i16(codes + i, to_codes_or_zero(load(scores + i), inverse));
+    for (; i < visible; i += kLanes) store_i16(codes + i, to_codes(load(scores + i), scale));
     for (; i < keys; i += kLanes) store_i16(codes + i, set1_i(0));
     return state;
   }
@@ -169,34 +158,24 @@ class I16Attention {
 // Another thread may store the other position of a pair of values at the same time, so each writes its own half only.
 inline void store_i16_cache(const StoreArgs& args) {
   const int64_t head_dim = args.head_dim, pairs = ceil_div(head_dim, 2), stride = round_up(head_dim, kLanes);
-  const float score_limit = score_code_limit(head_dim), value_limit = static_cast<float>(kValueCodeLimit);
-  const Float4 limits = {score_limit, value_limit, score_limit, value_limit};
-  for (int64_t i = 0; i < args.num_positions; i += kEncodedAtOnce / 2)
-    with_constant<kEncodedAtOnce / 2>(args.num_positions - i, [&](auto count) {
-      const int64_t first = args.first_position + i;
-      const float *keys = args.keys + i * args.stride, *values = args.values + i * args.stride;
-      const auto row = [=, &args](int r) { return (r % 2 == 0 ? keys : values) + r / 2 * args.stride; };
-      const Float4 scales = encode_rows<2 * count()>(row, head_dim, limits, [&](int r, int64_t d, IVec codes) {
-        const int64_t position = first + r / 2;
-        if (r % 2 == 0) {
-          std::byte* key = args.cache.keys + position / kLanes * pairs * I16Attention::kPairBytes + position % kLanes * 4;
-          int16_t both[kLanes];
-          store_i16(both, codes);
-          const int64_t left = pairs - d / 2 < kLanes / 2 ? pairs - d / 2 : kLanes / 2;
-          for (int64_t pair = 0; pair < left; ++pair)
-            __builtin_memcpy(key + (d / 2 + pair) * I16Attention::kPairBytes, both + 2 * pair, 4);
-        } else {
-          int16_t* value = reinterpret_cast<int16_t*>(args.cache.values) + position / 2 * stride * 2 + position % 2;
-          store_i16_apart(value + 2 * d, codes);
-        }
-      });
-      for (int p = 0; p < count(); ++p) {
-        const float key_scale = scales[2 * p], value_scale = scales[2 * p + 1];
-        args.cache.key_scales[first + p] = key_scale;
-        // The softmax overlooks a score that is NaN, but no value.
-        args.cache.value_scales[first + p] = __builtin_isnan(key_scale) ? key_scale : value_scale;
-      }
+  const float score_limit = score_code_limit(head_dim);
+  for (int64_t i = 0; i < args.num_positions; ++i) {
+    const int64_t position = args.first_position + i, lane = position % kLanes;
+    std::byte* key = args.cache.keys + position / kLanes * pairs * I16Attention::kPairBytes + lane * 4;
+    const float key_scale = encode_row(args.keys + i * args.stride, head_dim, score_limit, [&](int64_t d, IVec codes) {
+      int16_t both[kLanes];
+      store_i16(both, codes);
+      const int64_t count = pairs - d / 2 < kLanes / 2 ? pairs - d / 2 : kLanes / 2;
+      for (int64_t pair = 0; pair < count; ++pair)
+        __builtin_memcpy(key + (d / 2 + pair) * I16Attention::kPairBytes, both + 2 * pair, 4);
     });
+    int16_t* value = reinterpret_cast<int16_t*>(args.cache.values) + position / 2 * stride * 2 + position % 2;
+    const float value_scale = encode_row(args.values + i * args.stride, head_dim, static_cast<float>(kValueCodeLimit),
+                                         [value](int64_t d, IVec codes) { store_i16_apart(value + 2 * d, codes); });
+    args.cache.key_scales[position] = key_scale;
+    // The softmax overlooks a score that is NaN, but no value.
+    args.cache.value_scales[position] = __builtin_isnan(key_scale) ? key_scale : value_scale;
+  }
 }
 
 }  // namespace

@@ -9,20 +9,30 @@ namespace {
 
 // Magnitudes as integers, which have the same order, and NaN above infinity: a maximum of floats would lose it.
 inline IVec magnitudes(Vec x) { return bits(x) & set1_i(INT32_MAX); }
+inline float largest_of(IVec magnitudes) { return __builtin_bit_cast(float, reduce_max_i(magnitudes)); }
 
-// Rows or groups are measured, and then encoded, so many at a time: what follows from the largest magnitude of one is a chain
-// of waits.
-inline constexpr int kEncodedAtOnce = 4;
+// Codes are round_half_even(x * inverse). Where the largest magnitude is 1e-30 or less, all are zero and so is the scale:
+// limit / largest could overflow. Where it is infinite or NaN, all are zero and the scale is NaN.
+struct CodeScale {
+  float inverse;
+  float scale;
+  int32_t kept_bits;  // of each x
+};
+inline CodeScale code_scale(float largest, float limit) {
+  if (largest > 1e-30f && largest < __builtin_inff()) return {limit / largest, largest / limit, -1};
+  return {0.0f, largest <= 1e-30f ? 0.0f : __builtin_nanf(""), 0};
+}
+inline IVec to_codes(Vec x, const CodeScale& scale) {
+  return round_to_int(from_bits(bits(x) & set1_i(scale.kept_bits)) * set1(scale.inverse));
+}
 
-// Codes are round_half_even(x * inverse). Where the largest magnitude is 1e-30 or less,
-// all are zero and so is the scale: limit / largest could overflow. Where it is infinite or NaN, all are zero and the scale is
-// NaN.
-struct CodeScales {
+// The same of four rows or groups at once, without kept bits.
+struct FourCodeScales {
   Float4 inverse;
   Float4 scale;
   Int4 not_finite;  // all ones where the largest magnitude is infinite or NaN: the codes need to_codes_or_zero
 };
-inline CodeScales code_scales(Int4 largest_magnitudes, Float4 limit) {
+inline FourCodeScales code_scales(Int4 largest_magnitudes, float limit) {
   const auto largest = __builtin_bit_cast(Float4, largest_magnitudes);
   const Int4 not_finite = largest_magnitudes >= 0x7f800000;
   const Int4 used = (largest > 1e-30f) & ~not_finite;

@@ -8,8 +8,10 @@
 namespace pythia {
 namespace {
 
-// So many groups are measured before they are encoded, with their scales on the stack.
-inline constexpr int64_t kMostMeasured = 8 * kEncodedAtOnce;
+// Groups are measured, and then encoded, four at a time: what follows from the largest magnitude of one is a chain of waits.
+// As many have their scales on the stack.
+inline constexpr int kGroupsAtOnce = 4;
+inline constexpr int64_t kMostMeasured = 8 * kGroupsAtOnce;
 
 struct MeasuredScales {
   alignas(16) float inverse[kMostMeasured];
@@ -32,9 +34,9 @@ struct LastGroup {
 // Returns which of the groups are not finite.
 template <int kCount, class Groups>
 inline Int4 measure_groups(const Groups& x, float* inverse, float* scale) {
-  IVec top[kEncodedAtOnce];
-  each<kEncodedAtOnce>([&](int g) { top[g] = g < kCount ? max_i(magnitudes(x[2 * g]), magnitudes(x[2 * g + 1])) : set1_i(0); });
-  const CodeScales four = code_scales(reduce_max_i(top), Float4{} + 127.0f);
+  IVec top[kGroupsAtOnce];
+  each<kGroupsAtOnce>([&](int g) { top[g] = g < kCount ? max_i(magnitudes(x[2 * g]), magnitudes(x[2 * g + 1])) : set1_i(0); });
+  const FourCodeScales four = code_scales(reduce_max_i(top), 127.0f);
   __builtin_memcpy(inverse, &four.inverse, kCount * sizeof(float));
   __builtin_memcpy(scale, &four.scale, kCount * sizeof(float));
   return four.not_finite;
@@ -43,8 +45,8 @@ inline Int4 measure_groups(const Groups& x, float* inverse, float* scale) {
 template <int kCount, bool kFinite, class Groups>
 inline void encode_groups(const Groups& x, const float* inverse, const float* scale, std::byte* to) {
   constexpr int64_t kBytes = quantized_group_bytes(kCodeLayout), kScaleAt = scale_offset_bytes(kCodeLayout);
-  IVec sums[kEncodedAtOnce];
-  each<kEncodedAtOnce>([&](int g) {
+  IVec sums[kGroupsAtOnce];
+  each<kGroupsAtOnce>([&](int g) {
     sums[g] = set1_i(0);
     if (g >= kCount) return;
     const auto encode = [by = set1(inverse[g])](Vec v) { return kFinite ? to_codes(v, by) : to_codes_or_zero(v, by); };
@@ -66,11 +68,11 @@ inline void encode_groups(const Groups& x, const float* inverse, const float* sc
 // Calls f(count, groups, first) for some groups at a time.
 template <class F>
 inline void for_groups(const float* x, int64_t n, F f) {
-  constexpr int64_t kStep = kEncodedAtOnce * kQuantGroup;
+  constexpr int64_t kStep = kGroupsAtOnce * kQuantGroup;
   int64_t i = 0;
-  for (; i + kStep <= n; i += kStep) f(std::integral_constant<int, kEncodedAtOnce>{}, WholeGroups{x + i}, i / kQuantGroup);
+  for (; i + kStep <= n; i += kStep) f(std::integral_constant<int, kGroupsAtOnce>{}, WholeGroups{x + i}, i / kQuantGroup);
   if (const int64_t whole = (n - i) / kQuantGroup; whole > 0) {
-    with_constant<kEncodedAtOnce - 1>(whole, [&](auto count) { f(count, WholeGroups{x + i}, i / kQuantGroup); });
+    with_constant<kGroupsAtOnce - 1>(whole, [&](auto count) { f(count, WholeGroups{x + i}, i / kQuantGroup); });
     i += whole * kQuantGroup;
   }
   if (i < n) f(std::integral_constant<int, 1>{}, LastGroup{x + i, n - i}, i / kQuantGroup);
