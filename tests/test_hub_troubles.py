@@ -113,6 +113,9 @@ def test_the_hub_refuses(hub: Hub, run: Run, tmp_path: Path) -> None:
     (tmp_path / "m.pcpu").unlink()
     hub.trouble = {"/revision/main": [invalid]}
     assert "the hub refuses access" in refused(run, tmp_path, REPO)  # and not the commit seen before
+    assert run(LOAD, REPO, "main").returncode == 0
+    hub.trouble = {"/revision/main": [invalid]}
+    assert "CheckpointError: EleutherAI/pythia-14m: the hub refuses access" in run(LOAD, REPO, "main").stderr
 
 
 def test_a_connection_that_always_breaks_is_an_oserror(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def explained(repo_id: str, error: BaseException, otherwise: str) -> Exception:
             f"{repo_id}: is neither a folder nor a model on the hub; check its name, and for a private one {_LOG_IN}"
         )
     if status_of(error) in (401, 403):
-        return OSError(f"{repo_id}: the hub refuses access ({error}); {_LOG_IN} with a token that is valid")
+        return CheckpointError(f"{repo_id}: the hub refuses access ({error}); {_LOG_IN} with a token that is valid")
     return OSError(f"{repo_id}{otherwise} ({error})")
 
 
