@@ -2,16 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 namespace pythia {
 namespace {
 
 constexpr int64_t kRowsPerTask = 8;  // where a row is little work
-
-// The smallest count of `unit`-sized pieces that is a multiple of `whole`.
-int64_t pieces_to_fill(int64_t unit, int64_t whole) { return whole / std::gcd(unit, whole); }
 
 }  // namespace
 
@@ -26,8 +21,7 @@ ForwardPass::ForwardPass(const Config& config, const ModelWeights& weights, cons
       segments_(segments),
       output_(output),
       head_order_(head_order),
-      heads_per_task_(std::min<int64_t>(config.num_attention_heads, std::lcm(pieces_to_fill(3 * config.head_dim(), kPanelWidth),
-                                                                             pieces_to_fill(config.head_dim(), kQuantGroup)))) {
+      heads_per_task_(heads_per_task(config)) {
   for (const Segment& segment : segments) {
     num_rows_ += static_cast<int64_t>(segment.tokens.size());
     num_logits_ += segment.num_logits;
@@ -117,11 +111,11 @@ void ForwardPass::parallel_layer(Team& team, int64_t index, HeadParts parts) con
     if (i < project_tasks)
       project_heads(team, i, index, input_row, parts, attends);
     else
-      expand(intermediate[i - project_tasks], layer, input_row);
+      expand(intermediate[i - project_tasks], layer, input_row, team.rank());
   });
   if (!attends) team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, team.rank()); });
   const Tiling hidden(config_.hidden_size, num_rows_, team.size());
-  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, true); });
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, true, team.rank()); });
 }
 
 // x = x + attention(ln1(x)); x = x + mlp(ln2(x)).
@@ -136,12 +130,12 @@ void ForwardPass::sequential_layer(Team& team, int64_t index, HeadParts parts) c
   team.for_each(num_project_tasks(team.size()),
                 [&](int64_t i) { project_heads(team, i, index, attention_row, parts, attends); });
   if (!attends) team.for_each(num_attend_tasks(), [&](int64_t i) { attend(i, index, team.rank()); });
-  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, false); });
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, true, false, team.rank()); });
 
   const Normalization second[] = {{layer.post_attention_layernorm, layer.dense_h_to_4h, workspace_.mlp_input}};
   const int64_t mlp_row = normalize_all(team, second);
-  team.for_each(intermediate.size(), [&](int64_t i) { expand(intermediate[i], layer, mlp_row); });
-  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, false, true); });
+  team.for_each(intermediate.size(), [&](int64_t i) { expand(intermediate[i], layer, mlp_row, team.rank()); });
+  team.for_each(hidden.size(), [&](int64_t i) { contract(hidden[i], layer, false, true, team.rank()); });
 }
 
 void ForwardPass::store_keys_values(Team& team, int64_t index) const noexcept {
@@ -175,7 +169,7 @@ void ForwardPass::head(Team& team) const noexcept {
     const Segment& segment = segments_[i];
     const int64_t end = segment.first_row + static_cast<int64_t>(segment.tokens.size());
     for (int64_t row = end - segment.num_logits; row < end; ++row, ++output_row)
-      if (few || output_row % team.size() == team.rank()) normalize(row, output_row, last);
+      if (few || output_row % team.size() == team.rank()) normalize(row, output_row, last, team.rank());
   }
   if (!few) team.barrier();
   if (output_.choices) return choose(team, input_row);
@@ -184,7 +178,10 @@ void ForwardPass::head(Team& team) const noexcept {
 
   const Tiling vocab(config_.vocab_size, num_logits_, team.size());
   team.for_each_at_end(vocab.size(), head_order_, [&](int64_t i) {
-    matmul(weights_.embed_out, workspace_.head_input, input_row, vocab[i], output_.logits, config_.vocab_size);
+    const Tile tile = vocab[i];
+    const FloatRows logits = {output_.logits + tile.row_begin * config_.vocab_size + tile.begin, config_.vocab_size};
+    matmul(outputs_of(weights_.embed_out, tile.begin, tile.end), workspace_.head_input, input_row + tile.row_begin,
+           tile.num_rows(), logits);
   });
 }
 
@@ -195,7 +192,7 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   std::fill_n(workspace_.scores.choices(team.rank(), num_logits_), num_logits_, GreedyChoice());
   team.for_each(blocks, [&](int64_t block) {
     const int64_t end = std::min(num_logits_, (block + 1) * kScoreRows);
-    for (int64_t row = block * kScoreRows; row < end; ++row) target_logit(row, input_row, team.rank());
+    for (int64_t row = block * kScoreRows; row < end; ++row) target_logit(row, input_row);
   });
   team.for_each(chunks * blocks,
                 [&](int64_t i) { summarize_chunk(i / blocks, i % blocks * kScoreRows, input_row, team.rank()); });
@@ -207,19 +204,12 @@ void ForwardPass::score(Team& team, int64_t input_row) const noexcept {
   });
 }
 
-LinearWeights ForwardPass::head_part(int64_t first, int64_t count) const noexcept {
-  LinearWeights part = weights_.embed_out;
-  part.weight.data += first / kPanelWidth * panel_size_bytes(part.weight.format, part.weight.inputs);
-  part.weight.outputs = std::min(count, config_.vocab_size - first);
-  if (part.bias) part.bias += first;
-  return part;
-}
-
 // One panel of the head's outputs, which holds the target's.
-void ForwardPass::target_logit(int64_t row, int64_t input_row, int rank) const noexcept {
+void ForwardPass::target_logit(int64_t row, int64_t input_row) const noexcept {
   const int64_t target = output_.targets[row], first = target / kPanelWidth * kPanelWidth;
-  float* logits = workspace_.scores.logits(rank);
-  matmul(head_part(first, kPanelWidth), workspace_.head_input, input_row + row, {0, 1, 0, 1}, logits, kLogitChunk);
+  float logits[kPanelWidth];
+  matmul(outputs_of(weights_.embed_out, first, first + kPanelWidth), workspace_.head_input, input_row + row, 1,
+         {logits, kPanelWidth});
   workspace_.scores.target_logit(row) = logits[target - first];
 }
 
@@ -227,10 +217,10 @@ void ForwardPass::target_logit(int64_t row, int64_t input_row, int rank) const n
 void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept {
   static_assert(kLogitChunk % kPanelWidth == 0);
   const int64_t first = chunk * kLogitChunk, rows = std::min(kScoreRows, num_logits_ - row_begin);
-  const LinearWeights part = head_part(first, kLogitChunk);
+  const LinearWeights part = outputs_of(weights_.embed_out, first, first + kLogitChunk);
   const int64_t outputs = part.weight.outputs;
-  float* logits = workspace_.scores.logits(rank);
-  matmul(part, workspace_.head_input, input_row + row_begin, {0, num_panels(outputs), 0, rows}, logits, kLogitChunk);
+  float* logits = workspace_.tasks.logits(rank);
+  matmul(part, workspace_.head_input, input_row + row_begin, rows, {logits, kLogitChunk});
   for (int64_t row = row_begin; row < row_begin + rows; ++row, logits += kLogitChunk) {
     const ScoreTarget target = {.id = output_.targets[row], .logit = workspace_.scores.target_logit(row)};
     LogitSummary& summary = workspace_.scores.summaries(row)[static_cast<std::size_t>(chunk)];
@@ -239,68 +229,81 @@ void ForwardPass::summarize_chunk(int64_t chunk, int64_t row_begin, int64_t inpu
   }
 }
 
-void ForwardPass::normalize(int64_t row, int64_t output_row, const Normalization& to) const noexcept {
+void ForwardPass::normalize(int64_t row, int64_t output_row, const Normalization& to, int rank) const noexcept {
+  const bool quantized = quantizes(to.next);
+  float* output = quantized ? workspace_.tasks.first(rank, config_.hidden_size).row(0) : to.output.row(output_row);
   kernels_.layer_norm(workspace_.residual.row(row), to.norm.weight, to.norm.bias, config_.hidden_size,
-                      static_cast<float>(config_.layer_norm_eps), to.output.row(output_row));
-  if (quantizes(to.next)) to.output.quantize(kernels_, output_row, 0, config_.hidden_size);
+                      static_cast<float>(config_.layer_norm_eps), output);
+  if (quantized) to.output.quantize(kernels_, output_row, 0, config_.hidden_size, output);
 }
 
 int64_t ForwardPass::normalize_all(Team& team, std::span<const Normalization> normalizations) const noexcept {
   if (num_rows_ <= kFewRows) {
     const int64_t first = team.rank() * num_rows_;
     for (const Normalization& to : normalizations)
-      for (int64_t row = 0; row < num_rows_; ++row) normalize(row, first + row, to);
+      for (int64_t row = 0; row < num_rows_; ++row) normalize(row, first + row, to, team.rank());
     return first;
   }
   for_each_rows(team, [&](int64_t begin, int64_t end) {
     for (const Normalization& to : normalizations)
-      for (int64_t row = begin; row < end; ++row) normalize(row, row, to);
+      for (int64_t row = begin; row < end; ++row) normalize(row, row, to, team.rank());
   });
   return 0;
 }
 
+template <class Body>
+void ForwardPass::for_each_part(const Tile& tile, const Body& body) const noexcept {
+  const int64_t columns = TaskBuffers::part_panels(tile.num_rows()) * kPanelWidth;
+  for (int64_t begin = tile.begin; begin < tile.end; begin += columns) body(begin, std::min(tile.end, begin + columns));
+}
+
 // dense_h_to_4h and the activation, for a tile of outputs.
-void ForwardPass::expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept {
+void ForwardPass::expand(const Tile& tile, const LayerWeights& layer, int64_t input_row, int rank) const noexcept {
   const Activations& output = workspace_.intermediate;
-  const int64_t begin = tile.panel_begin * kPanelWidth;
-  const int64_t end = std::min<int64_t>(config_.intermediate_size, tile.panel_end * kPanelWidth);
-  matmul(layer.dense_h_to_4h, workspace_.mlp_input, input_row, tile, output.row(0), output.stride());
-  for (int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-    kernels_.activation(config_.hidden_act, output.row(row) + begin, end - begin);
-    if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, row, begin, end);
-  }
+  const auto run = [&](int64_t begin, int64_t end, const FloatRows& rows) {
+    matmul(outputs_of(layer.dense_h_to_4h, begin, end), workspace_.mlp_input, input_row + tile.row_begin, tile.num_rows(), rows);
+    for (int64_t i = 0; i < tile.num_rows(); ++i) {
+      kernels_.activation(config_.hidden_act, rows.row(i), end - begin);
+      if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, tile.row_begin + i, begin, end, rows.row(i));
+    }
+  };
+  if (quantizes(layer.dense_4h_to_h))
+    for_each_part(tile, [&](int64_t begin, int64_t end) { run(begin, end, workspace_.tasks.first(rank, end - begin)); });
+  else
+    run(tile.begin, tile.end, output.rows().from(tile.row_begin, tile.begin));
 }
 
 // attention.dense, dense_4h_to_h or both, added to the residual stream, for a tile of outputs. With both, the sums go in
 // transformers' order: (mlp + attention) + residual.
-void ForwardPass::contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp) const noexcept {
-  const int64_t begin = tile.panel_begin * kPanelWidth;
-  const int64_t n = std::min<int64_t>(config_.hidden_size, tile.panel_end * kPanelWidth) - begin;
-  const Activations& a = workspace_.attention_output;
-  const Activations& m = workspace_.mlp_output;
-  if (attention) matmul(layer.dense, workspace_.attention, 0, tile, a.row(0), a.stride());
-  if (mlp) matmul(layer.dense_4h_to_h, workspace_.intermediate, 0, tile, m.row(0), m.stride());
-  for (int64_t row = tile.row_begin; row < tile.row_end; ++row) {
-    float* update = (mlp ? m : a).row(row) + begin;
-    if (attention && mlp) kernels_.add(update, a.row(row) + begin, n, update);
-    float* residual = workspace_.residual.row(row) + begin;
-    kernels_.add(update, residual, n, residual);
-  }
+void ForwardPass::contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp, int rank) const noexcept {
+  for_each_part(tile, [&](int64_t begin, int64_t end) {
+    const FloatRows a = workspace_.tasks.first(rank, end - begin), m = workspace_.tasks.second(rank, end - begin);
+    const auto run = [&](const LinearWeights& linear, const Activations& input, const FloatRows& to) {
+      matmul(outputs_of(linear, begin, end), input, tile.row_begin, tile.num_rows(), to);
+    };
+    if (attention) run(layer.dense, workspace_.attention, a);
+    if (mlp) run(layer.dense_4h_to_h, workspace_.intermediate, m);
+    for (int64_t i = 0; i < tile.num_rows(); ++i) {
+      float* update = (mlp ? m : a).row(i);
+      if (attention && mlp) kernels_.add(update, a.row(i), end - begin, update);
+      float* residual = workspace_.residual.row(tile.row_begin + i) + begin;
+      kernels_.add(update, residual, end - begin, residual);
+    }
+  });
 }
 
-void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, const Tile& tile,
-                         float* output, int64_t output_stride) const noexcept {
-  const int64_t first = input_row + tile.row_begin;
+void ForwardPass::matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t num_rows,
+                         const FloatRows& output) const noexcept {
   kernels_.matmul({.weights = linear.weight,
-                   .panel_begin = tile.panel_begin,
-                   .panel_end = tile.panel_end,
-                   .num_rows = tile.num_rows(),
-                   .x = input.row(first),
+                   .panel_begin = 0,
+                   .panel_end = num_panels(linear.weight.outputs),
+                   .num_rows = num_rows,
+                   .x = input.row(input_row),
                    .x_stride = input.stride(),
-                   .quantized_x = quantizes(linear) ? input.quantized(first) : QuantizedRows{},
+                   .quantized_x = quantizes(linear) ? input.quantized(input_row) : QuantizedRows{},
                    .bias = linear.bias,
-                   .y = output + tile.row_begin * output_stride,
-                   .y_stride = output_stride});
+                   .y = output.first,
+                   .y_stride = output.stride});
 }
 
 }  // namespace pythia

@@ -92,7 +92,7 @@ class ForwardPass {
   void logits_and_maxima(Team& team, int64_t input_row) const noexcept;
   void choose(Team& team, int64_t input_row) const noexcept;
   void score(Team& team, int64_t input_row) const noexcept;
-  void target_logit(int64_t row, int64_t input_row, int rank) const noexcept;
+  void target_logit(int64_t row, int64_t input_row) const noexcept;
   void summarize_chunk(int64_t chunk, int64_t row_begin, int64_t input_row, int rank) const noexcept;
 
   // Computes the head's outputs in chunks of kLogitChunk and calls body(row, first, n, logits) for each row of one: the logits
@@ -101,22 +101,19 @@ class ForwardPass {
   template <class Body>
   void for_each_chunk(Team& team, int64_t input_row, float* all, const Body& body) const noexcept;
 
-  // The head's outputs from `first` on, a multiple of kPanelWidth, at most `count` of them.
-  LinearWeights head_part(int64_t first, int64_t count) const noexcept;
-
   // A LayerNorm of residual rows into `output`, ready for `next`.
   struct Normalization {
     const LayerNormWeights& norm;
     const LinearWeights& next;
     const Activations& output;
   };
-  void normalize(int64_t row, int64_t output_row, const Normalization& normalization) const noexcept;
+  void normalize(int64_t row, int64_t output_row, const Normalization& normalization, int rank) const noexcept;
 
   // Normalizes all rows and returns the first output row that this thread reads.
   int64_t normalize_all(Team& team, std::span<const Normalization> normalizations) const noexcept;
 
   // Steps of a layer. A step is a number of tasks and a function of one, so that two can share a phase. `input_row` is the
-  // first row of the normalized input.
+  // first row of the normalized input, `rank` the thread's, in whose TaskBuffers a task leaves what other tasks do not read.
 
   // query_key_value for a group of heads and a block of rows, rotated; keys and values go to the caches. Where `attends`, their
   // attention follows at once: what it reads is in this thread's cache, and the threads need not meet.
@@ -134,24 +131,30 @@ class ForwardPass {
   // Heads whose query_key_value outputs fill whole panels and whose attention fills whole quantization groups (or all heads).
   struct Heads {
     int64_t begin, end;
+    int64_t size() const { return end - begin; }
   };
   int64_t num_head_groups() const noexcept { return ceil_div(config_.num_attention_heads, heads_per_task_); }
   Heads head_group(int64_t group) const noexcept;
 
-  // Parts of these tasks, for rows [row_begin, row_end) of a pass or of one segment.
-  void project(Heads heads, int64_t row_begin, int64_t row_end, int64_t index, int64_t input_row,
-               HeadParts parts) const noexcept;
+  // Parts of these tasks, for rows [row_begin, row_end) of a pass or of one segment: their outputs [head][q, k, v][head_dim],
+  // and their queries, whose next head is head_stride floats on.
+  void project(Heads heads, int64_t row_begin, int64_t row_end, int64_t index, int64_t input_row, HeadParts parts,
+               const FloatRows& outputs) const noexcept;
   void rotate_and_store(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index,
-                        HeadParts parts) const noexcept;
-  void attend_rows(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index,
-                   int rank) const noexcept;
+                        HeadParts parts, const FloatRows& outputs) const noexcept;
+  void attend_rows(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index, int rank,
+                   const FloatRows& queries, int64_t head_stride) const noexcept;
 
-  void expand(const Tile& tile, const LayerWeights& layer, int64_t input_row) const noexcept;
-  void contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp) const noexcept;
+  void expand(const Tile& tile, const LayerWeights& layer, int64_t input_row, int rank) const noexcept;
+  void contract(const Tile& tile, const LayerWeights& layer, bool attention, bool mlp, int rank) const noexcept;
 
-  // output [rows of the pass, outputs] at the tile; `input_row` is the input's row for the pass's first row.
-  void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, const Tile& tile, float* output,
-              int64_t output_stride) const noexcept;
+  // Calls body(begin, end) for parts of a tile's outputs that TaskBuffers have room for.
+  template <class Body>
+  void for_each_part(const Tile& tile, const Body& body) const noexcept;
+
+  // All outputs of `linear` for num_rows rows of the input.
+  void matmul(const LinearWeights& linear, const Activations& input, int64_t input_row, int64_t num_rows,
+              const FloatRows& output) const noexcept;
 
   const Config& config_;
   const ModelWeights& weights_;

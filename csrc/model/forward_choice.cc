@@ -20,20 +20,19 @@ void ForwardPass::for_each_chunk(Team& team, int64_t input_row, float* all, cons
   const int64_t chunks = ceil_div(vocab_size, kLogitChunk), blocks = ceil_div(num_logits_, kScoreRows);
   // Single rows take several chunks at a time, as long as there are tasks for all threads.
   const int64_t together = num_logits_ > 1 ? 1 : std::max<int64_t>(1, chunks / (kTasksPerThread * team.size()));
-  float* const own = workspace_.scores.logits(team.rank());
+  float* const own = workspace_.tasks.logits(team.rank());
   team.for_each_at_end(ceil_div(chunks, together) * blocks, head_order_, [&](int64_t i) {
     const int64_t begin = i % blocks * kScoreRows, rows = std::min(kScoreRows, num_logits_ - begin);
     const int64_t first_chunk = i / blocks * together, end_chunk = std::min(chunks, first_chunk + together);
     for (int64_t chunk = first_chunk; chunk < end_chunk; ++chunk) {
       const int64_t first = chunk * kLogitChunk;
-      const LinearWeights part = head_part(first, kLogitChunk);
-      const Tile tile = {0, num_panels(part.weight.outputs), 0, rows};
+      const LinearWeights part = outputs_of(weights_.embed_out, first, first + kLogitChunk);
       float* const logits = all ? all + begin * vocab_size + first : own;
       const int64_t stride = all ? vocab_size : kLogitChunk;
       // Logits that stay left the cache when the weights came through it: their lines are asked for before they are needed.
       if (all && num_logits_ == 1)
         for (int64_t k = 0; k < part.weight.outputs; k += kLogitsPerLine) __builtin_prefetch(logits + k, 1);
-      matmul(part, workspace_.head_input, input_row + begin, tile, logits, stride);
+      matmul(part, workspace_.head_input, input_row + begin, rows, {logits, stride});
       for (int64_t row = 0; row < rows; ++row) body(begin + row, first, part.weight.outputs, logits + row * stride);
     }
   });

@@ -62,6 +62,9 @@ InspectedPass::InspectedPass(const Config& config, const ModelWeights& weights, 
                           slice.cache ? slice.cache : own_caches_.back().get()});
     num_rows_ += count;
   }
+  query_key_value_.reserve(num_rows_, 3 * config.hidden_size, 0);
+  attention_output_.reserve(num_rows_, config.hidden_size, 0);
+  mlp_output_.reserve(num_rows_, config.hidden_size, 0);
   workspace_.reserve(config, num_rows_, static_cast<int>(num_heads_),
                      quantized ? quantized_group_bytes(kernels.code_layout) : 0);
 }
@@ -145,7 +148,7 @@ InspectedPass::View InspectedPass::heads_view(float* data, int64_t row_stride, i
 }
 
 InspectedPass::View InspectedPass::part_view(int64_t part) const {
-  const Activations& all = workspace_.query_key_value;
+  const Activations& all = query_key_value_;
   return heads_view(all.row(0) + part * head_dim_, all.stride(), 3 * head_dim_);
 }
 
@@ -201,12 +204,12 @@ void InspectedPass::layer(int64_t index) {
   show(prefix + "hook_resid_pre", residual);
   attention(prefix, layer);
   if (!config_.use_parallel_residual) {
-    add(workspace_.attention_output, workspace_.residual);
+    add(attention_output_, workspace_.residual);
     show(prefix + "hook_resid_mid", residual);
   }
   mlp(prefix, layer);
-  if (config_.use_parallel_residual) add(workspace_.attention_output, workspace_.mlp_output);
-  add(workspace_.mlp_output, workspace_.residual);
+  if (config_.use_parallel_residual) add(attention_output_, mlp_output_);
+  add(mlp_output_, workspace_.residual);
   show(prefix + "hook_resid_post", residual);
 }
 
@@ -267,8 +270,8 @@ void InspectedPass::mlp(const std::string& prefix, const LayerWeights& layer) {
   show(prefix + "mlp.hook_pre", view);
   for_each_row([&](int64_t row) { kernels_.activation(config_.hidden_act, inner.row(row), config_.intermediate_size); });
   show(prefix + "mlp.hook_post", view);
-  linear(layer.dense_4h_to_h, inner, workspace_.mlp_output.row(0), workspace_.mlp_output.stride());
-  show(prefix + "hook_mlp_out", rows_view(workspace_.mlp_output, config_.hidden_size));
+  linear(layer.dense_4h_to_h, inner, mlp_output_.row(0), mlp_output_.stride());
+  show(prefix + "hook_mlp_out", rows_view(mlp_output_, config_.hidden_size));
 }
 
 void InspectedPass::add(const Activations& update, const Activations& to) {
@@ -285,13 +288,13 @@ void InspectedPass::linear(const LinearWeights& weights, const Activations& inpu
   const bool quantized = quantizes(weights);
   const auto run = [&](Team& team) {
     if (quantized)
-      team.for_each(num_rows, [&](int64_t row) { input.quantize(kernels_, first_row + row, 0, weights.weight.inputs); });
+      team.for_each(num_rows, [&](int64_t row) { input.quantize(kernels_, first_row + row, 0, weights.weight.inputs, input.row(first_row + row)); });
     const Tiling tiling(weights.weight.outputs, num_rows, team.size());
     team.for_each(tiling.size(), [&](int64_t i) {
       const Tile tile = tiling[i];
       kernels_.matmul({.weights = weights.weight,
-                       .panel_begin = tile.panel_begin,
-                       .panel_end = tile.panel_end,
+                       .panel_begin = tile.begin / kPanelWidth,
+                       .panel_end = num_panels(tile.end),
                        .num_rows = tile.num_rows(),
                        .x = input.row(first_row + tile.row_begin),
                        .x_stride = input.stride(),

@@ -134,7 +134,10 @@ class InspectedPass {
   std::vector<std::unique_ptr<KvCache>> own_caches_;  // of one layer, used again for each, where there is no other
   std::vector<Sequence> sequences_;
   int64_t num_rows_ = 0;
-  Workspace workspace_;  // scratch: one part a head
+  Workspace workspace_;           // scratch: one part a head
+  Activations query_key_value_;   // [rows, 3 hidden_size]
+  Activations attention_output_;  // [rows, hidden_size], after attention.dense
+  Activations mlp_output_;        // [rows, hidden_size], after dense_4h_to_h
   int64_t layer_ = 0;
   AlignedBuffer<float> staging_;  // an activation being shown
   // Of one sequence of n tokens:

@@ -21,7 +21,7 @@ float stored_value(const KvHead& head, int64_t position, int64_t d, int64_t valu
 
 void InspectedPass::attention(const std::string& prefix, const LayerWeights& layer) {
   const std::string name = prefix + "attn.";
-  const Activations& projected = workspace_.query_key_value;
+  const Activations& projected = query_key_value_;
   const Activations& weighted = workspace_.attention;
   normalize(prefix + "ln1.", layer.input_layernorm, workspace_.attention_input);
   linear(layer.query_key_value, workspace_.attention_input, projected.row(0), projected.stride());
@@ -36,8 +36,8 @@ void InspectedPass::attention(const std::string& prefix, const LayerWeights& lay
   for (const Sequence& sequence : sequences_)
     if (inspect_scores(name, sequence)) weigh_values(sequence);
   show(name + "hook_z", heads_view(weighted.row(0), weighted.stride(), head_dim_));
-  linear(layer.dense, weighted, workspace_.attention_output.row(0), workspace_.attention_output.stride());
-  show(prefix + "hook_attn_out", rows_view(workspace_.attention_output, config_.hidden_size));
+  linear(layer.dense, weighted, attention_output_.row(0), attention_output_.stride());
+  show(prefix + "hook_attn_out", rows_view(attention_output_, config_.hidden_size));
 }
 
 void InspectedPass::rotate() {
@@ -45,7 +45,7 @@ void InspectedPass::rotate() {
     const auto rotate_row = [&](int64_t i) {
       const float* cos = rotary_.cos(sequence.num_past + i);
       const float* sin = rotary_.sin(sequence.num_past + i);
-      float* query = workspace_.query_key_value.row(sequence.first_row + i);
+      float* query = query_key_value_.row(sequence.first_row + i);
       for (int64_t head = 0; head < num_heads_; ++head, query += 3 * head_dim_) {
         kernels_.rotary(query, cos, sin, rotary_.half());
         kernels_.rotary(query + head_dim_, cos, sin, rotary_.half());
@@ -74,7 +74,7 @@ void InspectedPass::for_each_head(const std::function<void(const Sequence&, int6
 }
 
 void InspectedPass::store_keys_values() {
-  const Activations& projected = workspace_.query_key_value;
+  const Activations& projected = query_key_value_;
   for_each_head([&](const Sequence& sequence, int64_t head) {
     const float* keys = projected.row(sequence.first_row) + (3 * head + 1) * head_dim_;
     kernels_.store_keys_values({.keys = keys,
@@ -92,8 +92,8 @@ void InspectedPass::attend() {
 }
 
 AttentionArgs InspectedPass::attention_args(const Sequence& sequence, int64_t head) {
-  return {.queries = workspace_.query_key_value.row(sequence.first_row) + 3 * head * head_dim_,
-          .queries_stride = workspace_.query_key_value.stride(),
+  return {.queries = query_key_value_.row(sequence.first_row) + 3 * head * head_dim_,
+          .queries_stride = query_key_value_.stride(),
           .num_queries = sequence.num_tokens(),
           .first_position = sequence.num_past,
           .cache = kept(sequence, head),
@@ -159,7 +159,7 @@ void InspectedPass::compute_scores(const Sequence& sequence, int64_t head, float
 // those before they were stored, or of earlier tokens those of the cache.
 void InspectedPass::weigh_values(const Sequence& sequence) {
   const int64_t stride = round_up(head_dim_, kPanelWidth), num_keys = sequence.num_keys(), num_tokens = sequence.num_tokens();
-  const Activations& projected = workspace_.query_key_value;
+  const Activations& projected = query_key_value_;
   values_.reserve(num_heads_ * num_keys * stride);
   for_each(num_heads_, attention_work(sequence), [&](int64_t head) {
     float* packed = values_.data() + head * num_keys * stride;

@@ -105,6 +105,7 @@ struct Model::Impl {
   void run(int64_t rows, int64_t rows_with_logits, const HeadOutput& output) {
     if (rows <= kFewRows) weight_pages.move_some(*pool);
     workspace.reserve(file->config(), rows, pool->size(), quantized ? quantized_group_bytes(kernels.code_layout) : 0);
+    workspace.tasks.reserve(file->config(), rows, pool->size());
     if (output.choices || output.maxima.of_blocks) workspace.scores.reserve_choices(rows, pool->size());
     if (output.scores) workspace.scores.reserve(file->config().vocab_size, rows, pool->size());
     head_order = head_order == TaskOrder::kForwards ? TaskOrder::kBackwards : TaskOrder::kForwards;

@@ -51,7 +51,6 @@ class ScoreWorkspace {
   // All that passes need which only choose.
   void reserve_choices(int64_t rows, int threads) {
     choices_.reserve(threads * choices_stride(rows));
-    logits_.reserve(threads * kScoreRows * kLogitChunk);
   }
 
   // A thread's choices among the logits it has seen, [rows].
@@ -73,9 +72,6 @@ class ScoreWorkspace {
   }
   float& target_logit(int64_t row) const { return target_logits_.data()[row]; }
 
-  // A thread's [kScoreRows, kLogitChunk] logits.
-  float* logits(int rank) const { return logits_.data() + rank * kScoreRows * kLogitChunk; }
-
  private:
   // No two threads' in one cache line.
   static int64_t choices_stride(int64_t rows) {
@@ -85,7 +81,6 @@ class ScoreWorkspace {
   int64_t chunks_ = 0;
   AlignedBuffer<LogitSummary> summaries_;
   AlignedBuffer<float> target_logits_;
-  AlignedBuffer<float, Pages::kHuge> logits_;
   AlignedBuffer<GreedyChoice> choices_;
 };
 

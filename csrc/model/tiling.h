@@ -9,9 +9,9 @@
 
 namespace pythia {
 
-// Panels [panel_begin, panel_end) of the weights by rows [row_begin, row_end) of the activations.
+// Outputs [begin, end), `begin` being a panel's first, by rows [row_begin, row_end) of the activations.
 struct Tile {
-  int64_t panel_begin, panel_end;
+  int64_t begin, end;
   int64_t row_begin, row_end;
 
   int64_t num_rows() const { return row_end - row_begin; }
@@ -31,8 +31,9 @@ class RowBlocks {
   int64_t begin(int64_t block) const { return block * height_; }
   int64_t end(int64_t block) const { return std::min(rows_, (block + 1) * height_); }
 
- private:
   static constexpr int64_t kMostRows = 264;
+
+ private:
   static constexpr int64_t kLeastRows = 16;  // fewer, and reading the weights again costs more than unequal shares
   static constexpr int64_t kRowUnit = 4;     // register tiles of most kernels; others end in a smaller one
 
@@ -41,7 +42,7 @@ class RowBlocks {
 
 class Tiling {
  public:
-  Tiling(int64_t outputs, int64_t rows, int threads) : panels_(num_panels(outputs)), blocks_(rows, threads) {
+  Tiling(int64_t outputs, int64_t rows, int threads) : outputs_(outputs), panels_(num_panels(outputs)), blocks_(rows, threads) {
     // Whole register tiles where there is enough for all threads; but few rows take what is left over with smaller tiles, which
     // costs less than unequal shares. Always even: two panels of outputs are a quantization group of the next matmul's inputs.
     static_assert(2 * kPanelWidth == kQuantGroup);
@@ -60,7 +61,8 @@ class Tiling {
   // Row blocks of the same panels follow each other, so that the weights are read from memory once.
   Tile operator[](int64_t i) const {
     const int64_t tile = i / blocks_.size(), block = i % blocks_.size();
-    return {panel(tile), std::min(panels_, panel(tile + 1)), blocks_.begin(block), blocks_.end(block)};
+    return {panel(tile) * kPanelWidth, std::min(outputs_, panel(tile + 1) * kPanelWidth), blocks_.begin(block),
+            blocks_.end(block)};
   }
 
  private:
@@ -70,7 +72,7 @@ class Tiling {
   // The first panel of a tile; tiles differ by one unit at most.
   int64_t panel(int64_t tile) const { return tile * units_ / tiles_ * panels_per_unit_; }
 
-  int64_t panels_;
+  int64_t outputs_, panels_;
   RowBlocks blocks_;
   int64_t panels_per_unit_ = 0, units_ = 0, tiles_ = 0;
 };

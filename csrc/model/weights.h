@@ -1,6 +1,7 @@
 // The tensors of an open file under the names the forward pass uses. Views only: nothing is copied.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "format/reader.h"
@@ -19,6 +20,14 @@ struct LinearWeights {
   PackedMatrix weight;
   const float* bias = nullptr;
 };
+
+// The outputs [begin, end) of a linear layer, or up to its last one; `begin` is a multiple of kPanelWidth.
+inline LinearWeights outputs_of(LinearWeights linear, int64_t begin, int64_t end) {
+  linear.weight.data += begin / kPanelWidth * panel_size_bytes(linear.weight.format, linear.weight.inputs);
+  linear.weight.outputs = std::min<int64_t>(end, linear.weight.outputs) - begin;
+  if (linear.bias) linear.bias += begin;
+  return linear;
+}
 
 // Whether its matmul reads int8 activations.
 inline bool quantizes(const LinearWeights& linear) {

@@ -10,11 +10,11 @@
 #include "kernels/attention_scratch.h"
 #include "kernels/kernels.h"
 #include "model/scoring.h"
+#include "model/task_buffers.h"
 
 namespace pythia {
 
-// Rows of activations [rows, columns]: floats, and their codes for quantized weights. Row strides are an odd number of
-// cache lines, so that a column of many rows spreads over all sets of a cache.
+// Rows of activations [rows, columns]: floats, and their codes for quantized weights.
 class Activations {
  public:
   // `group_bytes` for the codes of each group; 0: floats only.
@@ -27,18 +27,18 @@ class Activations {
   }
 
   float* row(int64_t r) const { return floats_.data() + r * stride_; }
+  FloatRows rows() const { return {floats_.data(), stride_}; }
   int64_t stride() const { return stride_; }
 
   QuantizedRows quantized(int64_t r) const { return {groups_.data() + r * groups_stride_bytes_, groups_stride_bytes_}; }
 
-  // Makes the codes of columns [begin, end) of row r; begin is a multiple of kQuantGroup, end too or the last column.
-  void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end) const {
-    kernels.quantize_row(row(r) + begin, end - begin, quantized(r).groups + begin / kQuantGroup * group_bytes_);
+  // Makes the codes of columns [begin, end) of row r from these floats, the row's or others; begin is a multiple of
+  // kQuantGroup, end too or the last column.
+  void quantize(const KernelTable& kernels, int64_t r, int64_t begin, int64_t end, const float* from) const {
+    kernels.quantize_row(from, end - begin, quantized(r).groups + begin / kQuantGroup * group_bytes_);
   }
 
  private:
-  static constexpr int64_t odd_lines(int64_t size_bytes) { return (ceil_div(size_bytes, kAlignment) | 1) * kAlignment; }
-
   int64_t stride_ = 0, group_bytes_ = 0, groups_stride_bytes_ = 0;
   AlignedBuffer<float> floats_;
   AlignedBuffer<std::byte> groups_;
@@ -49,18 +49,18 @@ class Activations {
 // logits.
 inline constexpr int64_t kFewRows = 4;
 
+// What all threads see. Of what a quantized matmul reads, a pass makes only the codes, and leaves the floats as they are.
 struct Workspace {
   Activations residual;          // [rows, hidden_size], the residual stream
   Activations attention_input;   // [rows, hidden_size], after input_layernorm
   Activations mlp_input;         // [rows, hidden_size], after post_attention_layernorm
-  Activations query_key_value;   // [rows, 3 hidden_size]
+  Activations queries;           // [rows, hidden_size], rotated, heads side by side
   Activations attention;         // [rows, hidden_size], heads side by side
   Activations intermediate;      // [rows, intermediate_size]
-  Activations attention_output;  // [rows, hidden_size], after attention.dense
-  Activations mlp_output;        // [rows, hidden_size], after dense_4h_to_h
   Activations head_input;        // [rows with logits, hidden_size], after final_layer_norm
   AlignedBuffer<float> scratch;  // attention's, one part a thread
   int64_t scratch_floats = 0;
+  TaskBuffers tasks;      // of ForwardPass
   ScoreWorkspace scores;  // of passes that score or choose
   int64_t most_rows = 0;  // there is room for, with as many threads
   int most_threads = 0;
@@ -72,12 +72,11 @@ struct Workspace {
     rows = std::max(rows, std::exchange(most_rows, 0));  // 0: where memory ends, nothing is known to have room
     threads = std::max(threads, most_threads);
     const int64_t hidden = config.hidden_size;
-    for (Activations* buffer : {&residual, &attention_output, &mlp_output}) buffer->reserve(rows, hidden, 0);
+    for (Activations* buffer : {&residual, &queries}) buffer->reserve(rows, hidden, 0);
     const int64_t normalized_rows = std::max(rows, threads * std::min(rows, kFewRows));
     for (Activations* buffer : {&attention_input, &mlp_input, &head_input})
       buffer->reserve(normalized_rows, hidden, group_bytes);
     attention.reserve(rows, hidden, group_bytes);
-    query_key_value.reserve(rows, 3 * hidden, 0);
     intermediate.reserve(rows, config.intermediate_size, group_bytes);
     scratch_floats = attention_scratch_floats(config.head_dim());
     scratch.reserve(scratch_floats * threads);
