@@ -105,6 +105,19 @@ def test_one_token_at_a_time(case: Case, isa: str) -> None:
         assert_same_bits(model.forward([(cache, case.tokens[i : i + 1], 1)]), case.expected[i : i + 1])
 
 
+# Many rows take a task's outputs in several parts (task_buffers.h), the last of them with less than a panel.
+@pytest.mark.parametrize("weights", ["f32", "q8"])
+def test_tasks_in_parts(
+    weights: str, make_checkpoint: Callable[..., Path], make_model_file: Callable[..., Path]
+) -> None:
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 2000}
+    case = Case(make_model_file(make_checkpoint(**shape, vocab_size=700), weights))
+    for threads in (1, 3):
+        model = case.open(threads=threads)
+        for splits in ((264,), (40, 80, 120, 160, 200, 240)):
+            assert_same_bits(run(model, case.tokens, splits), case.expected)
+
+
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_company_in_a_call(case: Case, data: st.DataObject) -> None:

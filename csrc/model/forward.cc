@@ -261,7 +261,8 @@ void ForwardPass::for_each_part(const Tile& tile, const Body& body) const noexce
 void ForwardPass::expand(const Tile& tile, const LayerWeights& layer, int64_t input_row, int rank) const noexcept {
   const Activations& output = workspace_.intermediate;
   const auto run = [&](int64_t begin, int64_t end, const FloatRows& rows) {
-    matmul(outputs_of(layer.dense_h_to_4h, begin, end), workspace_.mlp_input, input_row + tile.row_begin, tile.num_rows(), rows);
+    matmul(outputs_of(layer.dense_h_to_4h, begin, end), workspace_.mlp_input, input_row + tile.row_begin, tile.num_rows(),
+           rows);
     for (int64_t i = 0; i < tile.num_rows(); ++i) {
       kernels_.activation(config_.hidden_act, rows.row(i), end - begin);
       if (quantizes(layer.dense_4h_to_h)) output.quantize(kernels_, tile.row_begin + i, begin, end, rows.row(i));

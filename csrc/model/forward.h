@@ -140,8 +140,8 @@ class ForwardPass {
   // and their queries, whose next head is head_stride floats on.
   void project(Heads heads, int64_t row_begin, int64_t row_end, int64_t index, int64_t input_row, HeadParts parts,
                const FloatRows& outputs) const noexcept;
-  void rotate_and_store(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index,
-                        HeadParts parts, const FloatRows& outputs) const noexcept;
+  void rotate_and_store(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index, HeadParts parts,
+                        const FloatRows& outputs) const noexcept;
   void attend_rows(const Segment& segment, int64_t row_begin, int64_t row_end, Heads heads, int64_t index, int rank,
                    const FloatRows& queries, int64_t head_stride) const noexcept;
 

@@ -288,7 +288,9 @@ void InspectedPass::linear(const LinearWeights& weights, const Activations& inpu
   const bool quantized = quantizes(weights);
   const auto run = [&](Team& team) {
     if (quantized)
-      team.for_each(num_rows, [&](int64_t row) { input.quantize(kernels_, first_row + row, 0, weights.weight.inputs, input.row(first_row + row)); });
+      team.for_each(num_rows, [&](int64_t row) {
+        input.quantize(kernels_, first_row + row, 0, weights.weight.inputs, input.row(first_row + row));
+      });
     const Tiling tiling(weights.weight.outputs, num_rows, team.size());
     team.for_each(tiling.size(), [&](int64_t i) {
       const Tile tile = tiling[i];

@@ -49,9 +49,7 @@ class ScoreWorkspace {
   }
 
   // All that passes need which only choose.
-  void reserve_choices(int64_t rows, int threads) {
-    choices_.reserve(threads * choices_stride(rows));
-  }
+  void reserve_choices(int64_t rows, int threads) { choices_.reserve(threads * choices_stride(rows)); }
 
   // A thread's choices among the logits it has seen, [rows].
   GreedyChoice* choices(int rank, int64_t rows) const { return choices_.data() + rank * choices_stride(rows); }

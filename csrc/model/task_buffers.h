@@ -33,11 +33,11 @@ inline int64_t heads_per_task(const Config& config) {
                                                                 pieces_to_fill(config.head_dim(), kQuantGroup)));
 }
 
-// Two matrices of floats for each thread, which stay in its second-level cache: rows of a whole pass would leave it and have to
-// come back, and each store to one would wait for its line.
+// Two matrices of floats for each thread, which stay in its second-level cache: floats of all rows of a pass would leave it and
+// come back, and a store to one would wait for its line.
 class TaskBuffers {
  public:
-  // For passes of `rows` rows. Grows only.
+  // For passes of `rows` rows. Grows, never shrinks. Throws std::bad_alloc.
   void reserve(const Config& config, int64_t rows, int threads) {
     const int64_t heads_columns = heads_per_task(config) * config.head_dim(), most = std::min(rows, RowBlocks::kMostRows);
     second_ = std::max({second_, kFloats, most * odd_lines(4 * heads_columns) / 4});
@@ -54,8 +54,8 @@ class TaskBuffers {
 
   // How many panels of outputs each has room for, at least 12: whole register tiles and whole quantization groups.
   static int64_t part_panels(int64_t rows) {
-    const int64_t odd_lines = (kFloats / kPanelWidth / rows - 1) | 1;
-    return odd_lines / 6 * 6;
+    const int64_t most = (kFloats / kPanelWidth / rows - 1) | 1;  // in odd lines
+    return most / 6 * 6;
   }
 
  private:
