@@ -40,8 +40,12 @@ class TaskBuffers {
   // For passes of `rows` rows. Grows, never shrinks. Throws std::bad_alloc.
   void reserve(const Config& config, int64_t rows, int threads) {
     const int64_t heads_columns = heads_per_task(config) * config.head_dim(), most = std::min(rows, RowBlocks::kMostRows);
-    second_ = std::max({second_, kFloats, most * odd_lines(4 * heads_columns) / 4});
-    first_ = std::max({first_, kFloats, most * odd_lines(12 * heads_columns) / 4, round_up(config.hidden_size, kPanelWidth)});
+    const int64_t second = std::max(kFloats, most * odd_lines(4 * heads_columns) / 4);
+    const int64_t first =
+        std::max({kFloats, most * odd_lines(12 * heads_columns) / 4, round_up(config.hidden_size, kPanelWidth)});
+    // Nothing is written if there is room, so that other threads' caches keep what they know of it.
+    if (first > first_) first_ = first;
+    if (second > second_) second_ = second;
     floats_.reserve((first_ + second_) * threads);
   }
 
