@@ -16,6 +16,9 @@ namespace pythia {
 // The smallest odd number of cache lines for a row: so that a column of many rows spreads over all sets of a cache.
 inline constexpr int64_t odd_lines(int64_t size_bytes) { return (ceil_div(size_bytes, kAlignment) | 1) * kAlignment; }
 
+// From one row of floats to the next.
+inline constexpr int64_t row_stride_floats(int64_t columns) { return odd_lines(4 * columns) / 4; }
+
 // Rows of floats somewhere.
 struct FloatRows {
   float* first;
@@ -40,9 +43,9 @@ class TaskBuffers {
   // For passes of `rows` rows. Grows, never shrinks. Throws std::bad_alloc.
   void reserve(const Config& config, int64_t rows, int threads) {
     const int64_t heads_columns = heads_per_task(config) * config.head_dim(), most = std::min(rows, RowBlocks::kMostRows);
-    const int64_t second = std::max(kFloats, most * odd_lines(4 * heads_columns) / 4);
+    const int64_t second = std::max(kFloats, most * row_stride_floats(heads_columns));
     const int64_t first =
-        std::max({kFloats, most * odd_lines(12 * heads_columns) / 4, round_up(config.hidden_size, kPanelWidth)});
+        std::max({kFloats, most * row_stride_floats(3 * heads_columns), round_up(config.hidden_size, kPanelWidth)});
     // Nothing is written if there is room, so that other threads' caches keep what they know of it.
     if (first > first_) first_ = first;
     if (second > second_) second_ = second;
@@ -50,8 +53,8 @@ class TaskBuffers {
   }
 
   // Rows [columns], of which there are at most those of a task: a row of LayerNorm, a block of heads, or part_panels().
-  FloatRows first(int rank, int64_t columns) const { return {both(rank), odd_lines(4 * columns) / 4}; }
-  FloatRows second(int rank, int64_t columns) const { return {both(rank) + first_, odd_lines(4 * columns) / 4}; }
+  FloatRows first(int rank, int64_t columns) const { return {both(rank), row_stride_floats(columns)}; }
+  FloatRows second(int rank, int64_t columns) const { return {both(rank) + first_, row_stride_floats(columns)}; }
 
   // [kScoreRows, kLogitChunk] logits, in the place of both.
   float* logits(int rank) const { return both(rank); }

@@ -19,7 +19,7 @@ class Activations {
  public:
   // `group_bytes` for the codes of each group; 0: floats only.
   void reserve(int64_t rows, int64_t columns, int64_t group_bytes) {
-    stride_ = odd_lines(columns * 4) / 4;
+    stride_ = row_stride_floats(columns);
     group_bytes_ = group_bytes;
     groups_stride_bytes_ = odd_lines(ceil_div(columns, kQuantGroup) * group_bytes);
     floats_.reserve(rows * stride_);
