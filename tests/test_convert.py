@@ -222,6 +222,7 @@ def test_provenance(tmp_path: Path) -> None:
         "converter_version": "6",
         "tokenizer_sha256": hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
         "tokenizer_revision": None,
+        "edited": None,
     }
 
 

@@ -23,7 +23,7 @@ constexpr std::string_view kDescription =
     "  pythia-cpu info --json pythia-70m.pcpu\n";
 
 // Metadata that is shown; the checkpoint's whole config.json is there too.
-constexpr const char* kProvenanceKeys[] = {"source",           "revision",          "commit", "converter_version",
+constexpr const char* kProvenanceKeys[] = {"source",           "revision",          "commit", "edited", "converter_version",
                                            "tokenizer_sha256", "tokenizer_revision"};
 
 uint64_t num_parameters(const PcpuFile& file) {

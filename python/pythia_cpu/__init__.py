@@ -12,7 +12,7 @@ from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from pythia_cpu._cache import CachedFile, list_cache, remove_cached
-from pythia_cpu._checkpoint import open_checkpoint
+from pythia_cpu._checkpoint import Checkpoint, open_checkpoint
 from pythia_cpu._convert import ConversionReport, convert
 from pythia_cpu._divergence import Divergence, kl_divergence
 from pythia_cpu._duplicates import SharedTensors, find_duplicates
@@ -55,6 +55,7 @@ __version__ = _version("pythia-cpu")
 
 __all__ = [
     "CachedFile",
+    "Checkpoint",
     "CheckpointError",
     "Config",
     "ConversionReport",

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import fnmatch
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from pythia_cpu._edits import Edits, apply_edit, functions_by_name
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._resolve import resolve_source
@@ -17,7 +23,7 @@ from pythia_cpu._results import ByIdentity
 from pythia_cpu._safetensors import SafetensorsFile
 from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
-from pythia_cpu._tensor_names import canonical_name, no_tensor
+from pythia_cpu._tensor_names import canonical_name, canonical_names, no_tensor
 from pythia_cpu._torch_bin import TorchFile
 
 _GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
@@ -83,6 +89,37 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
     def tokenizer_json(self) -> bytes:
         """The bytes of ``tokenizer.json``. Raises CheckpointError if there is none."""
         return self._file_bytes("tokenizer.json", self.source.tokenizer_path)
+
+    def edited(self, edit: Edits, *, note: str | None = None) -> Checkpoint:
+        """The same checkpoint with other values in its weights, for ``load`` and ``convert``: between two checkpoints,
+        with a head's output at zero, or as fine-tuned elsewhere.
+
+        Args:
+            edit: weights by their names, or patterns of them ("*.attention.dense.weight"): a function of the values,
+                float32 in the shape of the weight, which returns what stands in their place, or changes them and
+                returns None; or an array. Or one function of a name and values, for all weights. Functions are called
+                when a weight is read, more than once in a conversion, and should return the same each time. Tensors
+                that are computed and not read (masks, rotary tables) may be among the names.
+            note: what was done, for ``Model.provenance`` and the file; None: the names of what was edited.
+
+        Returns:
+            A lazy mapping as this one is. It reads from this one's files: close this one after it.
+
+        Raises:
+            ValueError: something else than edits, or a name that no weight has. When it is read: an array of another
+                shape, or values that are not finite.
+        """
+        if note is not None and not (isinstance(note, str) and note):
+            raise ValueError(f"note is {note!r}, expected a text that says what was done, or None")
+        return _EditedCheckpoint(self, edit, note)
+
+    def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Checkpoint:
+        """Itself, or one over the same files with another ``tokenizer.json``: a path of it, or of a folder that has it."""
+        if tokenizer is None:
+            return self
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, source=self.source.with_tokenizer(tokenizer))
+        return other
 
     def close(self) -> None:
         """Closes the files."""
@@ -180,6 +217,72 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
                     continue
                 place = f"{index_path.name} says is in {said or 'no file'}"
                 raise CheckpointError(f"{path}: has tensor '{name}', which {place}; download both again")
+
+
+class _EditedCheckpoint(Checkpoint):
+    """A checkpoint with other values in some weights; ``Checkpoint.edited`` makes these."""
+
+    _MOST_KEPT = 4  # of the weights read last: conversions read one in pieces, and from several threads
+
+    def __init__(self, original: Checkpoint, edit: Edits, note: str | None) -> None:
+        weights = canonical_names(original, str(original.folder))
+
+        def find(name: object) -> list[str]:
+            if not isinstance(name, str):
+                raise ValueError(f"edit has {name!r} of type {type(name).__name__}, expected names of weights")
+            engine_name = canonical_name(name)
+            if name in original or engine_name in weights:
+                return [] if engine_name is None else [weights[engine_name]]
+            if not (found := fnmatch.filter(weights.values(), name)) and engine_name is not None:
+                raise ValueError(f"edit: {no_tensor(name, weights.values(), str(original.folder)).args[0]}")
+            return found
+
+        self._functions = functions_by_name(edit, weights.values(), "edit", find)
+        done = note or (", ".join(self._functions) if isinstance(edit, Mapping) else "all weights")
+        before = original.source.edited
+        self.source = replace(original.source, edited=f"{before}; {done}" if before else done)
+        self.folder, self._files, self._where = original.folder, original._files, original._where
+        self._original, self._edit, self._note = original, edit, note
+        self._kept: dict[str, npt.NDArray[np.float32]] = {}
+        self._lock = threading.RLock()
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self._values(name).copy() if name in self._functions else self._original[name]
+
+    def info(self, name: str) -> TensorInfo:
+        found = self._original.info(name)
+        return replace(found, dtype="float32") if name in self._functions else found
+
+    def read(self, name: str, begin: int, end: int) -> bytes:
+        if name not in self._functions:
+            return self._original.read(name, begin, end)
+        return self._values(name).reshape(-1)[begin:end].tobytes()
+
+    def close(self) -> None:
+        """Nothing: the files are the original's."""
+
+    def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Checkpoint:
+        return _EditedCheckpoint(self._original.with_tokenizer(tokenizer), self._edit, self._note)
+
+    def __copy__(self) -> Checkpoint:
+        return _EditedCheckpoint(copy.copy(self._original), self._edit, self._note)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _EditedCheckpoint, (self._original, self._edit, self._note)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, edited: {self.source.edited}>"
+
+    def _values(self, name: str) -> npt.NDArray[np.float32]:
+        with self._lock:
+            if name not in self._kept:
+                values = self._original[name].astype(np.float32, copy=False)
+                for function in self._functions[name]:
+                    values = apply_edit(name, function, values)
+                self._kept[name] = values
+                while len(self._kept) > self._MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+            return self._kept[name]
 
 
 def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None = None) -> Checkpoint:

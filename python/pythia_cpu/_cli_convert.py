@@ -136,7 +136,8 @@ def _readable_cache() -> list[Path]:
 
 def _origin(facts: dict[str, object]) -> str:
     revision = facts["revision"] or ("main" if facts["commit"] else None)
-    return f"{facts['source']}@{revision}" if revision else str(facts["source"])
+    edited = f" (edited: {facts['edited']})" if facts["edited"] else ""
+    return (f"{facts['source']}@{revision}" if revision else str(facts["source"])) + edited
 
 
 def _remove_cached(options: argparse.Namespace) -> None:

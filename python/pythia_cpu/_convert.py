@@ -25,6 +25,7 @@ from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, comp
 from pythia_cpu._plan import PANELS, ROWS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._resolve import resolve_source
+from pythia_cpu._source import refuse_tokenizer
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
@@ -57,6 +58,7 @@ class ConversionReport:
         tokenizer_revision: the revision tokenizer.json came from, where that is another one.
         time_s: wall time.
         fidelity: what quantization cost; None for lossless weights, or if it was not asked for.
+        edited: what was done to the weights before, by ``Checkpoint.edited``, or None.
     """
 
     output: str
@@ -72,10 +74,11 @@ class ConversionReport:
     tokenizer_revision: str | None
     time_s: float
     fidelity: Fidelity | None = None
+    edited: str | None = None
 
 
 def convert(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Checkpoint,
     output: str | os.PathLike[str],
     *,
     revision: str | int | None = None,
@@ -93,7 +96,7 @@ def convert(
     ``Model.verify`` computes again.
 
     Args:
-        source: a local checkpoint folder or a hub id, as in ``open_checkpoint``.
+        source: a local checkpoint folder or a hub id, as in ``open_checkpoint``; or what that returned.
         output: the file to write; it appears when it is complete, in place of any before it.
         revision: the revision to convert, as in ``open_checkpoint``.
         weights: format of the matmul weights. "auto" is the smallest of "f16", "bf16" and "f32" that holds all of them
@@ -115,13 +118,30 @@ def convert(
     check_weights(weights)
     output_file(output)
     _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
-    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress, verify=True)
-    found.refuse_overwriting(output)
-    with Checkpoint(found) as checkpoint:
-        text = None if fidelity_text is None else Path(fidelity_text)
+    text = None if fidelity_text is None else Path(fidelity_text)
+    if isinstance(source, Checkpoint):
+        checkpoint = with_options(source, revision=revision, tokenizer=tokenizer)
+        checkpoint.source.refuse_overwriting(output)
         return convert_checkpoint(
             checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
         )
+    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress, verify=True)
+    found.refuse_overwriting(output)
+    with Checkpoint(found) as checkpoint:
+        return convert_checkpoint(
+            checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
+        )
+
+
+def with_options(
+    checkpoint: Checkpoint, *, revision: str | int | None, tokenizer: str | os.PathLike[str] | None
+) -> Checkpoint:
+    """An open checkpoint with the options that go with its path."""
+    if revision is not None:
+        raise ValueError(f"revision is {revision!r}, but {checkpoint!r} is open and has one revision: leave it out")
+    if checkpoint.source.commit is not None:
+        refuse_tokenizer(checkpoint.source.name, tokenizer)
+    return checkpoint.with_tokenizer(tokenizer)
 
 
 def check_weights(weights: str) -> None:
@@ -187,6 +207,7 @@ def convert_checkpoint(
         tokenizer_revision=source.tokenizer_revision,
         time_s=time.monotonic() - start_s,
         fidelity=measured,
+        edited=source.edited,
     )
 
 
@@ -229,6 +250,7 @@ def _metadata(checkpoint: Checkpoint, config_text: str, tokenizer_json: bytes) -
         "converter_version": CONVERTER_VERSION,
         "tokenizer_sha256": hashlib.sha256(tokenizer_json).hexdigest(),
         "tokenizer_revision": source.tokenizer_revision,
+        "edited": source.edited,
     }
     return {key: value for key, value in entries.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Functions that change activations, by their names."""
+"""Functions that change activations or weights, by their names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pythia_cpu._arguments import float_array
 
-Activation: TypeAlias = npt.NDArray[np.float32]
+Activation: TypeAlias = npt.NDArray[np.float32]  # or a weight
 Edit: TypeAlias = Callable[[Activation], npt.ArrayLike | None]
 EditAny: TypeAlias = Callable[[str, Activation], npt.ArrayLike | None]
 Edits: TypeAlias = Mapping[str, Edit | npt.ArrayLike] | EditAny
@@ -78,9 +78,9 @@ class Editor:
         if isinstance(edit, list | tuple):
             if num_texts is not None and len(edit) != num_texts:
                 raise ValueError(f"edit is a list of {len(edit)}, expected one for each of {num_texts} texts")
-            self._each = [_parsed(one, activation_names, f"edit[{i}]") for i, one in enumerate(edit)]
+            self._each = [_of_activations(one, activation_names, f"edit[{i}]") for i, one in enumerate(edit)]
         else:
-            self._all = _parsed(edit, activation_names, "edit")
+            self._all = _of_activations(edit, activation_names, "edit")
         self.names = {name for edits in [self._all, *(self._each or [])] for name in edits}
 
     def __bool__(self) -> bool:
@@ -91,7 +91,7 @@ class Editor:
         """An activation of a text after its edits; None if it has none."""
         functions = self._of(text).get(name)
         for function in functions or ():
-            array = _edited(name, function, array)
+            array = apply_edit(name, function, array)
         return array if functions else None
 
     def replaces(self, name: str) -> bool:
@@ -142,16 +142,32 @@ def _near(pattern: str, names: list[str]) -> list[str]:
     return difflib.get_close_matches(pattern, names, n=3, cutoff=0.0)
 
 
-def _parsed(edit: object, names: list[str], called: str) -> dict[str, list[Edit]]:
-    """The functions to call for each name, in order."""
+def _of_activations(edit: object, names: list[str], called: str) -> dict[str, list[Edit]]:
     if edit is None:
         return {}
+    return functions_by_name(edit, names, called, lambda name: [LOGITS] if name == LOGITS else matching(name, names))
+
+
+def functions_by_name(
+    edit: object, names: Iterable[str], called: str, find: Callable[[object], list[str]]
+) -> dict[str, list[Edit]]:
+    """The functions to call for each name, in order.
+
+    Args:
+        edit: ``Edits``, as users give them.
+        names: all names; one function is called for each.
+        called: what errors call it.
+        find: the names that a key of a mapping stands for.
+
+    Raises:
+        ValueError: something else than edits; and what ``find`` raises.
+    """
     if isinstance(edit, Mapping):
         edits: dict[str, list[Edit]] = {}
         for pattern, function in edit.items():
             if not callable(function):
                 function = _Replacement(f"{called}[{pattern!r}]", function)
-            for name in [LOGITS] if pattern == LOGITS else matching(pattern, names):
+            for name in find(pattern):
                 edits.setdefault(name, []).append(function)
         return edits
     if not callable(edit):
@@ -180,8 +196,8 @@ def _is_of_the_call(error: Exception) -> bool:
     return error.__traceback__ is not None and error.__traceback__.tb_next is None
 
 
-def _edited(name: str, function: Edit, array: Activation) -> Activation:
-    """What the function makes of an activation, checked: where the model's own numbers are not finite, it may look."""
+def apply_edit(name: str, function: Edit, array: Activation) -> Activation:
+    """What a function makes of an activation or weight, checked: where its own numbers are not finite, it may look."""
 
     def is_sound(values: Activation) -> bool:
         may_be_minus_inf = name.endswith((_SCORES, LOGITS))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import os
+import tempfile
 from pathlib import Path
 
 from pythia_cpu._arguments import file_path
-from pythia_cpu._convert import check_weights
+from pythia_cpu._checkpoint import Checkpoint
+from pythia_cpu._convert import check_weights, convert_checkpoint, with_options
 from pythia_cpu._errors import CheckpointError, FormatError
 from pythia_cpu._model import Model
 from pythia_cpu._source import revision_name
 
 
 def load(
-    source: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | Checkpoint | None = None,
     *,
     revision: str | int | None = None,
     weights: str = "auto",
@@ -28,7 +30,9 @@ def load(
 
     Args:
         source: a ``.pcpu`` file, a local checkpoint folder, a hub id ("EleutherAI/pythia-14m") or its short form
-            ("pythia-14m"), or None for the small model that ships inside the package.
+            ("pythia-14m"), or None for the small model that ships inside the package. Or what ``open_checkpoint``
+            returned, perhaps ``edited``: that is converted each time, to a temporary file (where TMPDIR says) which is
+            removed at once, so that its space is free when the model is gone.
         revision: revision of a checkpoint; a whole number is a training step (3000 and "3000" are "step3000").
         weights: format to convert a checkpoint's weights to: "f32", "f16", "bf16", "q8", "q4", or "auto", the smallest
             of f16, bf16 and f32 that holds every stored value exactly.
@@ -47,6 +51,10 @@ def load(
         OSError: a file cannot be read or written.
     """
     check_weights(weights)
+    if isinstance(source, Checkpoint):
+        if cache_dir is not None:
+            raise ValueError(f"cache_dir is {cache_dir!r}, but an open checkpoint is not kept: leave it out")
+        return _of_open(with_options(source, revision=revision, tokenizer=tokenizer), weights, threads, progress)
     path = shipped_model() if source is None else file_path("source", source)
     if source is not None and path.suffix != ".pcpu" and not path.is_file():
         from pythia_cpu._cache import cached_conversion, remove_damaged
@@ -75,6 +83,14 @@ def load(
             f"weights is {weights!r}, but {path.name} holds {stored!r} weights: convert the checkpoint again"
         )
     return model
+
+
+def _of_open(checkpoint: Checkpoint, weights: str, threads: int | None, progress: bool) -> Model:
+    """The model of an open checkpoint, whose file has no name any more."""
+    with tempfile.TemporaryDirectory(prefix="pythia-cpu-") as folder:
+        path = Path(folder) / f"{checkpoint.source.name.replace('/', '--')}.pcpu"
+        convert_checkpoint(checkpoint, path, weights=weights, progress=progress)
+        return Model(path, threads=threads)
 
 
 def shipped_model() -> Path:

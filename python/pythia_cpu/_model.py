@@ -157,9 +157,10 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
     @property
     def provenance(self) -> dict[str, object]:
         """Where the weights came from: ``source``, ``revision``, ``commit``, ``weights`` (the format they are stored
-        in), ``tensors`` (name -> sha256 of the checkpoint's tensor), ``converter_version``, ``tokenizer_sha256`` and
-        ``tokenizer_revision`` (the one that the tokenizer came from, where it is another); None where it is not
-        known. ``revision`` is what ``load`` was given, "main" being None.
+        in), ``tensors`` (name -> sha256 of the checkpoint's tensor), ``converter_version``, ``tokenizer_sha256``,
+        ``tokenizer_revision`` (the one that the tokenizer came from, where it is another) and ``edited`` (what was done
+        to the weights since, by ``Checkpoint.edited``); None where it is not known. ``revision`` is what ``load`` was
+        given, "main" being None.
         """
         facts = provenance(self._file)
         return facts if self._asked_for is None else {**facts, "revision": self._asked_for[0]}
@@ -263,7 +264,16 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
         return ScoringModel(self._core, self.tokenizer, self._eos_token_id)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """How ``pickle`` and ``copy`` make it again: from its file."""
+        """How ``pickle`` and ``copy`` make it again: from its file.
+
+        Raises:
+            TypeError: the file is gone: that of an open checkpoint goes when it is loaded.
+        """
+        if not os.path.exists(self._path):
+            raise TypeError(
+                f"a model whose file is gone ({self._path}) cannot be pickled or copied: convert() the checkpoint to a "
+                "file, and load that"
+            )
         reopen = functools.partial(_reopen, type(self), threads=self.threads, key=self.key)
         return reopen, (self._path,), {"_asked_for": self._asked_for}
 

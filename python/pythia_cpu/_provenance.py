@@ -10,7 +10,8 @@ def provenance(file: _core.PcpuFile) -> dict[str, object]:
 
     Keys: ``source``, ``revision``, ``commit`` (None where there is none), ``weights``, ``tensors`` (name -> sha256 of
     the source tensor's bytes, hexadecimal), ``converter_version``, ``tokenizer_sha256``, ``tokenizer_revision`` (the
-    revision that tokenizer.json came from, where that is another one).
+    revision that tokenizer.json came from, where that is another one), ``edited`` (what was done to the weights before
+    the conversion).
     """
     metadata = file.metadata
     return {
@@ -22,4 +23,5 @@ def provenance(file: _core.PcpuFile) -> dict[str, object]:
         "converter_version": metadata.get("converter_version"),
         "tokenizer_sha256": metadata.get("tokenizer_sha256"),
         "tokenizer_revision": metadata.get("tokenizer_revision"),
+        "edited": metadata.get("edited"),
     }

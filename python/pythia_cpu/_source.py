@@ -30,6 +30,7 @@ class Source:
     weights_file: str | None = None  # the file that shows the weights' layout; None: whichever the folder holds
     tokenizer_path: Path | None = None  # its tokenizer.json, if not that of `folder`
     tokenizer_revision: str | None = None  # and the revision it is from
+    edited: str | None = None  # what was done to its weights since
 
     def files(self) -> list[Path]:
         """Files of the folder that a conversion may read, by name."""

@@ -157,6 +157,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         """What the harness writes beside its results: which weights, how they are stored, and the engine."""
         provenance = self.model.provenance
         facts = {f"model_{name}": provenance[name] for name in ("source", "revision", "commit", "weights")}
+        if provenance["edited"]:
+            facts["model_edited"] = provenance["edited"]
         return {
             **facts,
             "model_key": model_key(self._scoring.core.file),
