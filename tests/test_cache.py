@@ -254,9 +254,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     (tmp_path / "cache" / "old" / f"{IDENTITY}-v1-f16.pcpu").write_bytes(b"of long ago")
     assert main(["--list"]) == 0
     assert "0.0 MB  ?     damaged, or of another version  " in capsys.readouterr().out
+    left = tmp_path / "cache" / "old" / f"{IDENTITY}-v1-f16.pcpu.partial-1-2"
+    left.write_bytes(bytes(200000))
+    assert main(["--list"]) == 0
+    assert f"0.2 MB  ?     unfinished; if it is none's, --clear removes it  {left}\n" in capsys.readouterr().out
     assert main(["--clear"]) == 0
     assert main(["--list"]) == 0
-    assert capsys.readouterr().out.startswith("removed 4.9 MB from ")
+    assert capsys.readouterr().out.startswith("removed 5.1 MB from ")
 
 
 def test_revisions_are_listed(

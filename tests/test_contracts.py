@@ -197,3 +197,8 @@ def test_a_damaged_tokenizer_names_its_file(tmp_path: Path, binary: Path) -> Non
     for command in ("verify", "info"):
         done = subprocess.run([binary, command, path], capture_output=True, text=True)
         assert done.returncode == 1 and f"{path}: its tokenizer: " in done.stderr
+
+
+def test_an_empty_session_is_a_session(model: pythia_cpu.Model) -> None:
+    session = model.session()
+    assert session and not len(session)

@@ -236,6 +236,12 @@ print(pythia_cpu.revisions(sys.argv[1], local_files_only=True))
     for _ in range(2):
         found = run(script, REPO)
         assert found.stdout == "1 ['step2', 'step1', 'step2']\n['step1', 'step2']\n", found.stderr
+    script = """
+import sys, pythia_cpu
+print(*(pythia_cpu.revisions(sys.argv[1], local_files_only=True, cache_dir=cache) for cache in (None, sys.argv[2])))
+"""
+    lost = {"HF_HOME": str(tmp_path / "lost"), "PYTHIA_CPU_CACHE": str(tmp_path / "none")}
+    assert run(script, REPO, str(tmp_path / "cache"), **lost).stdout == "[] ['step1', 'step2']\n"
 
 
 # Names

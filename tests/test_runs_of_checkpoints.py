@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 import pythia_cpu
 from checkpoints import write_checkpoint
-from pythia_cpu import CheckpointError, find_duplicates, hf, list_cache, load, revisions
+from pythia_cpu import CheckpointError, find_duplicates, hf, list_cache, load, open_checkpoint, remove_cached, revisions
 from pythia_cpu._cli_convert import main
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 4096}
@@ -79,6 +80,49 @@ def test_an_adapter_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"holds an adapter .*: merge it into its base with merge_and_unload\(\)"):
         load(tmp_path)
+
+
+def test_whole_weights_beside_an_adapter(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, **SMALL)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"holds whole weights and adapter_config.json, .* or remove adapter_config"
+    ):
+        load(tmp_path)
+
+
+def test_a_snapshot_of_the_hubs_client_keeps_its_name_and_commit(tmp_path: Path) -> None:
+    commit, repo = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--EleutherAI--pythia-14m"
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    for file in write_checkpoint(tmp_path / "c", **SMALL).iterdir():
+        content = file.read_bytes()
+        is_small = file.suffix == ".json"
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content) if is_small else hashlib.sha256(content)
+        (repo / "blobs" / blob.hexdigest()).write_bytes(content)
+        (snapshot / file.name).symlink_to(f"../../blobs/{blob.hexdigest()}")
+    (tmp_path / "link").symlink_to(snapshot)
+    for path in (snapshot, tmp_path / "link"):
+        facts = load(path, cache_dir=tmp_path / "cache").provenance
+        assert (facts["source"], facts["revision"], facts["commit"]) == ("EleutherAI/pythia-14m", None, commit)
+    assert remove_cached(snapshot, cache_dir=tmp_path / "cache") and not list_cache(tmp_path / "cache")
+    assert load(tmp_path / "c", cache_dir=tmp_path / "cache").provenance["commit"] is None
+    with open_checkpoint(snapshot) as checkpoint:
+        assert load(checkpoint, tokenizer=tmp_path / "c").provenance["commit"] == commit
+
+    for name in ("config.json", "model.safetensors"):
+        blob = (snapshot / name).resolve()
+        whole = blob.read_bytes()
+        blob.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        for run in (
+            lambda: load(snapshot, cache_dir=tmp_path / "cache"),
+            lambda: pythia_cpu.convert(snapshot, tmp_path / "m.pcpu", progress=False),
+        ):
+            with pytest.raises(CheckpointError, match=rf"{name}: is damaged, its hash is not the one in its name"):
+                run()
+        blob.write_bytes(whole)
+    assert load(snapshot, cache_dir=tmp_path / "cache").provenance["commit"] == commit
 
 
 def test_names_of_models(trained: Path, mini_checkpoint: Path, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._convert import CONVERTER_VERSION, check_weights, convert_checkpoint
 from pythia_cpu._errors import FormatError
 from pythia_cpu._provenance import provenance
-from pythia_cpu._source import Source, folder_label, local_source, refuse_tokenizer, revision_name
+from pythia_cpu._snapshot import refuse_damaged
+from pythia_cpu._source import Source, local_source, name_of, refuse_tokenizer, revision_name
 
 CACHE_VARIABLE = "PYTHIA_CPU_CACHE"
 _SUFFIX = ".pcpu"
@@ -90,7 +91,10 @@ def cached_conversion(
     if file_path("source", source).is_dir():
         local = local_source(Path(source), name).with_tokenizer(tokenizer)
         identity = _place(Path(source)) + _identity(local)
-        return _convert_once(_Entry(cache_dir, local.name, identity, weights), local, progress)
+        entry = _Entry(cache_dir, local.name, identity, weights)
+        if local.commit is not None and not entry.path.exists():
+            refuse_damaged(local.folder)
+        return _convert_once(entry, local, progress)
     refuse_tokenizer(source, tokenizer)
     from pythia_cpu import _hub
 
@@ -127,9 +131,9 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFi
     return found
 
 
-def known_revisions(repo_id: str) -> list[str]:
-    """Names that a hub model's conversions go by, in the cache that ``load`` uses by default."""
-    links = _folder(None, repo_id).glob(f"*{_SUFFIX}")
+def known_revisions(repo_id: str, cache_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Names that a hub model's conversions go by; None is the cache that ``load`` uses by default."""
+    links = _folder(cache_dir, repo_id).glob(f"*{_SUFFIX}")
     return [path.name.rpartition("-v")[0] for path in links if path.is_symlink()]
 
 
@@ -208,7 +212,7 @@ def _place_in_cache(
     """The folder of a source's conversions, and how their names begin."""
     if any(path.absolute() == cached.path.absolute() for cached in list_cache(cache_dir)):
         return cache_folder(cache_dir) / path.parent.name, path.name
-    folder, place = _folder(cache_dir, folder_label(path.resolve().name)), _place(path)
+    folder, place = _folder(cache_dir, name_of(path)), _place(path)
     if path.is_dir() or any(folder.glob(f"{place}*{_SUFFIX}")):
         return folder, place
     from pythia_cpu import _hub

@@ -114,7 +114,7 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
         return _EditedCheckpoint(self, edit, note)
 
     def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Checkpoint:
-        """Itself, or one over the same files with another ``tokenizer.json``: a path of it, or of a folder that has it."""
+        """Itself, or one over the same files with another ``tokenizer.json``: its path, or that of a folder with it."""
         if tokenizer is None:
             return self
         other = object.__new__(type(self))
@@ -161,6 +161,7 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
 
     def _open_files(self) -> None:
         wanted = self.source.weights_file
+        has_adapter = (self.folder / "adapter_config.json").is_file()
         for name in LAYOUT_FILES if wanted is None else (wanted,):
             path = self.folder / name
             if not path.is_file():
@@ -171,8 +172,13 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
             else:
                 file = self._open(path, reader)
                 self._where = dict.fromkeys(file.tensors, file)
+            if has_adapter:
+                raise CheckpointError(
+                    f"{self.folder}: holds whole weights and adapter_config.json, by which transformers changes them: "
+                    "merge the adapter with merge_and_unload() and save that, or remove adapter_config.json"
+                )
             return
-        if (self.folder / "adapter_config.json").is_file():
+        if has_adapter:
             raise CheckpointError(
                 f"{self.folder}: holds an adapter (PEFT, LoRA) and no whole model: merge it into its base with "
                 "merge_and_unload() and save that"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import io
@@ -116,11 +117,16 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _list_cache() -> None:
-    """One line for each converted checkpoint: size, format, source, revision, path."""
+    """One line for each converted checkpoint: size, format, source, revision, path; and for those not yet finished."""
     for cached in list_cache():
         facts = cached.provenance()
         what = f"{facts['weights']!s:4}  {_origin(facts)}" if facts else "?     damaged, or of another version"
         print(f"{cached.size_bytes / 1e6:9.1f} MB  {what}  {cached.path}")
+    for path in sorted(cache_folder().glob("*/*.pcpu.partial-*")):
+        with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+            print(
+                f"{path.lstat().st_size / 1e6:9.1f} MB  ?     unfinished; if it is none's, --clear removes it  {path}"
+            )
 
 
 def _readable_cache() -> list[Path]:

@@ -25,7 +25,6 @@ from pythia_cpu._fidelity import MAX_LOSSLESS_BYTES, Fidelity, TensorError, comp
 from pythia_cpu._plan import PANELS, ROWS, TensorPlan, plan_tensors, stored_format
 from pythia_cpu._progress import ProgressBar
 from pythia_cpu._resolve import resolve_source
-from pythia_cpu._source import refuse_tokenizer
 from pythia_cpu._tensor_file import DTYPE_SIZES, WEIGHT_DTYPES
 from pythia_cpu._tokenizer_export import compile_tokenizer
 
@@ -139,8 +138,6 @@ def with_options(
     """An open checkpoint with the options that go with its path."""
     if revision is not None:
         raise ValueError(f"revision is {revision!r}, but {checkpoint!r} is open and has one revision: leave it out")
-    if checkpoint.source.commit is not None:
-        refuse_tokenizer(checkpoint.source.name, tokenizer)
     return checkpoint.with_tokenizer(tokenizer)
 
 

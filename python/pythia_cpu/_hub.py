@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import math
 import os
 import re
@@ -26,14 +25,13 @@ from pythia_cpu._errors import CheckpointError
 from pythia_cpu._hub_access import hub_access
 from pythia_cpu._hub_calls import HTTP_ERRORS, cause_of, explained, is_refusal, patiently, status_of
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
+from pythia_cpu._snapshot import is_whole
 from pythia_cpu._source import Source, sorted_steps
 
 _SHORT_NAME = re.compile(r"pythia-[\w.-]+")
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LIKE_A_COMMIT = re.compile(r"[0-9a-fA-F]{6,40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_READ_BYTES = 1 << 20
 _STEP = re.compile(r"step(\d+)")
 _NUM_NEAREST = 4
 _SILENCE_S = 300.0  # so long a hub that did not answer is not asked again for what was seen before
@@ -257,23 +255,6 @@ def _downloaded(revision: Revision, name: str, *, again: bool = False) -> Path |
             return None
         cause = failure.__cause__ or failure if isinstance(failure, ValueError) else failure
         raise explained(revision.repo_id, cause, f": {name} cannot be brought to {_cache_folder()}") from None
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file has the hash that the client's cache names it by, if it does so: the SHA-256 of a large file,
-    git's SHA-1 of a small one.
-    """
-    stored = path.resolve()
-    if _SHA256.fullmatch(stored.name):
-        digest = hashlib.sha256()
-    elif _COMMIT.fullmatch(stored.name):
-        digest = hashlib.sha1(b"blob %d\0" % stored.stat().st_size, usedforsecurity=False)
-    else:
-        return True
-    with stored.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest() == stored.name
 
 
 def _known_missing(revision: Revision, name: str) -> bool:

@@ -9,7 +9,12 @@ from pythia_cpu._arguments import file_path
 from pythia_cpu._source import local_revisions, sorted_steps
 
 
-def revisions(source: str | os.PathLike[str], *, local_files_only: bool = False) -> list[str]:
+def revisions(
+    source: str | os.PathLike[str],
+    *,
+    local_files_only: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> list[str]:
     """The checkpoints of a training run, by step, to loop over.
 
     Each is a ``revision`` for ``load``, ``convert`` and ``open_checkpoint``.
@@ -18,6 +23,7 @@ def revisions(source: str | os.PathLike[str], *, local_files_only: bool = False)
         source: a hub id ("EleutherAI/pythia-70m") or its short form ("pythia-70m"), whose branches are listed by the
             hub; or a local folder of checkpoints, each in a subfolder.
         local_files_only: do not ask the hub, but name those branches that were loaded before, on this machine.
+        cache_dir: with ``local_files_only``, where converted checkpoints are kept, as in ``load``.
 
     Returns:
         names such as "step1000", or "checkpoint-1000", as transformers' Trainer has it; empty if there are none.
@@ -34,4 +40,4 @@ def revisions(source: str | os.PathLike[str], *, local_files_only: bool = False)
     repo_id = _hub.repo_id_of(source)
     if not local_files_only:
         return _hub.step_revisions(repo_id)
-    return sorted_steps({*_hub.known_revisions(repo_id), *_cache.known_revisions(repo_id)})
+    return sorted_steps({*_hub.known_revisions(repo_id), *_cache.known_revisions(repo_id, cache_dir)})

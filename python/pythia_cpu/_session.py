@@ -49,6 +49,10 @@ class Session:
         """How many tokens there are so far."""
         return len(self._tokens)
 
+    def __bool__(self) -> bool:
+        """True, also without tokens: a session is not its list of tokens."""
+        return True
+
     def append(self, tokens: TokenIds, *, logits: bool = True) -> npt.NDArray[np.float32]:
         """Adds tokens to the end.
 

@@ -13,6 +13,7 @@ from pythia_cpu._errors import CheckpointError
 
 _STEP = re.compile("[0-9]{1,9}")  # a commit has more digits
 _STEP_NAME = re.compile(r"(?:step|checkpoint-)(\d+)")  # Pythia's branches, and the folders of transformers' Trainer
+_SNAPSHOT = re.compile("models--([^/]+)/snapshots/([0-9a-f]{40})")  # in the cache of the hub's client
 _READ_SUFFIXES = ".json", ".safetensors", ".bin"
 
 
@@ -20,7 +21,8 @@ _READ_SUFFIXES = ".json", ".safetensors", ".bin"
 class Source:
     """A checkpoint on this machine, and where it came from.
 
-    ``name`` is the same on every machine: a hub id, or a local folder's own name without its path.
+    ``name`` is the same on every machine: a hub id, also of a snapshot in the cache of the hub's client, or a local
+    folder's own name without its path.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Source:
             path = path / "tokenizer.json"
         if not path.is_file():
             raise CheckpointError(f"{path}: is missing; tokenizer is a tokenizer.json, or a folder that holds one")
-        return replace(self, tokenizer_path=path)
+        return replace(self, tokenizer_path=path, tokenizer_revision=None)
 
     def refuse_overwriting(self, output: str | os.PathLike[str]) -> None:
         """Raises ValueError if a file to write is one of the checkpoint's own."""
@@ -83,7 +85,7 @@ def local_source(folder: Path, revision: str | None) -> Source:
         CheckpointError: the folder has no such revision.
     """
     if revision is None:
-        return Source(name=folder_label(folder.resolve().name), folder=folder)
+        return Source(name=name_of(folder), folder=folder, commit=commit_of(folder))
     if revision == "main" and not (folder / revision).is_dir():
         return local_source(folder, None)  # the hub's name for what the folder holds
     of_trainer = revision.replace("step", "checkpoint-")
@@ -94,7 +96,27 @@ def local_source(folder: Path, revision: str | None) -> Source:
         raise CheckpointError(
             f"{folder}: has no subfolder '{revision}' (found: {found}); leave revision out to read the folder itself"
         )
-    return Source(name=folder_label(folder.resolve().name), folder=folder / revision, revision=folder_label(revision))
+    return Source(
+        name=name_of(folder), folder=folder / revision, revision=folder_label(revision), commit=commit_of(folder)
+    )
+
+
+def name_of(folder: Path) -> str:
+    """What a checkpoint in a folder is called: by the folder's own name, or the hub id of a snapshot."""
+    match = _snapshot(folder)
+    return match[1].replace("--", "/", 1) if match else folder_label(folder.resolve().name)
+
+
+def commit_of(folder: Path) -> str | None:
+    """The hub commit that a folder is the snapshot of."""
+    match = _snapshot(folder)
+    return match[2] if match else None
+
+
+def _snapshot(folder: Path) -> re.Match[str] | None:
+    return _SNAPSHOT.fullmatch(
+        "/".join(os.fsencode(part).decode(errors="replace") for part in folder.resolve().parts[-3:])
+    )
 
 
 def folder_label(name: str) -> str:

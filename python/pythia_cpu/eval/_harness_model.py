@@ -153,6 +153,10 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
         """Names the tokenizer in the harness's cache of prompts."""
         return str(self.model.provenance["source"]).replace("/", "__")
 
+    def __repr__(self) -> str:
+        """The model."""
+        return f"HarnessModel({self.model!r})"
+
     def get_model_info(self) -> dict[str, object]:
         """What the harness writes beside its results: which weights, how they are stored, and the engine."""
         provenance = self.model.provenance
