@@ -30,6 +30,7 @@ inline void add_pair_dots(__m256i& sum, __m256i a, __m256i b) {
   asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(dots) : "x"(a), "x"(b));
 }
 
+template <bool /*kReads*/ = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   const __m256i even = broadcast_pair(x), odd = broadcast_pair(x + 4);
   const auto add_half = [&](__m256i& half, __m256i codes) {

@@ -28,6 +28,7 @@ inline void add_pair_dots(IVec& sum, __m512i a, __m512i b) {
   asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sum.v), "=&v"(dots) : "v"(a), "v"(b));
 }
 
+template <bool /*kReads*/ = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   add_pair_dots(sum, _mm512_and_si512(weights.v, _mm512_set1_epi16(255)), broadcast_pair(x));
   add_pair_dots(sum, _mm512_srli_epi16(weights.v, 8), broadcast_pair(x + 4));

@@ -17,11 +17,16 @@ inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 
 inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
 
+// Not the intrinsics: GCC 12 copies their accumulator before and after each call.
+template <bool kReads = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
-  int32_t four;
-  __builtin_memcpy(&four, x, sizeof four);
-  // Not the intrinsic: GCC 12 copies its accumulator before and after each call.
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(four)));
+  if constexpr (kReads) {
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum.v) : "v"(weights.v), "m"(*reinterpret_cast<const std::byte(*)[4]>(x)));
+  } else {
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof four);
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum.v) : "v"(weights.v), "v"(_mm512_set1_epi32(four)));
+  }
   return sum;
 }
 

@@ -17,6 +17,7 @@ inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 
 inline IVec dot_start(const int32_t* offset) { return set1_i(*offset); }
 
+template <bool /*kReads*/ = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);

@@ -28,6 +28,7 @@ inline int32x4_t dot_quarter(int32x4_t sum, int8x16_t w, int8x16_t x) {
 #endif
 }
 
+template <bool /*kReads*/ = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   int32_t four;
   __builtin_memcpy(&four, x, sizeof four);

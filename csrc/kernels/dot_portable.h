@@ -24,7 +24,9 @@ inline void store_codes(std::byte* p, IVec codes) { store_int8(p, codes); }
 
 inline IVec dot_start(const int32_t* /*offset*/) { return set1_i(0); }
 
-// sum[output] += sum over 4 inputs of (code - 128) * x; x in this layout.
+// sum[output] += sum over 4 inputs of (code - 128) * x; x in this layout. kReads: the instruction may read x itself, which
+// saves the one that spreads it over lanes; each such call is one more load.
+template <bool /*kReads*/ = false>
 inline IVec dot_step(IVec sum, Codes weights, const std::byte* x) {
   for (int lane = 0; lane < kLanes; ++lane)
     for (int i = 0; i < 4; ++i) sum.v[lane] += (weights.v[4 * lane + i] - 128) * static_cast<int8_t>(x[i]);

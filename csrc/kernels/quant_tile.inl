@@ -174,7 +174,11 @@ __attribute__((always_inline)) inline void add_group(Vec (&sum)[kRows][kPanels],
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) dots[r][p] = dot_step(dots[r][p], codes[p], in.codes(r) + step * 4 * kCodeBytes);
+      for (int p = 0; p < kPanels; ++p) {
+        const std::byte* four = in.codes(r) + step * 4 * kCodeBytes;
+        // One row's at most: an address of two registers takes as long as two instructions, and loads are a limit too.
+        dots[r][p] = r == 0 ? dot_step<true>(dots[r][p], codes[p], four) : dot_step<false>(dots[r][p], codes[p], four);
+      }
   };
   if constexpr (Source::kLevels) {
 #pragma GCC unroll 8
