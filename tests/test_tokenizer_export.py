@@ -70,6 +70,8 @@ ACCEPTED: dict[str, bytes] = {
     "an empty sequence": changed(normalizer={"type": "Sequence", "normalizers": []}),
     "add_prefix_space": changed(pre_tokenizer=BYTE_LEVEL | {"add_prefix_space": True}),
     "ByteLevel post-processor": changed(post_processor=BYTE_LEVEL),
+    "pre-tokenizer sequence of one": changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}),
+    "decoder sequence of one": changed(decoder={"type": "Sequence", "decoders": [BYTE_LEVEL]}),
     "template without tokens": changed(post_processor=TEMPLATE),
     "sequence of post-processors": changed(post_processor={"type": "Sequence", "processors": [BYTE_LEVEL, TEMPLATE]}),
     "merges as strings": changed_model(merges=[" ".join(merge) for merge in ORIGINAL["model"]["merges"]]),
@@ -181,7 +183,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no pre-tokenizer": (changed(pre_tokenizer=None), "pre_tokenizer is None"),
     "pre-tokenizer Whitespace": (changed(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer is Whitespace"),
     "pre-tokenizer sequence": (
-        changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}), "pre_tokenizer is Sequence",
+        changed(pre_tokenizer={"type": "Sequence", "pretokenizers": 2 * [BYTE_LEVEL]}), "pre_tokenizer is Sequence",
     ),
     "no regex": (changed(pre_tokenizer=BYTE_LEVEL | {"use_regex": False}), "pre_tokenizer.use_regex"),
     "prefix space unsaid": (changed(pre_tokenizer={"type": "ByteLevel"}), "add_prefix_space is None"),

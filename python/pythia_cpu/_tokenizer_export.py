@@ -184,6 +184,13 @@ def _kind(component: Any) -> str:
     return str(component.get("type")) if isinstance(component, dict) else repr(component)
 
 
+def _only_one(component: Any, parts: str) -> Any:
+    """What a sequence of one holds; anything else as it is."""
+    while _kind(component) == "Sequence" and isinstance(component.get(parts), list) and len(component[parts]) == 1:
+        component = component[parts][0]
+    return component
+
+
 def _read_normalizer(component: Any) -> bool:
     """Whether texts are normalized to NFC."""
     if component is None:
@@ -198,6 +205,7 @@ def _read_normalizer(component: Any) -> bool:
 
 def _read_pre_tokenizer(component: Any) -> bool:
     """Whether a text that does not start with a space gets one."""
+    component = _only_one(component, "pretokenizers")
     if _kind(component) != "ByteLevel":
         _refuse("pre_tokenizer", _kind(component), "ByteLevel")
     if component.get("use_regex", True) is not True:
@@ -239,6 +247,7 @@ def _check_post_processor(component: Any) -> None:
 
 def _check_decoder(component: Any) -> None:
     # Its add_prefix_space, trim_offsets and use_regex have no effect on decoding.
+    component = _only_one(component, "decoders")
     if _kind(component) != "ByteLevel":
         _refuse("decoder", _kind(component), "ByteLevel")
 
