@@ -17,7 +17,7 @@ class Tensors(ByIdentity, Mapping[str, npt.NDArray[np.float32]]):
     """A model's weights by their names in the checkpoint; ``Model.tensors`` is one.
 
     An array is read from the file, and dequantized, each time it is asked for: it is the caller's own, and changing it
-    does not change the model.
+    does not change the model (``Checkpoint.edited`` makes one with other weights).
     """
 
     def __init__(self, file: _core.PcpuFile) -> None:

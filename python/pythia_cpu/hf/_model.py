@@ -48,6 +48,8 @@ _INSTEAD_OF = {
     **dict.fromkeys(("gpt_neox", "base_model", "transformer", "get_input_embeddings", "get_parameter"), _TENSORS),
     **dict.fromkeys(("embed_out", "lm_head", "final_layer_norm", "get_output_embeddings"), _UNEMBED),
     "save_pretrained": "tensors to save; the checkpoint that it was made of is as it was",
+    "load_state_dict": "the weights it was loaded with: pythia_cpu.load(pythia_cpu.open_checkpoint(source).edited("
+    "state_dict)) has others, and GPTNeoXForCausalLM(model) wraps it",
     "get_memory_footprint": "its file in path",
     "tie_weights": "weights that are tied as the checkpoint's config.json says",
 }

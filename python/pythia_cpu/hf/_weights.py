@@ -48,8 +48,8 @@ def _tensor_type() -> Any:
             if (changes and isinstance(first, cls)) or isinstance(named.get("out"), cls):
                 raise ValueError(
                     "a script changes a weight, but pythia_cpu runs those of the converted file: change a copy "
-                    "(weight.clone()), save all as model.safetensors beside config.json and the tokenizer, and load "
-                    "that folder"
+                    "(weight.clone()), and put it in its place: model = pythia_cpu.load(pythia_cpu.open_checkpoint("
+                    "source).edited({name: copy})), which GPTNeoXForCausalLM(model) wraps"
                 )
             with torch._C.DisableTorchFunctionSubclass():
                 result = function(*args, **named)
