@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import pickle
 import subprocess
 import tempfile
@@ -183,6 +184,112 @@ def test_a_tokenizer_from_elsewhere(make_checkpoint: Callable[..., Path], mini_c
                 load(source)
 
 
+def test_edits_are_those_of_the_moment(two: tuple[Checkpoint, Checkpoint], mini_checkpoint: Path) -> None:
+    a, _ = two
+    name = DENSE.format(0)
+    array = np.full((32, 32), 0.25, np.float32)
+    given = {name: array, "embed_out.weight": np.copy}
+    edited = a.edited(given)
+    array[:] = 7
+    given.clear()
+    models = load(edited), load(edited, tokenizer=mini_checkpoint), load(copy.copy(edited))
+    for model in (*models, load(pickle.loads(pickle.dumps(edited)))):
+        assert (model.tensors[name] == 0.25).all() and model.provenance["edited"] == f"{name}, embed_out.weight"
+    assert (edited[name] == 0.25).all()
+    assert (
+        a.edited({}).source.edited is None and edited.edited({"layers.0.attention.bias": [1]}).source == edited.source
+    )
+    everything = a.edited(dict.fromkeys(a, np.copy))
+    assert everything.source.edited == "all weights"
+
+
+def test_state_dicts_of_tied_models(make_checkpoint: Callable[..., Path]) -> None:
+    with open_checkpoint(make_checkpoint(tied=True, seed=3, **SMALL)) as tied:
+        assert "embed_out.weight" not in tied
+        embedding = tied["gpt_neox.embed_in.weight"] * 2
+        state = {"gpt_neox.embed_in.weight": embedding, "lm_head.weight": embedding.copy()}
+        edited = tied.edited(state)
+        np.testing.assert_array_equal(load(edited).tensors["embed_out.weight"], embedding)
+        assert edited.source.edited == "gpt_neox.embed_in.weight"
+        for wrong in (
+            {"lm_head.weight": embedding},
+            {**state, "lm_head.weight": embedding + 1},
+            {"lm_head.weight": np.copy},
+        ):
+            with pytest.raises(
+                ValueError, match="has no head of its own, as with tied embeddings: leave 'lm_head.weight'"
+            ):
+                tied.edited(wrong)
+
+
+def test_a_tied_head_that_is_stored(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
+    with open_checkpoint(make_checkpoint(tied=True, seed=3, **SMALL)) as tied:
+        tensors = {**tied, "embed_out.weight": tied["gpt_neox.embed_in.weight"]}
+    with open_checkpoint(write_checkpoint(tmp_path / "both", tensors=tensors, tied=True, **SMALL)) as both:
+        load(both.edited({"gpt_neox.embed_in.weight": np.copy}))  # the same values
+        load(both.edited({"embed_out.*": lambda values: values * 2, "*.embed_in.weight": lambda values: values * 2}))
+        with pytest.raises(pythia_cpu.CheckpointError, match="edit both alike, or set tie_word_embeddings to false"):
+            load(both.edited({"gpt_neox.embed_in.weight": lambda values: values * 2}))
+
+
+def test_bfloat16_of_torch(two: tuple[Checkpoint, Checkpoint]) -> None:
+    torch = pytest.importorskip("torch")
+    a, _ = two
+    name = DENSE.format(1)
+    values = torch.tensor(a[name]).to(torch.bfloat16)
+    for edit in ({name: values}, {name: lambda _: values}):
+        np.testing.assert_array_equal(a.edited(edit)[name], values.float().numpy())
+
+
+def test_patterns_of_names_that_the_file_has_not(two: tuple[Checkpoint, Checkpoint]) -> None:
+    a, _ = two
+    for pattern in ("layers.*.attention.dense.weight", "gpt_neox.layers.?.attention.dense.weight"):
+        assert a.edited({pattern: np.copy}).source.edited == f"{DENSE.format(0)}, {DENSE.format(1)}"
+
+
+def test_functions_may_read_what_they_edit_from_other_threads(two: tuple[Checkpoint, Checkpoint]) -> None:
+    a, _ = two
+    name, other = DENSE.format(0), DENSE.format(1)
+    with ThreadPoolExecutor(1) as thread:
+        edited = a.edited(
+            {name: lambda values: thread.submit(lambda: edited[other]).result(), other: lambda values: values * 2}
+        )
+        np.testing.assert_array_equal(edited[name], a[other].astype(np.float32) * 2)
+
+
+def test_few_weights_are_kept(two: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _ = two
+    edited = a.edited(lambda name, values: values).edited(lambda name, values: values)
+    monkeypatch.setattr(type(edited), "_MOST_KEPT_BYTES", 8192)
+    for name in a:
+        edited.read(name, 0, 1)
+        kept = edited._kept  # type: ignore[attr-defined]
+        assert name in kept and sum(array.nbytes for other, array in kept.items() if other != name) <= 8192
+    assert not edited._original._kept  # type: ignore[attr-defined]
+
+
+def test_no_room_for_the_temporary_file(two: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("pythia_cpu._load.convert_checkpoint", full)
+    with pytest.raises(
+        OSError, match=r"No space left on device; set TMPDIR to a folder with more room, or convert\(\)"
+    ):
+        load(two[0])
+
+
+def test_other_ways_in(two: tuple[Checkpoint, Checkpoint]) -> None:
+    edited = halfway(*two)
+    model = pythia_cpu.hf.GPTNeoXForCausalLM.from_pretrained(edited, weights="q8")
+    np.testing.assert_array_equal(model.model.logits(IDS), load(edited, weights="q8").logits(IDS))
+
+
+def test_long_names(tmp_path: Path) -> None:
+    with open_checkpoint(write_checkpoint(tmp_path / ("n" * 240), **SMALL)) as checkpoint:
+        assert load(checkpoint).provenance["source"] == "n" * 240
+
+
 def test_errors(two: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
     a, _ = two
     for edit, problem in (
@@ -191,11 +298,15 @@ def test_errors(two: tuple[Checkpoint, Checkpoint], tmp_path: Path) -> None:
         ({7: np.copy}, r"edit has 7 of type int, expected names of weights"),
         ({"embed_out.weight": "zero"}, r"edit\['embed_out.weight'\] is of type str, expected a function or an array"),
         ([np.copy], r"edit is of type list, expected functions by name"),
+        (
+            {"embed_out.weight": [[1.0]]},
+            r"edit\['embed_out.weight'\] is an array of shape \[1, 1\], expected \[4096, 32\]",
+        ),
     ):
         with pytest.raises(ValueError, match=problem):
             a.edited(edit)  # type: ignore[arg-type]
-    for note in ("", 5):
-        with pytest.raises(ValueError, match=rf"note is {note!r}, expected a text that says what was done"):
+    for note, problem in (("", "note is '', expected a text that"), (5, "note is 5,"), ("\ud800", "a lone surrogate")):
+        with pytest.raises(ValueError, match=problem):
             a.edited({}, note=note)  # type: ignore[arg-type]
     for function, problem in (
         (lambda values: values[:1], r"the edit of embed_out.weight returned shape \[1, 32\], expected \[4096, 32\]"),

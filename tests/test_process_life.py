@@ -1,8 +1,11 @@
-"""Threads that outlive the interpreter, processes that are forked at work, and arrays that change during a call."""
+"""Threads that outlive the interpreter, processes that are forked at work, arrays that change during a call, cycles."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -12,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ import pytest
 import pythia_cpu
 from bits import assert_same_bits
 from pythia_cpu import Model
+from pythia_cpu.eval._result_cache import ResultCache
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +259,62 @@ def test_a_cache_of_results_serves_threads(tmp_path: Path) -> None:
         thread.join()
     assert problems == []
     cache.close()
+
+
+class Steered:
+    """An edit that holds what runs it."""
+
+    def __init__(self, model: Model, use: str) -> None:
+        edit = {"hook_embed": self.hook}
+        self.running: Any = (
+            model.stream("It was", max_new_tokens=4, edit=edit)
+            if use == "stream"
+            else model.generate_each(["It was", "He"], max_new_tokens=4, edit=edit)
+        )
+
+    def hook(self, array: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("use", ["stream", "generate_each"])
+@pytest.mark.parametrize("tokens", [0, 1, None])
+def test_an_edit_that_holds_what_runs_it_is_collected(use: str, tokens: int | None) -> None:
+    model = pythia_cpu.load()
+    steered = Steered(model, use)
+    list(itertools.islice(steered.running, tokens))
+    gone = weakref.ref(model), weakref.ref(steered)
+    del model, steered
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_prompts_that_raise_leave_no_cycle(options: dict[str, Any]) -> None:
+    def prompts() -> Iterator[str]:
+        yield "a"
+        raise RuntimeError("boom")
+
+    model = pythia_cpu.load()
+    gone = weakref.ref(model)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(RuntimeError):
+            list(model.generate_each(prompts(), max_new_tokens=2, **options))
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_cache_of_results_closes_its_file(tmp_path: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        cache = ResultCache(tmp_path / "results.db", "key")
+        cache.get("kind", "request")
+        del cache
+        folder = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
+        assert not [link for link in folder.iterdir() if link.is_symlink() and "results.db" in os.readlink(link)]
+    finally:
+        gc.enable()

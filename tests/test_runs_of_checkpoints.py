@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,7 @@ def test_whole_weights_beside_an_adapter(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_of_the_hubs_client_keeps_its_name_and_commit(tmp_path: Path) -> None:
+    repo_id = "EleutherAI/pythia-14m"
     commit, repo = "0123456789abcdef" * 2 + "01234567", tmp_path / "models--EleutherAI--pythia-14m"
     snapshot = repo / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -118,11 +120,20 @@ def test_a_snapshot_of_the_hubs_client_keeps_its_name_and_commit(tmp_path: Path)
         for run in (
             lambda: load(snapshot, cache_dir=tmp_path / "cache"),
             lambda: pythia_cpu.convert(snapshot, tmp_path / "m.pcpu", progress=False),
+            lambda: load(open_checkpoint(snapshot).edited({"embed_out.weight": np.copy})),
         ):
             with pytest.raises(CheckpointError, match=rf"{name}: is damaged, its hash is not the one in its name"):
                 run()
         blob.write_bytes(whole)
     assert load(snapshot, cache_dir=tmp_path / "cache").provenance["commit"] == commit
+    for revision, count in (("main", 0), (commit[:-1] + "8", 0), (commit, 1)):
+        assert len(remove_cached(repo_id, revision=revision, cache_dir=tmp_path / "cache")) == count
+    (snapshot / "config.json").unlink()
+    shutil.copy(tmp_path / "c" / "config.json", snapshot)
+    with pytest.raises(
+        CheckpointError, match="config.json: is in a snapshot of the hub's client, but none of its files"
+    ):
+        load(snapshot, cache_dir=tmp_path / "cache")
 
 
 def test_names_of_models(trained: Path, mini_checkpoint: Path, tmp_path: Path) -> None:

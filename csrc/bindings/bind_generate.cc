@@ -171,10 +171,25 @@ class GenerationRun {
                 const std::optional<std::shared_ptr<Model>>& draft,
                 const std::optional<std::shared_ptr<PrefixCache>>& prefix_cache,
                 const std::optional<NamesAndFunction>& inspector)
-      : generator_(engine->model, std::shared_ptr<const Tokenizer>(engine, &engine->tokenizer),
+      : inspector_(inspector ? std::make_shared<PythonInspector>(inspector->first, inspector->second) : nullptr),
+        generator_(engine->model, std::shared_ptr<const Tokenizer>(engine, &engine->tokenizer),
                    {.max_active = max_active, .max_kv_bytes = max_kv_bytes},
-                   {draft.value_or(nullptr), prefix_cache.value_or(nullptr),
-                    inspector ? std::make_shared<PythonInspector>(inspector->first, inspector->second) : nullptr}) {}
+                   {draft.value_or(nullptr), prefix_cache.value_or(nullptr), inspector_}) {}
+
+  // Lets Python's collector of cycles see the inspector's function: an edit may hold the stream that runs it.
+  static void let_collect(PyHeapTypeObject* heap_type) {
+    PyTypeObject& type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+      Py_VISIT(Py_TYPE(self));
+      if (PythonInspector* inspector = inspector_of(self)) Py_VISIT(inspector->function().ptr());
+      return 0;
+    };
+    type.tp_clear = [](PyObject* self) {
+      if (PythonInspector* inspector = inspector_of(self)) inspector->drop_function();
+      return 0;
+    };
+  }
 
   int64_t add(std::vector<int32_t> prompt, const SamplingOptions& sampling, int64_t max_new_tokens,
               std::vector<std::string> stop, std::vector<int32_t> eos_token_ids, uint64_t seed, uint64_t sequence,
@@ -226,6 +241,11 @@ class GenerationRun {
     GenerationResult result;
   };
 
+  static PythonInspector* inspector_of(PyObject* self) {
+    const bool is_made = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().holder_constructed();
+    return is_made ? py::cast<GenerationRun&>(py::handle(self)).inspector_.get() : nullptr;
+  }
+
   std::vector<GeneratedToken> run_step() {
     if (unreported_.empty()) {
       const WithoutGil unlocked;
@@ -244,6 +264,7 @@ class GenerationRun {
                           to_python(result.finish_reason), result.num_proposed, result.num_accepted);
   }
 
+  std::shared_ptr<PythonInspector> inspector_;
   Generator generator_;
   std::vector<GeneratedToken> unreported_;  // of the last step
   std::unordered_map<int64_t, Running> running_;
@@ -279,7 +300,8 @@ void bind_generate(py::module_& m) {
       .def_property_readonly("num_tokens_read", py::cpp_function(&PrefixCache::num_tokens_read, unlocked),
                              "Tokens that were found in it so far and need not be computed.");
 
-  py::class_<GenerationRun>(m, "Generator", "Generates for any number of requests at once. One user at a time.")
+  py::class_<GenerationRun>(m, "Generator", py::custom_type_setup(&GenerationRun::let_collect),
+                            "Generates for any number of requests at once. One user at a time.")
       .def(py::init<const std::shared_ptr<GenerationEngine>&, int64_t, int64_t, const std::optional<std::shared_ptr<Model>>&,
                     const std::optional<std::shared_ptr<PrefixCache>>&, const std::optional<NamesAndFunction>&>(),
            py::arg("engine").none(false), py::kw_only(), py::arg("max_active") = GeneratorLimits().max_active,

@@ -31,6 +31,7 @@ class PythonInspector : public Inspector {
 
   bool visit(int64_t sequence, const std::string& name, std::span<const int64_t> shape, std::span<float> values) override {
     const WithGil locked;
+    if (!function_) throw std::runtime_error("[inspect] the function was collected as garbage: " + name);
     // Filled here, not by NumPy: that gives the lock up meanwhile, and a thread may come to its end where it takes it back. So
     // there is no object of C++ between here and Python's code, either.
     pybind11::array_t<float> shown(shape);
@@ -53,9 +54,13 @@ class PythonInspector : public Inspector {
 
   std::string replaced_residual() override { return replaced_residual_; }
 
+  // For Python's collector of cycles: the function may hold what holds this. With the lock.
+  const pybind11::function& function() const { return function_; }
+  void drop_function() { function_ = pybind11::function(); }
+
  private:
   const std::set<std::string> names_;
-  const pybind11::function function_;
+  pybind11::function function_;
   const std::string replaced_residual_;
 };
 

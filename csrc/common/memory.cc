@@ -2,6 +2,11 @@
 
 #include <unistd.h>
 
+#include <cstdlib>  // defines __GLIBC__, where it is
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -33,6 +38,12 @@ int64_t system_available_bytes(const std::string& root) {
 
 int64_t available_memory_bytes(const std::string& root) {
   return std::min(system_available_bytes(root), cgroup_available_bytes(root));
+}
+
+void give_back_freed_memory() noexcept {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace pythia

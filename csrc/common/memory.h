@@ -11,4 +11,7 @@ namespace pythia {
 // /sys are: "" for the system's.
 int64_t available_memory_bytes(const std::string& root = {});
 
+// Gives memory that was freed back to the system, where the C library would keep it for later.
+void give_back_freed_memory() noexcept;
+
 }  // namespace pythia

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/memory.h"
+
 namespace pythia {
 
 PrefixCache::PrefixCache(const KvLayout& layout, int64_t max_bytes)
@@ -12,7 +14,10 @@ PrefixCache::PrefixCache(const KvLayout& layout, int64_t max_bytes)
     throw std::invalid_argument("[prefix_cache] max_bytes is " + std::to_string(max_bytes) + ", expected at least 1");
 }
 
-PrefixCache::~PrefixCache() = default;
+PrefixCache::~PrefixCache() {
+  root_.children.clear();
+  give_back_freed_memory();
+}
 
 int64_t PrefixCache::size_bytes() const {
   const std::lock_guard lock(mutex_);

@@ -101,10 +101,15 @@ def numpy_array(name: str, value: object, *, copy: bool = False) -> npt.NDArray[
 
 def float_array(name: str, value: object, *, copy: bool = True) -> npt.NDArray[np.float32]:
     """Real numbers in float32, in C order; without ``copy`` the array itself, if it is so already."""
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":  # which numpy lacks
+        value = value.float()  # type: ignore[attr-defined]
     array = numpy_array(name, value)
+    if array.dtype.name == "bfloat16":  # of ml_dtypes
+        array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} is an array of {array.dtype}, expected real numbers")
-    return np.array(array, dtype=np.float32, order="C") if copy else np.ascontiguousarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # to infinity, without a warning of numpy's
+        return np.array(array, dtype=np.float32, order="C") if copy else np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _is_integer(value: object) -> bool:

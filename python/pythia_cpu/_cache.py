@@ -234,7 +234,11 @@ def _is_revision(cached: CachedFile, wanted: str, links: dict[str, list[str]]) -
     if revisions:
         return any(name.startswith(f"{_as_file_name(wanted)}-v") for name in revisions)
     facts = cached.provenance()
-    return facts is not None and wanted == (facts["revision"] or "main")
+    if facts is None:
+        return False
+    if facts["commit"] not in (None, commit):  # of a snapshot's path
+        return wanted in (facts["revision"], facts["commit"])
+    return wanted == (facts["revision"] or "main")
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> int:

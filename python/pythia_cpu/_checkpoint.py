@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pythia_cpu._edits import Edits, apply_edit, functions_by_name
+from pythia_cpu._arguments import strings
+from pythia_cpu._edits import Edits
 from pythia_cpu._errors import CheckpointError
 from pythia_cpu._layouts import LAYOUT_FILES, read_index
 from pythia_cpu._resolve import resolve_source
 from pythia_cpu._results import ByIdentity
 from pythia_cpu._safetensors import SafetensorsFile
+from pythia_cpu._snapshot import refuse_damaged
 from pythia_cpu._source import Source, local_revisions
 from pythia_cpu._tensor_file import TensorFile, TensorInfo, to_numpy
-from pythia_cpu._tensor_names import canonical_name, canonical_names, no_tensor
+from pythia_cpu._tensor_names import canonical_name, no_tensor
 from pythia_cpu._torch_bin import TorchFile
+from pythia_cpu._weight_edits import WeightEdits
 
 _GIT_LFS_POINTER = b"version https://git-lfs"  # all that a clone without git-lfs has of a large file
 
@@ -44,6 +47,7 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
         """
         self.source = source
         self.folder: Path = source.folder
+        self._is_whole = False  # as far as is known
         self._files: dict[Path, TensorFile] = {}
         self._where: dict[str, TensorFile] = {}
         try:
@@ -97,21 +101,24 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
         Args:
             edit: weights by their names, or patterns of them ("*.attention.dense.weight"): a function of the values,
                 float32 in the shape of the weight, which returns what stands in their place, or changes them and
-                returns None; or an array. Or one function of a name and values, for all weights. Functions are called
-                when a weight is read, more than once in a conversion, and should return the same each time. Tensors
-                that are computed and not read (masks, rotary tables) may be among the names.
+                returns None; or an array, of which a copy is taken now. Or one function of a name and values, for all
+                weights. Functions are called when a weight is read, more than once in a conversion, perhaps from
+                several threads, and should return the same each time. Tensors that are computed and not read (masks,
+                rotary tables) may be among the names, and so may a tied head that equals the embedding.
             note: what was done, for ``Model.provenance`` and the file; None: the names of what was edited.
 
         Returns:
-            A lazy mapping as this one is. It reads from this one's files: close this one after it.
+            A lazy mapping as this one is. It reads from this one's files: close this one after it. Edited weights are
+            float32, whole ones in memory while they are read.
 
         Raises:
-            ValueError: something else than edits, or a name that no weight has. When it is read: an array of another
-                shape, or values that are not finite.
+            ValueError: something else than edits, a name that no weight has, or an array of another shape. When it is
+                read: such a shape of what a function returned, or values that are not finite.
         """
-        if note is not None and not (isinstance(note, str) and note):
+        if note is not None and not (isinstance(note, str) and strings("note", note)[0]):
             raise ValueError(f"note is {note!r}, expected a text that says what was done, or None")
-        return _EditedCheckpoint(self, edit, note)
+        shapes = {name: self.info(name).shape for name in self}
+        return _EditedCheckpoint(self, WeightEdits(edit, shapes, str(self.folder)), note)
 
     def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Checkpoint:
         """Itself, or one over the same files with another ``tokenizer.json``: its path, or that of a folder with it."""
@@ -120,6 +127,12 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, source=self.source.with_tokenizer(tokenizer))
         return other
+
+    def refuse_damaged(self) -> None:
+        """Hashes the files of one from the hub, once. Raises CheckpointError if one is not what the hub said."""
+        if self.source.commit is not None and not self._is_whole:
+            refuse_damaged(self.folder)
+            self._is_whole = True
 
     def close(self) -> None:
         """Closes the files."""
@@ -228,67 +241,78 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
 class _EditedCheckpoint(Checkpoint):
     """A checkpoint with other values in some weights; ``Checkpoint.edited`` makes these."""
 
-    _MOST_KEPT = 4  # of the weights read last: conversions read one in pieces, and from several threads
+    _MOST_KEPT_BYTES = (
+        1 << 25
+    )  # of weights read before the last one: conversions read one in pieces, by several threads
 
-    def __init__(self, original: Checkpoint, edit: Edits, note: str | None) -> None:
-        weights = canonical_names(original, str(original.folder))
-
-        def find(name: object) -> list[str]:
-            if not isinstance(name, str):
-                raise ValueError(f"edit has {name!r} of type {type(name).__name__}, expected names of weights")
-            engine_name = canonical_name(name)
-            if name in original or engine_name in weights:
-                return [] if engine_name is None else [weights[engine_name]]
-            if not (found := fnmatch.filter(weights.values(), name)) and engine_name is not None:
-                raise ValueError(f"edit: {no_tensor(name, weights.values(), str(original.folder)).args[0]}")
-            return found
-
-        self._functions = functions_by_name(edit, weights.values(), "edit", find)
-        done = note or (", ".join(self._functions) if isinstance(edit, Mapping) else "all weights")
-        before = original.source.edited
-        self.source = replace(original.source, edited=f"{before}; {done}" if before else done)
+    def __init__(
+        self, original: Checkpoint, edits: WeightEdits, note: str | None, *, owns_original: bool = False
+    ) -> None:
+        self._original, self._edits, self._note, self._owns_original = original, edits, note, owns_original
+        before, done = original.source.edited, (note or edits.description) if edits.functions else None
+        self.source = replace(original.source, edited="; ".join(filter(None, (before, done))) or None)
         self.folder, self._files, self._where = original.folder, original._files, original._where
-        self._original, self._edit, self._note = original, edit, note
         self._kept: dict[str, npt.NDArray[np.float32]] = {}
-        self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
+        self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        return self._values(name).copy() if name in self._functions else self._original[name]
+        return self._values(name).copy() if name in self._edits.functions else self._original[name]
 
     def info(self, name: str) -> TensorInfo:
         found = self._original.info(name)
-        return replace(found, dtype="float32") if name in self._functions else found
+        return replace(found, dtype="float32") if name in self._edits.functions else found
 
     def read(self, name: str, begin: int, end: int) -> bytes:
-        if name not in self._functions:
+        if name not in self._edits.functions:
             return self._original.read(name, begin, end)
         return self._values(name).reshape(-1)[begin:end].tobytes()
 
+    def refuse_damaged(self) -> None:
+        self._original.refuse_damaged()
+
     def close(self) -> None:
-        """Nothing: the files are the original's."""
+        """Nothing but for a copy: the files are the original's."""
+        if self._owns_original:
+            self._original.close()
 
     def with_tokenizer(self, tokenizer: str | os.PathLike[str] | None) -> Checkpoint:
-        return _EditedCheckpoint(self._original.with_tokenizer(tokenizer), self._edit, self._note)
+        if tokenizer is None:
+            return self
+        return _EditedCheckpoint(self._original.with_tokenizer(tokenizer), self._edits, self._note)
 
     def __copy__(self) -> Checkpoint:
-        return _EditedCheckpoint(copy.copy(self._original), self._edit, self._note)
+        return _EditedCheckpoint(copy.copy(self._original), self._edits, self._note, owns_original=True)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _EditedCheckpoint, (self._original, self._edit, self._note)
+        again = functools.partial(_EditedCheckpoint, owns_original=True)
+        return again, (self._original, self._edits, self._note)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, edited: {self.source.edited}>"
 
     def _values(self, name: str) -> npt.NDArray[np.float32]:
+        """A weight after its edits, kept for its other pieces. Users' functions run under that weight's lock alone."""
         with self._lock:
-            if name not in self._kept:
-                values = self._original[name].astype(np.float32, copy=False)
-                for function in self._functions[name]:
-                    values = apply_edit(name, function, values)
-                self._kept[name] = values
-                while len(self._kept) > self._MOST_KEPT:
-                    del self._kept[next(iter(self._kept))]
-            return self._kept[name]
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            if (kept := self._kept.get(name)) is not None:
+                return kept
+            values = self._computed(name)
+        with self._lock:
+            self._kept[name] = values
+            others = sum(array.nbytes for array in self._kept.values()) - values.nbytes
+            for oldest in list(self._kept):
+                if others <= self._MOST_KEPT_BYTES or oldest == name:
+                    break
+                others -= self._kept.pop(oldest).nbytes
+        return values
+
+    def _computed(self, name: str) -> npt.NDArray[np.float32]:
+        original = self._original
+        if isinstance(original, _EditedCheckpoint) and name in original._edits.functions:
+            return self._edits.apply(name, original._computed(name))
+        return self._edits.apply(name, original[name].astype(np.float32, copy=False))
 
 
 def open_checkpoint(source: str | os.PathLike[str], revision: str | int | None = None) -> Checkpoint:

@@ -31,6 +31,10 @@ class Coming(Generic[Item]):
         return item
 
     def finish(self) -> None:
-        """Raises what ended the items, if anything did."""
-        if self._problem is not None:
-            raise self._problem
+        """Raises what ended the items, if anything did; once: its traceback, which knows this, would make a cycle."""
+        problem, self._problem = self._problem, None
+        try:
+            if problem is not None:
+                raise problem
+        finally:
+            del problem

@@ -135,9 +135,10 @@ def convert(
 def with_options(
     checkpoint: Checkpoint, *, revision: str | int | None, tokenizer: str | os.PathLike[str] | None
 ) -> Checkpoint:
-    """An open checkpoint with the options that go with its path."""
+    """An open checkpoint with the options that go with its path; one from the hub is hashed first."""
     if revision is not None:
         raise ValueError(f"revision is {revision!r}, but {checkpoint!r} is open and has one revision: leave it out")
+    checkpoint.refuse_damaged()
     return checkpoint.with_tokenizer(tokenizer)
 
 
@@ -337,5 +338,6 @@ def _write_tensor(
                 sha256.update(data)
             bar.update(len(data))
     except ValueError as error:
-        raise CheckpointError(f"{checkpoint.path(plan.source_name)}: tensor '{plan.source_name}': {error}") from None
+        where = f"{checkpoint.path(plan.source_name)}{', edited' if checkpoint.source.edited else ''}"
+        raise CheckpointError(f"{where}: tensor '{plan.source_name}': {error}") from None
     writer.end_tensor(_NO_SHA256 if plan.derived else sha256.digest())

@@ -96,7 +96,7 @@ class Editor:
 
     def replaces(self, name: str) -> bool:
         """Whether all texts have an array in this activation's place."""
-        return all(isinstance(of_one.get(name, [None])[0], _Replacement) for of_one in self._each or [self._all])
+        return all(isinstance(of_one.get(name, [None])[0], Replacement) for of_one in self._each or [self._all])
 
     def _of(self, text: int) -> dict[str, list[Edit]]:
         if self._each is None:
@@ -166,7 +166,7 @@ def functions_by_name(
         edits: dict[str, list[Edit]] = {}
         for pattern, function in edit.items():
             if not callable(function):
-                function = _Replacement(f"{called}[{pattern!r}]", function)
+                function = Replacement(f"{called}[{pattern!r}]", function)
             for name in find(pattern):
                 edits.setdefault(name, []).append(function)
         return edits
@@ -176,19 +176,25 @@ def functions_by_name(
     return {name: [functools.partial(edit, name)] for name in names}
 
 
-class _Replacement:
-    """An array as an edit."""
+class Replacement:
+    """An array as an edit.
+
+    Attributes:
+        array: a copy of it, float32.
+    """
 
     def __init__(self, called: str, array: object) -> None:
+        """Raises ValueError if it is none; ``called`` is what errors call it."""
         is_list = isinstance(array, list | tuple)
         if is_list and any(map(callable, array)):  # type: ignore[call-overload]
             raise ValueError(f"{called} is a list of functions, expected one: call them in it, one after the other")
         if not hasattr(array, "__array__") and not is_list:
             raise ValueError(f"{called} is of type {type(array).__name__}, expected a function or an array")
-        self._array = float_array(called, array)
+        self.array = float_array(called, array)
 
     def __call__(self, array: Activation) -> Activation:
-        return self._array
+        """The array."""
+        return self.array
 
 
 def _is_of_the_call(error: Exception) -> bool:
@@ -209,14 +215,19 @@ def apply_edit(name: str, function: Edit, array: Activation) -> Activation:
     except Exception as error:
         if sys.version_info >= (3, 11):
             error.add_note(f"in the edit of {name}")
-            if isinstance(error, TypeError) and not isinstance(function, functools.partial) and _is_of_the_call(error):
-                error.add_note("a function in a dict gets the array alone; its name is the key")
+            if isinstance(error, TypeError) and _is_of_the_call(error):
+                is_one_for_all = isinstance(function, functools.partial)
+                error.add_note(
+                    "one function for all gets a name and the array"
+                    if is_one_for_all
+                    else "a function in a dict gets the array alone; its name is the key"
+                )
         raise
     if returned is None or returned is array:
         result = array
     else:
         may_be_unsound = False
-        result = float_array(f"what the edit of {name} returned", returned)
+        result = float_array(f"what the edit of {name} returned", returned, copy=not isinstance(function, Replacement))
         if result.shape != array.shape:
             raise ValueError(f"the edit of {name} returned shape {list(result.shape)}, expected {list(array.shape)}")
     if not (may_be_unsound or is_sound(result)):

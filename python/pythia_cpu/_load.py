@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.resources
 import os
@@ -88,8 +89,14 @@ def load(
 def _of_open(checkpoint: Checkpoint, weights: str, threads: int | None, progress: bool) -> Model:
     """The model of an open checkpoint, whose file has no name any more."""
     with tempfile.TemporaryDirectory(prefix="pythia-cpu-") as folder:
-        path = Path(folder) / f"{checkpoint.source.name.replace('/', '--')}.pcpu"
-        convert_checkpoint(checkpoint, path, weights=weights, progress=progress)
+        path = Path(folder) / "model.pcpu"
+        try:
+            convert_checkpoint(checkpoint, path, weights=weights, progress=progress)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            advice = "set TMPDIR to a folder with more room, or convert() the checkpoint to a file"
+            raise OSError(error.errno, f"{error.strerror}; {advice}", folder) from None
         return Model(path, threads=threads)
 
 

@@ -237,7 +237,8 @@ class Model(GeneratesTexts, ScoresTexts, MeasuresSurprisal, ComparesModels, Insp
                 num_tokens]``). Short sequences of a list run together, which is faster than one by one.
 
         Returns:
-            float32 ``[num_tokens, vocab_size]``; row i is the prediction after tokens 0 to i. A list for a list.
+            float32 ``[num_tokens, vocab_size]``; row i is the prediction after tokens 0 to i. A list for a list: of
+            arrays that share memory, so keep a ``copy()`` of a few rows of many.
 
         Raises:
             ValueError: no tokens, more than ``context_length``, or an id that is not one of the model's.

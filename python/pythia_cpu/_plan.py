@@ -107,13 +107,20 @@ def _listing(items: list[str]) -> str:
 
 def _require_equal(checkpoint: Checkpoint, embedding: str, head: str) -> None:
     """A head that is stored although it is tied must be the embedding, or one of the two would be ignored."""
-    info = checkpoint.info(embedding)
-    same = checkpoint.info(head) == info
-    for begin in range(0, info.num_elements, _COMPARE_ELEMENTS):
-        end = min(begin + _COMPARE_ELEMENTS, info.num_elements)
-        same = same and checkpoint.read(embedding, begin, end) == checkpoint.read(head, begin, end)
+    infos = [checkpoint.info(name) for name in (embedding, head)]
+    same = infos[0].shape == infos[1].shape
+    for begin in range(0, infos[0].num_elements, _COMPARE_ELEMENTS):
+        end = min(begin + _COMPARE_ELEMENTS, infos[0].num_elements)
+        pieces = [checkpoint.read(name, begin, end) for name in (embedding, head)]
+        if infos[0].dtype != infos[1].dtype:  # one of them is edited
+            pieces = [
+                _core.convert_elements(piece, WEIGHT_DTYPES[info.dtype], "f32").tobytes()
+                for piece, info in zip(pieces, infos, strict=True)
+            ]
+        same = same and pieces[0] == pieces[1]
     if not same:
+        advice = "edit both alike, or " if checkpoint.source.edited else ""
         raise CheckpointError(
             f"{checkpoint.path(head)}: tensor '{head}' differs from '{embedding}', but config.json says they are tied; "
-            "set tie_word_embeddings to false if the head is its own"
+            f"{advice}set tie_word_embeddings to false if the head is its own"
         )

@@ -127,7 +127,7 @@ class Session:
                 self._is_appending = False
 
     def truncate(self, n: int) -> None:
-        """Forgets all tokens but the first ``n``.
+        """Forgets all tokens but the first ``n``. Their memory stays the session's, for others.
 
         Raises:
             ValueError: ``n`` is no whole number from 0 to ``len(session)``.

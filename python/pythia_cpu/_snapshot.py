@@ -32,19 +32,23 @@ def is_whole(path: Path) -> bool:
 
 
 def refuse_damaged(folder: Path) -> None:
-    """Hashes what a conversion reads of a snapshot.
+    """Hashes what a conversion reads of a snapshot, whose commit the conversion will name.
 
     Raises:
-        CheckpointError: a file has not the hash that it is named by.
+        CheckpointError: a file has not the hash that it is named by, or is none of the client's.
     """
-    names = ["config.json", "tokenizer.json"]
+    read = ["config.json"]
     if layout := next((name for name in LAYOUT_FILES if (folder / name).is_file()), None):
-        names += [
-            layout,
-            *(sorted(set(read_index(folder / layout).values())) if layout.endswith(".index.json") else ()),
-        ]
-    for path in (folder / name for name in names):
-        if path.is_file() and not is_whole(path):
+        read += [layout, *(set(read_index(folder / layout).values()) if layout.endswith(".index.json") else ())]
+    blobs = folder.parent.parent / "blobs"
+    has_blobs = blobs.is_dir() and any(blobs.iterdir())  # none where the file system has no links
+    for path in (folder / name for name in ("tokenizer.json", *read)):
+        if not path.is_file():
+            continue
+        if has_blobs and not path.is_symlink() and path.name in read:
+            problem = "is in a snapshot of the hub's client, but none of its files"
+            raise CheckpointError(f"{path}: {problem}: to change a checkpoint, copy its folder")
+        if not is_whole(path):
             raise CheckpointError(
                 f"{path}: is damaged, its hash is not the one in its name; remove it, and download it again"
             )

@@ -63,6 +63,8 @@ class TokenStream(Iterator[Token]):
             token = self._tokens.popleft() if self._tokens else None
             if not self._tokens:
                 self.finish_reason, self.draft_acceptance = self._finish_reason, self._draft_acceptance
+                if self._generator is not None and self._generator.done:
+                    self._generator = None  # and with it the memory of keys and values, and the edit
             if token is None:
                 raise StopIteration
             return token

@@ -46,7 +46,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
 
     def __init__(
         self,
-        pretrained: str | os.PathLike[str] | pythia_cpu.Model | None = None,
+        pretrained: str | os.PathLike[str] | pythia_cpu.Checkpoint | pythia_cpu.Model | None = None,
         *,
         revision: str | int | None = None,
         weights: str | None = None,
@@ -101,6 +101,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 "pretrained is missing: name a hub id (pretrained=EleutherAI/pythia-14m), a checkpoint's folder or a "
                 f".pcpu file; the small model inside the package is {shipped_model()}"
             )
+        if isinstance(pretrained, pythia_cpu.Checkpoint):
+            pretrained = pythia_cpu.load(
+                pretrained, revision=revision, weights=weights, threads=threads, cache_dir=cache_dir
+            )
+            revision = threads = cache_dir = None
         if isinstance(pretrained, pythia_cpu.Model):
             self.model: pythia_cpu.Model = pretrained
             for name, value in {"revision": revision, "threads": threads, "cache_dir": cache_dir}.items():

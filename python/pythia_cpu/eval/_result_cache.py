@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class ResultCache:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._database = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
+            weakref.finalize(self, self._database.close)  # a connection alone waits for the collector of cycles
             with self._database:
                 self._database.execute("CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         except sqlite3.Error as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pythia_cpu._arguments import integer
+from pythia_cpu._checkpoint import Checkpoint
 from pythia_cpu._dtypes import weights_for
 from pythia_cpu._hub_access import using_hub
 from pythia_cpu._load import load
@@ -83,7 +84,7 @@ class GPTNeoXForCausalLM(TorchModule):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint,
         *,
         revision: str | int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -100,7 +101,8 @@ class GPTNeoXForCausalLM(TorchModule):
         """Loads a checkpoint; it is converted once and kept in the cache. Its generation_config.json is read too.
 
         Args:
-            pretrained_model_name_or_path: a checkpoint folder, a hub id, or a ``.pcpu`` file.
+            pretrained_model_name_or_path: a checkpoint folder, a hub id, a ``.pcpu`` file, or what
+                ``pythia_cpu.open_checkpoint`` returned, perhaps ``edited``.
             revision: branch, tag, commit, or a training step as an int.
             cache_dir: where downloads and converted checkpoints are kept; None: where HF_HOME says, and where
                 ``pythia_cpu.load`` keeps them.
@@ -133,9 +135,12 @@ class GPTNeoXForCausalLM(TorchModule):
                 cache_dir=cache_dir,
                 tokenizer=tokenizer,
             )
-            options = read_generation_config(pretrained_model_name_or_path, revision)
+            source = pretrained_model_name_or_path
+            if isinstance(source, Checkpoint):
+                source = source.folder
+            options = read_generation_config(source, revision)
         model.config.update(settings)
-        return cls(model, options, os.fspath(pretrained_model_name_or_path))
+        return cls(model, options, os.fspath(source))
 
     def __getattr__(self, name: str) -> Any:
         """Says what this is, for what a torch module would have."""
