@@ -241,9 +241,8 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
 class _EditedCheckpoint(Checkpoint):
     """A checkpoint with other values in some weights; ``Checkpoint.edited`` makes these."""
 
-    _MOST_KEPT_BYTES = (
-        1 << 25
-    )  # of weights read before the last one: conversions read one in pieces, by several threads
+    # Conversions read a weight in pieces, by several threads: the last one is kept, and so many bytes of those before.
+    _MOST_KEPT_BYTES = 1 << 25
 
     def __init__(
         self, original: Checkpoint, edits: WeightEdits, note: str | None, *, owns_original: bool = False
@@ -299,14 +298,14 @@ class _EditedCheckpoint(Checkpoint):
             if (kept := self._kept.get(name)) is not None:
                 return kept
             values = self._computed(name)
-        with self._lock:
-            self._kept[name] = values
-            others = sum(array.nbytes for array in self._kept.values()) - values.nbytes
-            for oldest in list(self._kept):
-                if others <= self._MOST_KEPT_BYTES or oldest == name:
-                    break
-                others -= self._kept.pop(oldest).nbytes
-        return values
+            with self._lock:
+                self._kept[name] = values
+                others = sum(array.nbytes for array in self._kept.values()) - values.nbytes
+                for oldest in list(self._kept):
+                    if others <= self._MOST_KEPT_BYTES or oldest == name:
+                        break
+                    others -= self._kept.pop(oldest).nbytes
+            return values
 
     def _computed(self, name: str) -> npt.NDArray[np.float32]:
         original = self._original
