@@ -266,6 +266,8 @@ def test_few_weights_are_kept(two: tuple[Checkpoint, Checkpoint], monkeypatch: p
         kept = edited._kept  # type: ignore[attr-defined]
         assert name in kept and sum(array.nbytes for other, array in kept.items() if other != name) <= 8192
     assert not edited._original._kept  # type: ignore[attr-defined]
+    load(edited)
+    assert not edited._kept  # type: ignore[attr-defined]
 
 
 def test_no_room_for_the_temporary_file(two: tuple[Checkpoint, Checkpoint], monkeypatch: pytest.MonkeyPatch) -> None:

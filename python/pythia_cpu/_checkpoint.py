@@ -134,6 +134,9 @@ class Checkpoint(ByIdentity, Mapping[str, npt.NDArray[Any]]):
             refuse_damaged(self.folder)
             self._is_whole = True
 
+    def forget(self) -> None:
+        """Gives back memory of weights that were read; they can be read again."""
+
     def close(self) -> None:
         """Closes the files."""
         for file in self._files.values():
@@ -269,6 +272,11 @@ class _EditedCheckpoint(Checkpoint):
 
     def refuse_damaged(self) -> None:
         self._original.refuse_damaged()
+
+    def forget(self) -> None:
+        with self._lock:
+            self._kept.clear()
+            self._locks.clear()
 
     def close(self) -> None:
         """Nothing but for a copy: the files are the original's."""

@@ -185,6 +185,7 @@ def convert_checkpoint(
             for plan in plans:
                 stored = stored_format(plan, config.hidden_size, weights, embedding_format)
                 _write_tensor(checkpoint, plan, stored, writer, workers, bar, errors)
+            checkpoint.forget()
             writer.finish(fingerprint=True, threads=threads or 0)
     measured = None
     if errors is not None:
