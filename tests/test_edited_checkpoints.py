@@ -230,6 +230,10 @@ def test_a_tied_head_that_is_stored(tmp_path: Path, make_checkpoint: Callable[..
         load(both.edited({"embed_out.*": lambda values: values * 2, "*.embed_in.weight": lambda values: values * 2}))
         with pytest.raises(pythia_cpu.CheckpointError, match="edit both alike, or set tie_word_embeddings to false"):
             load(both.edited({"gpt_neox.embed_in.weight": lambda values: values * 2}))
+    tensors["embed_out.weight"] = tensors["embed_out.weight"].astype(np.int64)
+    folder = write_checkpoint(tmp_path / "ints", tensors=tensors, tied=True, **SMALL)
+    with pytest.raises(pythia_cpu.CheckpointError, match="says they are tied; set tie_word_embeddings to false"):
+        load(folder)
 
 
 def test_bfloat16_of_torch(two: tuple[Checkpoint, Checkpoint]) -> None:

@@ -108,11 +108,11 @@ def _listing(items: list[str]) -> str:
 def _require_equal(checkpoint: Checkpoint, embedding: str, head: str) -> None:
     """A head that is stored although it is tied must be the embedding, or one of the two would be ignored."""
     infos = [checkpoint.info(name) for name in (embedding, head)]
-    same = infos[0].shape == infos[1].shape
+    same = infos[0].shape == infos[1].shape and infos[1].dtype in WEIGHT_DTYPES
     for begin in range(0, infos[0].num_elements, _COMPARE_ELEMENTS):
         end = min(begin + _COMPARE_ELEMENTS, infos[0].num_elements)
         pieces = [checkpoint.read(name, begin, end) for name in (embedding, head)]
-        if infos[0].dtype != infos[1].dtype:  # one of them is edited
+        if same and infos[0].dtype != infos[1].dtype:  # one of them is edited
             pieces = [
                 _core.convert_elements(piece, WEIGHT_DTYPES[info.dtype], "f32").tobytes()
                 for piece, info in zip(pieces, infos, strict=True)
