@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -117,16 +118,14 @@ def convert(
     check_weights(weights)
     output_file(output)
     _core.Kernels()  # is there what PYTHIA_CPU_ISA names?
-    text = None if fidelity_text is None else Path(fidelity_text)
-    if isinstance(source, Checkpoint):
-        checkpoint = with_options(source, revision=revision, tokenizer=tokenizer)
+    with contextlib.ExitStack() as opened:
+        if isinstance(source, Checkpoint):  # its user closes it
+            checkpoint = with_options(source, revision=revision, tokenizer=tokenizer)
+        else:
+            found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress, verify=True)
+            checkpoint = opened.enter_context(Checkpoint(found))
         checkpoint.source.refuse_overwriting(output)
-        return convert_checkpoint(
-            checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
-        )
-    found = resolve_source(source, revision, tokenizer=tokenizer, progress=progress, verify=True)
-    found.refuse_overwriting(output)
-    with Checkpoint(found) as checkpoint:
+        text = None if fidelity_text is None else Path(fidelity_text)
         return convert_checkpoint(
             checkpoint, output, weights=weights, progress=progress, fidelity=fidelity, fidelity_text=text
         )
